@@ -1,0 +1,22 @@
+/** What a client asks for, read from its request by the dialect that the path belongs to. */
+
+export type DialectId = "openai";
+
+export type Operation = "chat" | "completions" | "embeddings";
+
+export interface Call {
+  readonly dialect: DialectId;
+  readonly operation: Operation;
+  /** The model as the client named it. */
+  readonly model: string;
+  readonly stream: boolean;
+  /** The client's own output cap in tokens; null when it named none. */
+  readonly maxOutputTokens: number | null;
+  /** How many answers are asked for (OpenAI's `n`); each may use the whole output cap. */
+  readonly choices: number;
+  /** Whether the client asked for usage at the end of a stream. */
+  readonly wantsUsage: boolean;
+  readonly body: Readonly<Record<string, unknown>>;
+  /** The request body as it arrived; forwarded untouched when nothing has to change. */
+  readonly bytes: Buffer;
+}

@@ -1,0 +1,252 @@
+import type { Call } from "./call.ts";
+import type { Choice, Lease } from "./credential.ts";
+import type { ErrorCode, GuardError } from "./errors.ts";
+import type { Events } from "./events.ts";
+import type { Logger } from "./logger.ts";
+import type { Scopes } from "./scope.ts";
+import type { Amounts, Charge } from "./store.ts";
+import { isPromise, type Clock, type MaybePromise } from "./time.ts";
+import type { Provenance, Usage } from "./usage.ts";
+
+/** Who asks. */
+export interface Principal {
+  /** `master` may name any scope; `key` is a configured client key; `host` was authenticated by the app in front of us. */
+  readonly kind: "master" | "key" | "host";
+  readonly name: string;
+  readonly scopes: Scopes;
+  /** Model patterns it may use; null = all. */
+  readonly models: readonly string[] | null;
+  readonly mayAssertScopes: boolean;
+}
+
+/** What one `budgets` step holds for this request. */
+export interface Reservation {
+  readonly opId: string;
+  readonly charges: readonly Charge[];
+  /** Limit names and the scope values that they count, by charge. */
+  readonly limits: readonly { readonly name: string; readonly scope: string }[];
+  readonly held: Amounts;
+}
+
+/**
+ * What the request is charged in the end: `nothing` reached a provider · `usage` as metered · `input` the provider may have billed the input
+ * although no answer came · `estimate` as held, because nobody said otherwise.
+ */
+export type Charged =
+  | { readonly kind: "nothing" }
+  | { readonly kind: "usage"; readonly usage: Usage; readonly provenance: "exact" | "counted"; readonly rawNanoUsd: number | null; readonly billedNanoUsd: number | null }
+  | { readonly kind: "input" }
+  | { readonly kind: "estimate" };
+
+/** How the exchange with the client ended. */
+export interface Outcome {
+  readonly status: number;
+  readonly code: ErrorCode | "client_closed" | null;
+  readonly error: GuardError | null;
+}
+
+/** Prices a usage: nano-USD, raw and after markup; null = the model has no price. */
+export interface Pricer {
+  cost(model: string, credential: string | null, usage: Usage): { readonly rawNanoUsd: number; readonly billedNanoUsd: number } | null;
+}
+
+/** Writes what happened: ledger rows, metrics and events. */
+export interface Recorder {
+  /** Before an attempt is sent: resolves when the intent is committed. */
+  intent(ctx: Context, lease: Lease): MaybePromise<void>;
+  /** An attempt ended. `status` null = no answer. */
+  attempt(ctx: Context, lease: Lease, status: number | null, code: ErrorCode | null): void;
+  /** The request ended and was settled. */
+  close(ctx: Context): void;
+}
+
+/** What a guard gives to each of its requests. */
+export interface Services {
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly events: Events;
+  readonly pricer: Pricer;
+  readonly recorder: Recorder;
+}
+
+/** Where the request's body comes from; nothing is read before somebody asks. */
+export interface CallReader {
+  call(ctx: Context): MaybePromise<Call>;
+}
+
+export type Headers = Readonly<Record<string, string | readonly string[] | undefined>>;
+
+/** Work to do once the response is over. It is called with the context, so one function can serve all requests. */
+export type AfterHook = (ctx: Context) => MaybePromise<void>;
+
+export interface ContextInit {
+  readonly id: string;
+  readonly requestId: string;
+  readonly method: string;
+  /** Path below the mount, without the query. */
+  readonly path: string;
+  /** Lower-case names. */
+  readonly headers: Headers;
+  readonly services: Services;
+  readonly reader: CallReader;
+  /** Whatever host callbacks should get: the Express request, or the `fetch` init. */
+  readonly host: unknown;
+}
+
+/**
+ * One request on its way through the steps. Each slot has one writer. It knows neither `req` nor `res`: an edge opens it, delivers the Answer
+ * and closes it, so the same steps serve a socket and an in-process call.
+ */
+export class Context {
+  /** Unique, ours; `requestId` is what the client sees and may have chosen. */
+  readonly id: string;
+  readonly requestId: string;
+  readonly method: string;
+  readonly path: string;
+  readonly headers: Headers;
+  readonly services: Services;
+  readonly host: unknown;
+  /** Monotonic ms. */
+  readonly startedAt: number;
+
+  /** Written by the edge. */
+  route = "";
+  /** Written by `auth`. */
+  principal: Principal | undefined;
+  /** Written by `scopes`. */
+  scopes: Scopes | undefined;
+  /** Written by `budgets`; several steps may each add one. */
+  reservations: Reservation[] | undefined;
+  /** The output cap in tokens that `budgets` held and the proxy must send; undefined = leave the client's. */
+  outputCap: number | undefined;
+  /** Response headers that steps want on any answer: alternating names and values. */
+  replyHeaders: string[] | undefined;
+  /** Written by `credentials`. */
+  choice: Choice | undefined;
+  /** Written by `proxy`, per attempt. */
+  lease: Lease | undefined;
+  attempts = 0;
+  firstByteAt: number | undefined;
+  /** Written by the meter: `proxy`, or the host's own handler. */
+  charged: Charged | undefined;
+  /** How the charge came about, written by `budgets` when it settles. */
+  provenance: Provenance = "void";
+  /** Written by the edge when it closes. */
+  outcome: Outcome | undefined;
+
+  readonly #reader: CallReader;
+  #call: MaybePromise<Call> | undefined;
+  #after: AfterHook[] | undefined;
+  #closed = false;
+  #gone = false;
+  #onGone: (() => void) | undefined;
+  #controller: AbortController | undefined;
+
+  constructor(init: ContextInit) {
+    this.id = init.id;
+    this.requestId = init.requestId;
+    this.method = init.method;
+    this.path = init.path;
+    this.headers = init.headers;
+    this.services = init.services;
+    this.host = init.host;
+    this.startedAt = init.services.clock.monotonic();
+    this.#reader = init.reader;
+  }
+
+  /** The parsed request. Read once, when first asked for. */
+  call(): MaybePromise<Call> {
+    this.#call ??= this.#reader.call(this);
+    return this.#call;
+  }
+
+  /** The parsed request if somebody already asked for it and it has arrived. */
+  get knownCall(): Call | undefined {
+    return this.#call === undefined || isPromise(this.#call) ? undefined : this.#call;
+  }
+
+  /** Replaces the pending promise by its value, so that later steps do not wait. */
+  resolveCall(call: Call): void {
+    this.#call = call;
+  }
+
+  /** Registers work for after the response: last in, first out. */
+  after(hook: AfterHook): void {
+    (this.#after ??= []).push(hook);
+  }
+
+  /** Adds a header to whatever is answered. */
+  reply(name: string, value: string): void {
+    (this.replyHeaders ??= []).push(name, value);
+  }
+
+  /** Whether the client has left. */
+  get gone(): boolean {
+    return this.#gone;
+  }
+
+  /** The one listener for the client's leaving (the proxy's); called at once if it already has. */
+  onGone(fn: (() => void) | undefined): void {
+    this.#onGone = fn;
+    if (fn && this.#gone) fn();
+  }
+
+  /** Aborted when the client leaves. Made on first use: the gateway's own path uses {@link onGone}. */
+  get signal(): AbortSignal {
+    if (!this.#controller) {
+      this.#controller = new AbortController();
+      if (this.#gone) this.#controller.abort();
+    }
+    return this.#controller.signal;
+  }
+
+  /** Called by the edge when the client leaves before the end. */
+  leave(): void {
+    if (this.#gone) return;
+    this.#gone = true;
+    this.#onGone?.();
+    this.#controller?.abort();
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** Runs the after-work once. A hook that fails is logged; the others still run. */
+  close(outcome: Outcome): MaybePromise<void> {
+    if (this.#closed) return undefined;
+    this.#closed = true;
+    this.outcome = outcome;
+    this.#onGone = undefined;
+    const hooks = this.#after;
+    if (!hooks) return undefined;
+    for (let i = hooks.length - 1; i >= 0; i -= 1) {
+      const pending = this.#run(hooks[i] as AfterHook);
+      if (pending !== undefined) return this.#finish(hooks, i - 1, pending);
+    }
+    return undefined;
+  }
+
+  #run(hook: AfterHook): Promise<void> | undefined {
+    try {
+      const result = hook(this);
+      return result !== undefined && isPromise(result) ? result : undefined;
+    } catch (error) {
+      this.services.logger.error({ err: error, requestId: this.requestId }, "after-work failed");
+      return undefined;
+    }
+  }
+
+  async #finish(hooks: readonly AfterHook[], from: number, pending: Promise<void>): Promise<void> {
+    let current: Promise<void> | undefined = pending;
+    for (let i = from; ; i -= 1) {
+      try {
+        await current;
+      } catch (error) {
+        this.services.logger.error({ err: error, requestId: this.requestId }, "after-work failed");
+      }
+      if (i < 0) return;
+      current = this.#run(hooks[i] as AfterHook);
+    }
+  }
+}

@@ -1,0 +1,62 @@
+import type { ErrorCode, GuardError } from "./errors.ts";
+import type { Logger } from "./logger.ts";
+import type { Scopes } from "./scope.ts";
+import type { Amounts, Unit } from "./store.ts";
+import type { Provenance, Usage } from "./usage.ts";
+
+/** What a guard tells its host. Amounts of money are USD here. */
+export interface GuardEvents {
+  request: {
+    readonly requestId: string;
+    readonly scopes: Scopes;
+    readonly model: string | null;
+    readonly servedModel: string | null;
+    readonly credential: string | null;
+    readonly attempts: number;
+    readonly usage: Usage | null;
+    readonly costUsd: number | null;
+    readonly code: ErrorCode | "client_closed" | null;
+    readonly status: number;
+  };
+  refused: { readonly requestId: string; readonly scopes: Scopes; readonly error: GuardError };
+  "would-refuse": { readonly requestId: string; readonly scopes: Scopes; readonly limit: string; readonly needed: number; readonly available: number };
+  attempt: { readonly requestId: string; readonly credential: string; readonly model: string; readonly status: number | null; readonly code: ErrorCode | null };
+  settled: { readonly requestId: string; readonly scopes: Scopes; readonly amounts: Amounts; readonly provenance: Provenance };
+  debt: { readonly requestId: string; readonly limit: string; readonly unit: Unit; readonly amount: number };
+}
+
+type Listener<T> = (event: T) => void;
+
+/** A typed emitter whose listeners cannot break a request: a throw is logged. */
+export interface Events {
+  on<K extends keyof GuardEvents>(name: K, listener: Listener<GuardEvents[K]>): () => void;
+  /** Whether anybody listens: lets the hot path skip building the event. */
+  has(name: keyof GuardEvents): boolean;
+  emit<K extends keyof GuardEvents>(name: K, event: GuardEvents[K]): void;
+}
+
+export function eventEmitter(logger: Logger): Events {
+  const listeners = new Map<keyof GuardEvents, Set<Listener<never>>>();
+  return {
+    on(name, listener) {
+      let set = listeners.get(name);
+      if (!set) listeners.set(name, (set = new Set()));
+      set.add(listener as Listener<never>);
+      return () => void set.delete(listener as Listener<never>);
+    },
+    has(name) {
+      const set = listeners.get(name);
+      return set !== undefined && set.size > 0;
+    },
+    emit(name, event) {
+      for (const listener of listeners.get(name) ?? []) {
+        try {
+          const result: unknown = (listener as Listener<typeof event>)(event);
+          if (result instanceof Promise) result.catch((error: unknown) => logger.warn({ err: error, event: name }, "an event listener failed"));
+        } catch (error) {
+          logger.warn({ err: error, event: name }, "an event listener failed");
+        }
+      }
+    },
+  };
+}

@@ -1,0 +1,33 @@
+import { randomBytes } from "node:crypto";
+
+const ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz";
+
+function base32(value: number, length: number): string {
+  let text = "";
+  for (let rest = value, i = 0; i < length; i += 1) {
+    text = ALPHABET[rest % 32] + text;
+    rest = Math.floor(rest / 32);
+  }
+  return text;
+}
+
+/**
+ * A factory of process-unique, time-ordered ids: 9 characters of time (ms), 10 random ones for this process, 5 of a counter.
+ * They name requests and rows; they are not secrets and need not be unguessable.
+ */
+export function idFactory(now: () => number): () => string {
+  const process = Array.from(randomBytes(10), (byte) => ALPHABET[byte % 32]).join("");
+  let time = -1;
+  let prefix = "";
+  let counter = 0;
+  return () => {
+    const ms = now();
+    if (ms > time) {
+      time = ms;
+      counter = 0;
+      prefix = base32(ms, 9) + process;
+    }
+    counter += 1;
+    return prefix + base32(counter, 5);
+  };
+}

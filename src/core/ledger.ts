@@ -1,0 +1,46 @@
+import type { ErrorCode } from "./errors.ts";
+import type { Scopes } from "./scope.ts";
+import type { Amounts } from "./store.ts";
+import type { Provenance, Usage } from "./usage.ts";
+
+/** What is known before a request is sent upstream. */
+export interface LedgerIntent {
+  /** The request's own id (unique); `requestId` is what the client sees and may have chosen. */
+  readonly id: string;
+  readonly requestId: string;
+  /** Wall clock, ms. */
+  readonly at: number;
+  /** Name of the client key; null when the host authenticates. */
+  readonly key: string | null;
+  readonly scopes: Scopes;
+  readonly route: string;
+  readonly dialect: string | null;
+  /** The model asked for and the one sent to the provider. */
+  readonly model: string | null;
+  readonly servedModel: string | null;
+  readonly provider: string | null;
+  readonly credential: string | null;
+  readonly stream: boolean;
+  /** What the budgets hold for it. */
+  readonly held: Amounts;
+}
+
+/** How a request ended: `settled` by usage · `released` nothing was charged · `refused` by us · `estimated` charged as held · `unknown` the process died, charged as held. */
+export type LedgerState = "settled" | "released" | "refused" | "estimated" | "unknown";
+
+/** A finished request. Rows are self-contained: no other table is needed to explain one. */
+export interface LedgerRow extends LedgerIntent {
+  readonly state: LedgerState | "intent";
+  readonly status: number;
+  readonly code: ErrorCode | "client_closed" | null;
+  readonly latencyMs: number;
+  readonly firstByteMs: number | null;
+  readonly attempts: number;
+  readonly usage: Usage | null;
+  readonly provenance: Provenance;
+  /** Null = the model has no price. */
+  readonly rawNanoUsd: number | null;
+  readonly billedNanoUsd: number | null;
+  /** For a refusal by a limit. */
+  readonly limit: string | null;
+}

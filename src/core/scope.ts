@@ -1,0 +1,41 @@
+import { GuardError } from "./errors.ts";
+
+/** The value of each scope for one request: `{ team: "data", user: "alice" }`. An absent scope has no entry. */
+export type Scopes = Readonly<Record<string, string>>;
+
+/** Scopes that exist without being declared, widest first. */
+export const BUILT_IN_SCOPES = ["global", "org", "team", "rolegroup", "role", "user", "key", "route", "model", "credential"] as const;
+
+/** A host types its own scopes with `declare module "quotaguard" { interface CustomScopes { feature: string } }`. */
+// oxlint-disable-next-line typescript/no-empty-object-type -- an interface, so that hosts can merge into it
+export interface CustomScopes {}
+
+export type ScopeName = (typeof BUILT_IN_SCOPES)[number] | keyof CustomScopes;
+
+/** What a host's callback may return for one scope. Nullish = this request has no such scope. */
+export type ScopeInput = string | number | bigint | null | undefined;
+
+export type ScopesInput = { readonly [name in ScopeName]?: ScopeInput } & Readonly<Record<string, ScopeInput>>;
+
+const VALUE = /^[A-Za-z0-9._@:-]{1,128}$/;
+
+/** Checks one scope value. Throws `scope_invalid` that names the scope, never the value's bytes. */
+export function scopeValue(name: string, value: string): string {
+  if (!VALUE.test(value)) {
+    throw new GuardError("scope_invalid", `the value of scope ${name} must be 1 to 128 characters of A-Z a-z 0-9 . _ @ : -`, { scope: name });
+  }
+  return value;
+}
+
+/** Turns what a host gave into checked, frozen scopes. */
+export function scopesFrom(input: ScopesInput): Scopes {
+  const scopes: Record<string, string> = {};
+  for (const [name, value] of Object.entries(input)) {
+    if (value === null || value === undefined || value === "") continue;
+    if (typeof value !== "string" && typeof value !== "number" && typeof value !== "bigint") {
+      throw new GuardError("scope_invalid", `the value of scope ${name} must be a string, a number or a bigint`, { scope: name });
+    }
+    scopes[name] = scopeValue(name, String(value));
+  }
+  return Object.freeze(scopes);
+}

@@ -1,0 +1,186 @@
+import type { LedgerIntent, LedgerRow } from "./ledger.ts";
+import type { MaybePromise } from "./time.ts";
+
+/** What a limit counts. `usd` amounts are nano-USD. */
+export type Unit = "requests" | "tokens" | "input_tokens" | "output_tokens" | "usd" | "concurrent";
+
+export const UNITS: readonly Unit[] = ["requests", "tokens", "input_tokens", "output_tokens", "usd", "concurrent"];
+
+/** Amounts per unit. An absent unit keeps what was reserved; 0 is a real zero. */
+export type Amounts = { readonly [unit in Unit]?: number };
+
+/** The numbers of a limit, as they travel with each charge: a store needs no list of limits. All integers; times in ms. */
+export type Rule = BucketRule | SlidingRule | CalendarRule | ConcurrencyRule;
+
+/** Starts full and refills by `n` units per `d` ms. `capacity` at most 4e15. */
+export interface BucketRule {
+  readonly kind: "bucket";
+  readonly capacity: number;
+  readonly n: number;
+  readonly d: number;
+}
+
+/** Counts in cells of `cellMs`, aligned to the epoch; a cell counts in full until it has left the period. */
+export interface SlidingRule {
+  readonly kind: "sliding";
+  readonly limit: number;
+  readonly perMs: number;
+  readonly cellMs: number;
+}
+
+/** A day, week or month. `bounds` are the starts of the previous, current and next window and the end of the next (absolute ms). */
+export interface CalendarRule {
+  readonly kind: "calendar";
+  readonly limit: number;
+  readonly bounds: readonly [number, number, number, number];
+}
+
+/** At most `limit` holds at one time. */
+export interface ConcurrencyRule {
+  readonly kind: "concurrency";
+  readonly limit: number;
+}
+
+/** One limit touched by one reservation. */
+export interface Charge {
+  /** Shape, limit and scope values; the same key is always the same counter. */
+  readonly key: string;
+  readonly rule: Rule;
+  readonly unit: Unit;
+  /** Integer from 0 to 9e15. */
+  readonly amount: number;
+  /** False = shadow: judged and counted alone, never refuses. */
+  readonly enforce: boolean;
+}
+
+/** How one limit stands after a verdict. */
+export interface Standing {
+  /** What is left; may be negative (debt). */
+  readonly available: number;
+  /** Ms until the limit is whole again; 0 = it is, null = never by itself. */
+  readonly resetMs: number | null;
+}
+
+export interface Shortfall {
+  /** Index into the charges. */
+  readonly index: number;
+  readonly needed: number;
+  readonly available: number;
+  /** Ms until the same amount fits if nothing else happens; null = never. */
+  readonly waitMs: number | null;
+  /** The amount is above the capacity. */
+  readonly tooSmall: boolean;
+}
+
+export type ReserveResult =
+  /** Charged. `skipped` are the shadow charges that did not fit and were not charged. Standings are by charge. */
+  | { readonly kind: "allowed"; readonly replayed: boolean; readonly skipped: readonly Shortfall[]; readonly standings: readonly Standing[] }
+  /** Nothing was charged. `worst` has the longest wait of the enforcing limits; all of them are in `failing`. */
+  | { readonly kind: "limited"; readonly worst: Shortfall; readonly failing: readonly Shortfall[]; readonly standings: readonly Standing[] }
+  /** The opId was used for other charges: a bug of the caller. */
+  | { readonly kind: "conflict" }
+  /** The opId is already finished (or was released before it was reserved). */
+  | { readonly kind: "closed" }
+  /** The caller's clock lies outside a calendar window's bounds: recompute them for `now` and repeat with the same opId. */
+  | { readonly kind: "skew"; readonly now: number };
+
+/** `applied` now · `late` applied after expiry · `done` already finished, no effect · `unknown` no such reservation: a tombstone is left. */
+export type FinishResult = "applied" | "late" | "done" | "unknown";
+
+/** A hold that ran out: everything but `concurrent` stays charged as estimated. */
+export interface ExpiredReservation {
+  readonly opId: string;
+  readonly charges: readonly { readonly key: string; readonly unit: Unit; readonly amount: number }[];
+}
+
+/**
+ * Atomic limits. Every verb is idempotent by opId, so a caller that lost a reply may repeat it. A store that cannot decide throws
+ * `GuardError("store_unavailable")`; it never reports trouble as a refusal.
+ */
+export interface LimitStore {
+  /** All or nothing over the charges. A refusal changes nothing (but a bucket whose definition changed). */
+  reserve(opId: string, charges: readonly Charge[], ttlMs: number): MaybePromise<ReserveResult>;
+  /** Replaces the held amounts by the actual ones: the rest goes back where it was taken, an overage is charged now, as debt. */
+  settle(opId: string, actual: Amounts): MaybePromise<FinishResult>;
+  /** Gives everything back. */
+  release(opId: string): MaybePromise<FinishResult>;
+  /** Prolongs a hold to at least now + ttlMs. False = it is unknown, finished or expired. */
+  extend(opId: string, ttlMs: number): MaybePromise<boolean>;
+  /** Marks up to `most` overdue holds as expired, frees their `concurrent` slots and returns them. */
+  expire(most: number): MaybePromise<readonly ExpiredReservation[]>;
+  /** Reads without changing anything. */
+  peek(limits: readonly { readonly key: string; readonly rule: Rule }[]): MaybePromise<readonly Standing[]>;
+}
+
+export interface StoredRecord {
+  readonly key: string;
+  /** JSON. */
+  readonly value: unknown;
+  /** Grows with each write of this key. */
+  readonly version: number;
+}
+
+export interface PutOptions {
+  readonly ttlMs?: number;
+  readonly ifAbsent?: boolean;
+  readonly ifVersion?: number;
+}
+
+/** Small JSON records: overrides, bans, settings. Keys are `/`-separated paths. */
+export interface RecordStore {
+  get(key: string): MaybePromise<StoredRecord | undefined>;
+  /** The new version, or undefined when a condition did not hold. */
+  put(key: string, value: unknown, options?: PutOptions): MaybePromise<number | undefined>;
+  delete(key: string): MaybePromise<boolean>;
+  /** In key order. */
+  list(prefix: string): MaybePromise<readonly StoredRecord[]>;
+  /** Calls `fn` after each change below `prefix` (undefined = deleted). Returns a function that stops it. */
+  watch(prefix: string, fn: (key: string, record: StoredRecord | undefined) => void): () => void;
+}
+
+export interface LedgerFilter {
+  /** Ms since the epoch; `from` inclusive, `to` exclusive. */
+  readonly from?: number;
+  readonly to?: number;
+  readonly scopes?: Readonly<Record<string, string>>;
+  readonly state?: LedgerRow["state"];
+  readonly limit?: number;
+}
+
+export type LedgerGroup = "model" | "provider" | "credential" | "key" | "org" | "team" | "user" | "day";
+
+export interface LedgerTotal {
+  readonly group: Readonly<Record<string, string>>;
+  readonly requests: number;
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+  readonly rawNanoUsd: number;
+  readonly billedNanoUsd: number;
+}
+
+/** One row a request: an intent before it is sent upstream, closed when it ends. */
+export interface Ledger {
+  /** Resolves once the row is committed; only then may the request be sent. Intents of one tick share a transaction. */
+  intent(row: LedgerIntent): MaybePromise<void>;
+  /** Queues the terminal row (of a known intent or a new one); committed within 50 ms. Repeating an id changes nothing. */
+  close(row: LedgerRow): void;
+  /** Resolves when everything queued is committed. */
+  flush(): MaybePromise<void>;
+  get(idOrRequestId: string): MaybePromise<LedgerRow | undefined>;
+  /** Newest first. */
+  list(filter: LedgerFilter): MaybePromise<readonly LedgerRow[]>;
+  totals(filter: LedgerFilter, groupBy: readonly LedgerGroup[]): MaybePromise<readonly LedgerTotal[]>;
+}
+
+/** Everything that outlives a request. */
+export interface Store {
+  readonly name: string;
+  /** Whether several processes see the same state. */
+  readonly shared: boolean;
+  readonly limits: LimitStore;
+  readonly records: RecordStore;
+  readonly ledger: Ledger;
+  /** Resolves when the store can serve; rejects with a message that names the setting at fault. */
+  ready(): MaybePromise<void>;
+  close(): MaybePromise<void>;
+}
