@@ -28,5 +28,5 @@ export interface Answer {
 }
 
 export function isSource(body: Answer["body"]): body is Source {
-  return body !== null && "start" in body;
+  return body !== null && !Buffer.isBuffer(body);
 }

@@ -131,12 +131,15 @@ export class Context {
   charged: Charged | undefined;
   /** How the charge came about, written by `budgets` when it settles. */
   provenance: Provenance = "void";
+  /** The refusal or failure that the client was told. Written by the edge. */
+  failure: GuardError | undefined;
   /** Written by the edge when it closes. */
   outcome: Outcome | undefined;
 
   readonly #reader: CallReader;
   #call: MaybePromise<Call> | undefined;
   #after: AfterHook[] | undefined;
+  #corrections: AfterHook[] | undefined;
   #closed = false;
   #gone = false;
   #onGone: (() => void) | undefined;
@@ -212,6 +215,16 @@ export class Context {
     return this.#closed;
   }
 
+  /** Usage became known after the end: the steps that settle by it run once more. Never throws. */
+  correct(): void {
+    for (const hook of this.#corrections ?? []) void this.#run(hook);
+  }
+
+  /** Registers work for usage that is reported after the end. */
+  onCorrection(hook: AfterHook): void {
+    (this.#corrections ??= []).push(hook);
+  }
+
   /** Runs the after-work once. A hook that fails is logged; the others still run. */
   close(outcome: Outcome): MaybePromise<void> {
     if (this.#closed) return undefined;
@@ -232,6 +245,7 @@ export class Context {
       const result = hook(this);
       return result !== undefined && isPromise(result) ? result : undefined;
     } catch (error) {
+      // One broken hook must not keep the others from settling.
       this.services.logger.error({ err: error, requestId: this.requestId }, "after-work failed");
       return undefined;
     }

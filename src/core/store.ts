@@ -106,6 +106,8 @@ export interface LimitStore {
   release(opId: string): MaybePromise<FinishResult>;
   /** Prolongs a hold to at least now + ttlMs. False = it is unknown, finished or expired. */
   extend(opId: string, ttlMs: number): MaybePromise<boolean>;
+  /** Ends a hold as if its time had run out: frees `concurrent`, leaves the rest charged as held; a settle within 24 h still replaces it. */
+  lapse(opId: string): MaybePromise<FinishResult>;
   /** Marks up to `most` overdue holds as expired, frees their `concurrent` slots and returns them. */
   expire(most: number): MaybePromise<readonly ExpiredReservation[]>;
   /** Reads without changing anything. */

@@ -1,0 +1,79 @@
+import type { Call, Operation } from "../../core/call.ts";
+import { GuardError } from "../../core/errors.ts";
+import type { RequestChanges } from "../dialect.ts";
+import { setFields } from "../json-edit.ts";
+import { fieldsOf } from "../usage.ts";
+
+/** More than any model writes; larger figures are mistakes that would only distort a hold. */
+const MOST_OUTPUT_TOKENS = 10_000_000;
+const MOST_CHOICES = 128;
+const MAX_MODEL_LENGTH = 256;
+
+type Body = Readonly<Record<string, unknown>>;
+
+function invalid(param: string, message: string): GuardError {
+  return new GuardError("body_invalid", message, { param });
+}
+
+function positiveInteger(body: Body, field: string, most: number): number | null {
+  const value = body[field];
+  if (value === undefined || value === null) return null;
+  if (typeof value !== "number" || !Number.isInteger(value) || value < 1 || value > most) {
+    throw invalid(field, `${field} must be an integer from 1 to ${most}`);
+  }
+  return value;
+}
+
+function boolean(body: Body, field: string): boolean {
+  const value = body[field];
+  if (value === undefined || value === null) return false;
+  if (typeof value !== "boolean") throw invalid(field, `${field} must be true or false`);
+  return value;
+}
+
+/** Reads what the gateway itself needs to know; everything else is the provider's to judge. */
+export function readRequest(operation: Operation, bytes: Buffer, body: Body): Call {
+  const model = body.model;
+  if (typeof model !== "string" || model === "" || model.length > MAX_MODEL_LENGTH) {
+    throw invalid("model", `model is required and must be a string of 1 to ${MAX_MODEL_LENGTH} characters`);
+  }
+  if (operation === "chat" && !Array.isArray(body.messages)) throw invalid("messages", "messages is required and must be an array");
+  if (operation === "embeddings") {
+    if (body.input === undefined || body.input === null) throw invalid("input", "input is required");
+    return { dialect: "openai", operation, model, stream: false, maxOutputTokens: 0, choices: 1, wantsUsage: false, body, bytes };
+  }
+  const stream = boolean(body, "stream");
+  const legacyCap = positiveInteger(body, "max_tokens", MOST_OUTPUT_TOKENS);
+  const cap = operation === "chat" ? positiveInteger(body, "max_completion_tokens", MOST_OUTPUT_TOKENS) : null;
+  const n = positiveInteger(body, "n", MOST_CHOICES) ?? 1;
+  // Completions' `best_of` are generated and billed, though only `n` of them are returned.
+  const bestOf = operation === "completions" ? (positiveInteger(body, "best_of", MOST_CHOICES) ?? 1) : 1;
+  const options = body.stream_options;
+  if (options !== undefined && options !== null && !fieldsOf(options)) throw invalid("stream_options", "stream_options must be an object");
+  return {
+    dialect: "openai",
+    operation,
+    model,
+    stream,
+    // With both fields sent, a provider may honour either: the larger one is what may be spent.
+    maxOutputTokens: cap === null || legacyCap === null ? (cap ?? legacyCap) : Math.max(cap, legacyCap),
+    choices: Math.max(n, bestOf),
+    wantsUsage: fieldsOf(options)?.include_usage === true,
+    body,
+    bytes,
+  };
+}
+
+/** Makes the changes in the bytes; returns the same buffer when there is nothing to change. */
+export function rewriteRequest(call: Call, changes: RequestChanges): Buffer {
+  const { body } = call;
+  const fields = new Map<string, unknown>();
+  if (changes.model !== undefined && changes.model !== call.model) fields.set("model", changes.model);
+  if (changes.includeUsage && !call.wantsUsage) fields.set("stream_options", { ...fieldsOf(body.stream_options), include_usage: true });
+  if (changes.outputCap !== undefined) {
+    const sent = (["max_completion_tokens", "max_tokens"] as const).filter((field) => typeof body[field] === "number");
+    if (sent.length === 0) fields.set(changes.capField ?? "max_tokens", changes.outputCap);
+    for (const field of sent) if ((body[field] as number) > changes.outputCap) fields.set(field, changes.outputCap);
+  }
+  return fields.size === 0 ? call.bytes : setFields(call.bytes, fields, (key) => Object.hasOwn(body, key));
+}

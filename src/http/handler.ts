@@ -1,0 +1,101 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Answer } from "../core/answer.ts";
+import type { Context } from "../core/context.ts";
+import { GuardError } from "../core/errors.ts";
+import type { Step } from "../core/step.ts";
+import { isPromise } from "../core/time.ts";
+import { dialect, matchPath, type Matched } from "../dialects/index.ts";
+import { knownContext, openContext, pathBelowMount, type OpenOptions } from "./open.ts";
+import { asGuardError, dialectRefusal, problemRefusal } from "./render.ts";
+import { respond } from "./respond.ts";
+
+export type Next = (error?: unknown) => void;
+
+/** A handler for Express, Connect or Nest, with the step it runs. */
+export interface Handler {
+  (req: IncomingMessage, res: ServerResponse, next: Next): void;
+  readonly step: Step;
+}
+
+export type OnRefused = (error: GuardError, req: IncomingMessage, res: ServerResponse, next: Next) => void;
+
+const noEvents = (): Buffer => Buffer.alloc(0);
+
+function refuse(thrown: unknown, ctx: Context, req: IncomingMessage, res: ServerResponse, next: Next, matched: Matched | undefined, onRefused?: OnRefused): void {
+  const error = asGuardError(thrown, ctx);
+  error.requestId = ctx.requestId;
+  ctx.failure = error;
+  if (ctx.services.events.has("refused")) ctx.services.events.emit("refused", { requestId: ctx.requestId, scopes: ctx.scopes ?? {}, error });
+  if (onRefused) {
+    onRefused(error, req, res, next);
+    return;
+  }
+  const answer = matched ? dialectRefusal(error, matched.dialect, false) : problemRefusal(error);
+  // The rest of a body that nobody will read must not keep the connection busy.
+  if (!req.readableEnded && !res.headersSent && error.status >= 400 && req.headers["content-length"] !== "0" && hasBody(req)) res.setHeader("connection", "close");
+  respond(res, ctx, answer, noEvents);
+}
+
+const hasBody = (req: IncomingMessage): boolean => req.headers["content-length"] !== undefined || req.headers["transfer-encoding"] !== undefined;
+
+function run(step: Step, ctx: Context, req: IncomingMessage, res: ServerResponse, next: Next, matched: Matched | undefined, onRefused?: OnRefused): void {
+  const deliver = (answer: Answer | void): void => {
+    if (answer === undefined) next();
+    else respond(res, ctx, answer, matched ? dialect(matched.dialect).errorEvent : noEvents);
+  };
+  try {
+    const result = step(ctx);
+    if (isPromise(result)) result.then(deliver).catch((error: unknown) => refuse(error, ctx, req, res, next, matched, onRefused));
+    else deliver(result);
+  } catch (error) {
+    refuse(error, ctx, req, res, next, matched, onRefused);
+  }
+}
+
+/** One part on a route that the host chose: `app.post("/v1/chat/completions", auth(…), budgets(…), …)`. */
+export function partHandler(name: string, step: Step, options: OpenOptions, onRefused?: OnRefused): Handler {
+  const handler = {
+    [name](req: IncomingMessage, res: ServerResponse, next: Next): void {
+      const { path, mounted } = pathBelowMount(req);
+      const matched = matchPath(path, mounted) ?? bySuffix(path);
+      const target = matched?.kind === "call" ? matched : null;
+      const ctx = knownContext(req) ?? openContext(req, res, options, matched?.route ?? hostRoute(req), target);
+      run(step, ctx, req, res, next, matched, onRefused);
+    },
+  }[name] as (req: IncomingMessage, res: ServerResponse, next: Next) => void;
+  return Object.assign(handler, { step });
+}
+
+/** A host may compose the parts below any prefix of its own: `/api/v1/chat/completions` is still a chat completion. */
+function bySuffix(path: string): Matched | undefined {
+  const version = path.lastIndexOf("/v1/");
+  return version > 0 ? matchPath(path.slice(version), false) : undefined;
+}
+
+/** The route's pattern (`/users/:id`), never the path itself: it becomes a label. */
+function hostRoute(req: IncomingMessage): string {
+  const { route, baseUrl } = req as { route?: { path?: unknown }; baseUrl?: string };
+  return typeof route?.path === "string" ? `${baseUrl ?? ""}${route.path}` : "other";
+}
+
+/** The whole gateway below a mount point: answers the paths of the dialects, leaves everything else to the host. */
+export function gatewayHandler(steps: { readonly call: Step; readonly models: Step }, options: OpenOptions): Handler {
+  function quotaGuard(req: IncomingMessage, res: ServerResponse, next: Next): void {
+    const { path, mounted } = pathBelowMount(req);
+    const matched = matchPath(path, mounted);
+    // A preflight is the host's own business: `cors()` may stand behind us as well as in front.
+    if (!matched || req.method === "OPTIONS") {
+      next();
+      return;
+    }
+    const target = matched.kind === "call" ? matched : null;
+    const ctx = openContext(req, res, options, matched.route, target);
+    if (req.method !== matched.method) {
+      const error = new GuardError("method_not_allowed", `use ${matched.method} for ${matched.route}`, { headers: { allow: matched.method } });
+      refuse(error, ctx, req, res, next, matched);
+      return;
+    }
+    run(matched.kind === "call" ? steps.call : steps.models, ctx, req, res, next, matched);
+  }
+  return Object.assign(quotaGuard, { step: steps.call });
+}

@@ -1,0 +1,82 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Call, DialectId, Operation } from "../core/call.ts";
+import { Context, type CallReader, type Services } from "../core/context.ts";
+import { GuardError } from "../core/errors.ts";
+import { andThen, type MaybePromise } from "../core/time.ts";
+import { dialect } from "../dialects/index.ts";
+import { readBody } from "./body.ts";
+import { parseObject } from "./json.ts";
+
+const SLOT = Symbol.for("quotaguard.context");
+const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
+
+type WithContext = { [SLOT]?: Context };
+
+/** The context that a step of ours opened for this request, by any copy of the package. */
+export const knownContext = (req: object): Context | undefined => (req as WithContext)[SLOT];
+
+export interface OpenOptions {
+  readonly services: Services;
+  readonly nextId: () => string;
+  /** Largest request body, bytes. */
+  readonly bodyLimit: number;
+}
+
+/** A caller's own id if it is harmless in headers and logs, else ours. */
+export const cleanRequestId = (value: unknown, id: string): string => (typeof value === "string" && REQUEST_ID.test(value) ? value : id);
+
+/** The path that the client asked for, below the mount point, without the query. */
+export function pathBelowMount(req: IncomingMessage): { readonly path: string; readonly mounted: boolean } {
+  const { originalUrl, baseUrl } = req as { originalUrl?: string; baseUrl?: string };
+  const url = originalUrl ?? req.url ?? "/";
+  const query = url.indexOf("?");
+  const whole = query < 0 ? url : url.slice(0, query);
+  if (!baseUrl || !whole.startsWith(baseUrl)) return { path: whole, mounted: false };
+  return { path: whole.slice(baseUrl.length) || "/", mounted: true };
+}
+
+/** Reads and parses the body as a call of one operation. */
+export function callFrom(bytes: MaybePromise<Buffer>, id: DialectId, operation: Operation, ctx: Context): MaybePromise<Call> {
+  const read = (body: Buffer): Call => {
+    const call = dialect(id).read(operation, body, parseObject(body));
+    ctx.resolveCall(call);
+    return call;
+  };
+  return andThen(bytes, read);
+}
+
+/** Which operation the body belongs to; null on a host's own routes, where the body is the host's business. */
+export type CallTarget = { readonly dialect: DialectId; readonly operation: Operation } | null;
+
+/** Finds the request's context or opens one and ties its end to the response's. */
+export function openContext(req: IncomingMessage, res: ServerResponse, options: OpenOptions, route: string, target: CallTarget): Context {
+  const known = knownContext(req);
+  if (known) return known;
+  const id = options.nextId();
+  const reader: CallReader = {
+    call(ctx) {
+      if (!target) throw new GuardError("body_invalid", "this route does not carry a model call");
+      return callFrom(readBody(req, options.bodyLimit), target.dialect, target.operation, ctx);
+    },
+  };
+  const ctx = new Context({
+    id,
+    requestId: cleanRequestId(req.headers["x-request-id"], id),
+    method: req.method ?? "GET",
+    path: pathBelowMount(req).path,
+    headers: req.headers,
+    services: options.services,
+    reader,
+    host: req,
+  });
+  ctx.route = route;
+  (req as WithContext)[SLOT] = ctx;
+  // Fires exactly once, for finished, failed and aborted responses alike.
+  res.once("close", () => {
+    const delivered = res.writableFinished;
+    if (!delivered) ctx.leave();
+    const error = ctx.failure ?? null;
+    void ctx.close({ status: res.headersSent ? res.statusCode : 499, code: delivered ? (error?.code ?? null) : "client_closed", error });
+  });
+  return ctx;
+}

@@ -1,0 +1,160 @@
+import { hash } from "node:crypto";
+import { ConfigError } from "../core/errors.ts";
+import type { Logger } from "../core/logger.ts";
+import type { RecordStore, Rule, StoredRecord } from "../core/store.ts";
+import { isPromise, type Clock, type MaybePromise } from "../core/time.ts";
+import { isDynamic, ruleOf, sameCounter, shapeOf, type LimitDefinition, type LimitFacts, type LimitNumbers } from "./limit.ts";
+
+/** Numbers set at run time for one scope value; they outlive a restart in the store. */
+export interface RuntimeNumbers extends LimitNumbers {
+  /** Wall clock, ms; null = until changed. */
+  readonly until: number | null;
+}
+
+/** A limit ready for use: names resolved, keys prepared, rules cached. */
+export interface CompiledLimit {
+  readonly definition: LimitDefinition;
+  readonly name: string;
+  /** For people and error bodies: `user`, or `user+model`. */
+  readonly scopeLabel: string;
+  /** Whether it exists only for values that were set at run time. */
+  readonly onlySet: boolean;
+  /** The counter's key for encoded scope values. */
+  key(values: readonly string[]): string;
+  /** The rule in force for a scope value (label as in {@link valueLabel}); null = no limit. */
+  rule(label: string, facts: LimitFacts, nowMs: number): MaybePromise<Rule | null>;
+  /** False while it only watches. */
+  enforcing(nowMs: number): boolean;
+}
+
+export interface LimitRegistry {
+  /** Grows with each change of numbers or limits, so that plans know when they are stale. */
+  readonly version: number;
+  all(): readonly CompiledLimit[];
+  get(name: string): CompiledLimit | undefined;
+  /** Adds a limit, or finds the one of the same name and shape. Throws ConfigError for the same name with another shape. */
+  add(definition: LimitDefinition, onlySet?: boolean): CompiledLimit;
+  numbers(name: string, label: string): RuntimeNumbers | undefined;
+  /** Sets (undefined = resets) the numbers of one scope value. Resolves once stored. */
+  set(name: string, label: string, numbers: RuntimeNumbers | undefined): Promise<void>;
+  /** Reads what was set before a restart. */
+  load(): Promise<void>;
+  close(): void;
+}
+
+const PREFIX = "limit/";
+const PLAIN = /^[A-Za-z0-9._@-]{1,64}$/;
+
+/** A scope value as part of a key: itself when harmless, else 22 characters of its digest. */
+export const encodeValue = (value: string): string => (PLAIN.test(value) ? value : hash("sha256", value, "base64url").slice(0, 22));
+
+/** How people write a scope value: `alice`, `acme/alice` within an organisation, `alice:gpt-4o` for a composite. */
+export const valueLabel = (org: string | null, values: readonly string[]): string => (org === null ? "" : `${org}/`) + values.join(":");
+
+export function limitRegistry(options: { readonly records: RecordStore; readonly clock: Clock; readonly logger: Logger }): LimitRegistry {
+  const { records, clock, logger } = options;
+  const limits = new Map<string, CompiledLimit>();
+  const runtime = new Map<string, RuntimeNumbers>();
+  let version = 1;
+
+  function inForce(name: string, label: string, nowMs: number): RuntimeNumbers | undefined {
+    const found = runtime.get(`${name}\n${label}`);
+    return found && (found.until === null || found.until > nowMs) ? found : undefined;
+  }
+
+  function compile(definition: LimitDefinition, onlySet: boolean): CompiledLimit {
+    const prefix = `${shapeOf(definition.kind)}:${encodeValue(definition.name)}`;
+    const dynamic = isDynamic(definition.kind);
+    const make: MakeRule = (numbers, facts, nowMs) => ruleOf(definition, numbers, facts, nowMs);
+    const plain = cachedRule(make, dynamic);
+    const special = new Map<string, { readonly numbers: LimitNumbers; readonly rule: MakeRule }>();
+
+    function numbersFor(label: string, nowMs: number): LimitNumbers | null {
+      const set = inForce(definition.name, label, nowMs);
+      if (set) return set;
+      const local = label.slice(label.indexOf("/") + 1);
+      const override = definition.overrides[label] ?? definition.overrides[local];
+      return override === undefined ? null : { limit: override };
+    }
+
+    return {
+      definition,
+      name: definition.name,
+      scopeLabel: definition.scope.join("+"),
+      onlySet,
+      key: (values) => `${prefix}:${values.join(":")}`,
+      rule(label, facts, nowMs) {
+        const numbers = numbersFor(label, nowMs);
+        if (!numbers) return onlySet ? null : plain({}, facts, nowMs);
+        let found = special.get(label);
+        if (!found || found.numbers.limit !== numbers.limit || found.numbers.refillPerSec !== numbers.refillPerSec) {
+          found = { numbers, rule: cachedRule(make, dynamic) };
+          special.set(label, found);
+        }
+        return found.rule(numbers, facts, nowMs);
+      },
+      enforcing: (nowMs) => definition.mode === "enforce" && (definition.enforceFrom === undefined || definition.enforceFrom <= nowMs),
+    };
+  }
+
+  function take(key: string, record: StoredRecord | undefined): void {
+    const [name, label] = key.slice(PREFIX.length).split("\n").map(decodeURIComponent) as [string, string];
+    if (record) runtime.set(`${name}\n${label}`, record.value as RuntimeNumbers);
+    else runtime.delete(`${name}\n${label}`);
+    version += 1;
+  }
+
+  const recordKey = (name: string, label: string): string => `${PREFIX}${encodeURIComponent(name)}\n${encodeURIComponent(label)}`;
+  const stop = records.watch(PREFIX, take);
+
+  return {
+    get version() {
+      return version;
+    },
+    all: () => [...limits.values()],
+    get: (name) => limits.get(name),
+    add(definition, onlySet = false) {
+      const known = limits.get(definition.name);
+      if (known) {
+        if (sameCounter(known.definition, definition)) return known;
+        throw new ConfigError([`limits: ${definition.name} is defined twice with different scope, unit or period; give one of them another name`]);
+      }
+      const limit = compile(definition, onlySet);
+      limits.set(definition.name, limit);
+      version += 1;
+      return limit;
+    },
+    numbers: (name, label) => inForce(name, label, clock.now()),
+    async set(name, label, numbers) {
+      const key = recordKey(name, label);
+      if (numbers) {
+        await records.put(key, numbers);
+        runtime.set(`${name}\n${label}`, numbers);
+      } else {
+        await records.delete(key);
+        runtime.delete(`${name}\n${label}`);
+      }
+      version += 1;
+      logger.info({ limit: name, value: label, numbers: numbers ?? null }, "a limit was changed at run time");
+    },
+    async load() {
+      for (const record of await records.list(PREFIX)) take(record.key, record);
+    },
+    close: stop,
+  };
+}
+
+type MakeRule = (numbers: LimitNumbers, facts: LimitFacts, nowMs: number) => MaybePromise<Rule | null>;
+
+/** Keeps the last rule: it changes only when a calendar window turns, or when its number comes from a function. */
+function cachedRule(make: MakeRule, dynamic: boolean): MakeRule {
+  let last: Rule | null | undefined;
+  return (numbers, facts, nowMs) => {
+    const isCurrent = last !== undefined && !dynamic && (last?.kind !== "calendar" || (nowMs < last.bounds[2] && nowMs >= last.bounds[1]));
+    if (isCurrent) return last as Rule | null;
+    const made = make(numbers, facts, nowMs);
+    if (isPromise(made)) return made;
+    last = made;
+    return made;
+  };
+}

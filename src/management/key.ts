@@ -1,0 +1,55 @@
+import { createHash, timingSafeEqual } from "node:crypto";
+import type { RequestHandler } from "express";
+import { GuardError } from "../core/errors.ts";
+import type { Secret } from "../core/secret.ts";
+import type { Clock } from "../core/time.ts";
+
+/** From the sixth wrong key on an address waits this long. */
+const WRONG_KEYS = 5;
+const LOCKED_MS = 30 * 60_000;
+const MAX_ADDRESSES = 10_000;
+
+interface Tries {
+  wrong: number;
+  until: number;
+}
+
+const digest = (text: string): Buffer => createHash("sha256").update(text).digest();
+
+/**
+ * Admits holders of the management key. Wrong keys are counted by socket address (never by a forwarded header); the table is bounded and forgets the
+ * address that was quiet for longest.
+ */
+export function requireKey(key: Secret, clock: Clock): RequestHandler {
+  const wanted = digest(key.reveal());
+  const tries = new Map<string, Tries>();
+
+  function wrong(address: string, known: Tries | undefined, now: number): void {
+    tries.delete(address);
+    if (tries.size >= MAX_ADDRESSES) tries.delete(tries.keys().next().value as string);
+    tries.set(address, { wrong: (known?.wrong ?? 0) + 1, until: now + LOCKED_MS });
+  }
+
+  return function managementKey(req, _res, next) {
+    const address = req.socket.remoteAddress ?? "";
+    const now = clock.monotonic();
+    let known = tries.get(address);
+    if (known && known.until <= now) {
+      tries.delete(address);
+      known = undefined;
+    }
+    if (known && known.wrong >= WRONG_KEYS) {
+      throw new GuardError("forbidden", "too many wrong management keys from this address; wait before the next try", { retryAfterMs: known.until - now });
+    }
+    const given = /^bearer +(\S+)$/i.exec(req.headers.authorization ?? "")?.[1];
+    if (given === undefined || !timingSafeEqual(digest(given), wanted)) {
+      // A request without any key is a mistake, not a guess.
+      if (given !== undefined) wrong(address, known, now);
+      throw new GuardError("unauthenticated", "the management key is missing or wrong; send Authorization: Bearer <management key>", {
+        headers: { "www-authenticate": "Bearer" },
+      });
+    }
+    tries.delete(address);
+    next();
+  };
+}

@@ -1,0 +1,92 @@
+/** The management tree. Every route needs the key: the policy is the router's, not each route's. */
+import type { Router } from "express";
+import { z } from "zod";
+import type { Admin } from "../core/admin.ts";
+import { GuardError } from "../core/errors.ts";
+import type { Logger } from "../core/logger.ts";
+import { nanoToUsd } from "../core/money.ts";
+import type { Secret } from "../core/secret.ts";
+import type { LedgerGroup } from "../core/store.ts";
+import type { Clock } from "../core/time.ts";
+import { loadExpress } from "./express.ts";
+import { requireKey } from "./key.ts";
+import { problemHandler } from "./problem.ts";
+import { tokenGuardRouter } from "./token-guard.ts";
+
+export interface ManagementOptions {
+  readonly admin: Admin;
+  /** No key = every route is 404. */
+  readonly key: Secret | null;
+  readonly path: string;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+const GROUPS = ["model", "provider", "credential", "key", "org", "team", "user", "day"] as const satisfies readonly LedgerGroup[];
+
+const time = z.coerce.date("must be an ISO date or ms since the epoch").transform((date) => date.getTime());
+
+const UsageQuery = z.strictObject({
+  from: time.optional(),
+  to: time.optional(),
+  group_by: z
+    .string()
+    .optional()
+    .transform((text) => (text === undefined || text === "" ? [] : text.split(",")))
+    .pipe(z.array(z.enum(GROUPS, `group_by takes a comma-separated list of ${GROUPS.join(", ")}`)).max(GROUPS.length)),
+  org: z.string().optional(),
+  team: z.string().optional(),
+  user: z.string().optional(),
+});
+
+/** The routes below `/v0/management` (or wherever the host mounts it) and TokenGuard's API beside it. */
+export function managementRouter(options: ManagementOptions): Router {
+  const { admin, key, clock, logger } = options;
+  const express = loadExpress();
+  const outer = express.Router();
+  if (!key) {
+    outer.use(() => {
+      throw new GuardError("not_found", "management is off: set management.key to switch it on");
+    });
+    outer.use(problemHandler(logger));
+    return outer;
+  }
+  outer.use(requireKey(key, clock));
+  outer.use((_req, res, next) => {
+    res.setHeader("cache-control", "no-store");
+    next();
+  });
+
+  outer.get("/health", (_req, res) => {
+    res.json(admin.health());
+  });
+  outer.get("/live", (_req, res) => {
+    res.json({ status: "ok" });
+  });
+  outer.get("/ready", (_req, res) => {
+    const { status } = admin.health();
+    res.status(status === "ok" ? 200 : 503).json({ status });
+  });
+  outer.get("/limits", (_req, res) => {
+    res.json({ limits: admin.limits() });
+  });
+  outer.get("/usage/ledger", async (req, res) => {
+    const query = UsageQuery.safeParse(req.query);
+    if (!query.success) {
+      const issue = query.error.issues[0];
+      throw new GuardError("body_invalid", `${issue?.path.join(".") ?? "query"}: ${issue?.message ?? "not valid"}`, { param: issue?.path.join(".") });
+    }
+    const { from, to, group_by: groupBy, org, team, user } = query.data;
+    const scopes = Object.fromEntries(Object.entries({ org, team, user }).filter((entry): entry is [string, string] => entry[1] !== undefined));
+    const totals = await admin.usage({ ...(from === undefined ? {} : { from }), ...(to === undefined ? {} : { to }), scopes }, groupBy);
+    res.json({
+      usage: totals.map(({ rawNanoUsd, billedNanoUsd, ...rest }) => ({ ...rest, rawUsd: nanoToUsd(rawNanoUsd), billedUsd: nanoToUsd(billedNanoUsd) })),
+    });
+  });
+  outer.use("/", tokenGuardRouter(admin));
+  outer.use(() => {
+    throw new GuardError("not_found", "there is no such management route");
+  });
+  outer.use(problemHandler(logger));
+  return outer;
+}

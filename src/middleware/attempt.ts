@@ -1,0 +1,323 @@
+/** One exchange with one provider: from the request sent to the last byte delivered, and what it was worth. */
+import type { Answer, Sink, Source } from "../core/answer.ts";
+import type { Call } from "../core/call.ts";
+import type { Context } from "../core/context.ts";
+import type { AttemptOutcome, Lease } from "../core/credential.ts";
+import { GuardError } from "../core/errors.ts";
+import { nanoToUsd } from "../core/money.ts";
+import type { Timer } from "../core/time.ts";
+import type { Usage } from "../core/usage.ts";
+import { fieldsOf } from "../dialects/usage.ts";
+import type { Dialect, StreamObserver } from "../dialects/dialect.ts";
+import { responseHeaders } from "../upstream/headers.ts";
+import { providerRow, retryAfterMs } from "../upstream/providers.ts";
+import type { Exchange, ResponseHandler } from "../upstream/transport.ts";
+
+/** A whole answer larger than this is not a model's. */
+const MAX_ANSWER_BYTES = 32 * 1024 * 1024;
+const MAX_ERROR_BYTES = 1024 * 1024;
+
+type UpstreamHeaders = Readonly<Record<string, string | string[] | undefined>>;
+
+export interface AttemptSettings {
+  readonly dialectOf: (call: Call) => Dialect;
+  /** Streams only: until the first byte of the body. */
+  readonly firstByteTimeoutMs: number;
+  /** Streams only: between two chunks, and how long a client may stop reading. */
+  readonly idleTimeoutMs: number;
+  /** Whole answers only. */
+  readonly requestTimeoutMs: number;
+  readonly countTokens: (text: string) => number;
+  /** Input tokens of a call, for when the provider does not say. */
+  readonly inputTokens: (call: Call) => number;
+  /** The name that prices know the model by. */
+  readonly resolve: (model: string) => string;
+  /** Replaces known secrets in bytes that go to a client; the same buffer when there is none. */
+  readonly redact: (bytes: Buffer) => Buffer;
+}
+
+/** A failed attempt. `answer` is the provider's own refusal, to be passed on when no other credential helps. */
+export interface Failure {
+  readonly error: GuardError;
+  readonly retryable: boolean;
+  readonly answer: Answer | null;
+}
+
+type Phase = "waiting" | "whole" | "error" | "streaming" | "over";
+
+/** Receives one upstream response and is the Source of a streamed answer: one object per attempt, no closures per chunk. */
+export class Attempt implements ResponseHandler, Source {
+  readonly #settings: AttemptSettings;
+  readonly #ctx: Context;
+  readonly #call: Call;
+  readonly #lease: Lease;
+  readonly #dialect: Dialect;
+  #resolve: ((result: Answer | Failure) => void) | undefined;
+  #exchange: Exchange | undefined;
+  #timer: Timer | undefined;
+  #phase: Phase = "waiting";
+  #status = 0;
+  #headers: UpstreamHeaders = {};
+  #chunks: Buffer[] = [];
+  #size = 0;
+  #observer: StreamObserver | undefined;
+  #sink: Sink | undefined;
+  /** Something to deliver once the sink is there: the stream's end, or its failure. */
+  #ended: GuardError | true | undefined;
+  #paused = false;
+  #sent = false;
+
+  constructor(settings: AttemptSettings, ctx: Context, call: Call, lease: Lease) {
+    this.#settings = settings;
+    this.#ctx = ctx;
+    this.#call = call;
+    this.#lease = lease;
+    this.#dialect = settings.dialectOf(call);
+  }
+
+  send(dispatch: (handler: ResponseHandler) => Exchange): Promise<Answer | Failure> {
+    return new Promise((resolve) => {
+      this.#resolve = resolve;
+      const { firstByteTimeoutMs, requestTimeoutMs } = this.#settings;
+      this.#timer = this.#ctx.services.clock.timer(this.#call.stream ? firstByteTimeoutMs : requestTimeoutMs, () => this.#timeout());
+      this.#exchange = dispatch(this);
+      this.#sent = true;
+      this.#ctx.onGone(() => this.cancel());
+    });
+  }
+
+  // --- the upstream's side
+
+  head(status: number, headers: UpstreamHeaders): void {
+    this.#status = status;
+    this.#headers = headers;
+    if (status < 200 || status >= 300) this.#phase = "error";
+    else if (this.#call.stream && String(headers["content-type"] ?? "").includes("text/event-stream")) {
+      this.#phase = "streaming";
+      this.#observer = this.#dialect.observer({ hideUsage: !this.#call.wantsUsage, countTokens: this.#settings.countTokens });
+    } else this.#phase = "whole";
+  }
+
+  data(chunk: Buffer): boolean {
+    if (this.#phase === "streaming") return this.#event(chunk);
+    this.#chunks.push(chunk);
+    this.#size += chunk.length;
+    if (this.#size > (this.#phase === "error" ? MAX_ERROR_BYTES : MAX_ANSWER_BYTES)) {
+      this.#exchange?.abort();
+      this.fail(new GuardError("upstream_protocol", "the upstream's answer is too large"), true);
+    }
+    return true;
+  }
+
+  end(): void {
+    if (this.#phase === "streaming") this.#endStream();
+    else if (this.#phase === "whole") this.#whole();
+    else if (this.#phase === "error") this.#refused();
+  }
+
+  fail(error: GuardError, sent: boolean): void {
+    if (this.#phase === "over") return;
+    if (this.#phase === "streaming" && this.#resolve === undefined) {
+      this.#broken(error);
+      return;
+    }
+    const timedOut = error.code === "upstream_timeout";
+    // A break before the answer is not billed; after a timeout nobody knows, so the input stays charged.
+    this.#ctx.charged = timedOut && sent ? { kind: "input" } : { kind: "nothing" };
+    // A whole answer that timed out has used up the client's patience too.
+    this.#finish({ kind: "failed", error }, null, error);
+    this.#settle({ error, retryable: !timedOut || this.#call.stream, answer: null });
+  }
+
+  // --- the client's side
+
+  start(sink: Sink): void {
+    this.#sink = sink;
+    const early = this.#chunks;
+    this.#chunks = [];
+    for (const chunk of early) this.#deliver(chunk);
+    if (this.#ended === true) sink.end();
+    else if (this.#ended) sink.error(this.#ended);
+  }
+
+  resume(): void {
+    if (!this.#paused) return;
+    this.#paused = false;
+    this.#timer?.refresh();
+    this.#exchange?.resume();
+  }
+
+  /** The client is gone: the upstream stops at once, and what it delivered is charged. */
+  cancel(): void {
+    if (this.#phase === "over") return;
+    this.#exchange?.abort();
+    const waiting = this.#resolve !== undefined;
+    if (this.#observer && !waiting) this.#charge(this.#observer.usage(), "counted");
+    else this.#ctx.charged = this.#sent ? { kind: "input" } : { kind: "nothing" };
+    this.#finish({ kind: "abandoned" }, this.#status || null, null);
+    this.#settle({ error: new GuardError("upstream_unreachable", "the client left"), retryable: false, answer: null });
+  }
+
+  // --- streams
+
+  #event(chunk: Buffer): boolean {
+    let bytes: Buffer | null;
+    try {
+      bytes = (this.#observer as StreamObserver).push(chunk);
+    } catch (error) {
+      this.#exchange?.abort();
+      this.fail(error as GuardError, true);
+      return true;
+    }
+    // Failover stays possible until there is something to deliver: headers alone are no first byte.
+    if (bytes !== null) {
+      if (this.#resolve) this.#firstByte();
+      else this.#timer?.refresh();
+      this.#deliver(bytes);
+    } else this.#timer?.refresh();
+    return !this.#paused;
+  }
+
+  #firstByte(): void {
+    const { clock } = this.#ctx.services;
+    this.#ctx.firstByteAt = clock.monotonic();
+    this.#timer?.cancel();
+    this.#timer = clock.timer(this.#settings.idleTimeoutMs, () => this.#timeout());
+    const headers = this.#replyHeaders();
+    headers.push("cache-control", "no-cache, no-transform", "x-accel-buffering", "no");
+    this.#settle({ status: this.#status, headers, body: this });
+  }
+
+  #deliver(bytes: Buffer): void {
+    if (!this.#sink) this.#chunks.push(bytes);
+    else if (!this.#sink.chunk(bytes)) this.#paused = true;
+  }
+
+  #endStream(): void {
+    const observer = this.#observer as StreamObserver;
+    const { rest, complete } = observer.end();
+    if (!complete) {
+      this.fail(new GuardError("upstream_protocol", "the upstream's stream ended before its answer was complete"), true);
+      return;
+    }
+    if (this.#resolve) this.#firstByte();
+    if (rest) this.#deliver(rest);
+    this.#charge(observer.usage(), "exact");
+    this.#finish({ kind: "served", status: this.#status }, this.#status, null);
+    this.#ended = true;
+    this.#sink?.end();
+  }
+
+  /** Failed after the first byte: what was delivered is charged, and the client is told by an event, never by a forged end. */
+  #broken(error: GuardError): void {
+    this.#charge(this.#observer?.usage() ?? null, "counted");
+    this.#finish({ kind: "failed", error }, this.#status, error);
+    this.#ended = error;
+    this.#sink?.error(error);
+  }
+
+  // --- whole answers
+
+  #whole(): void {
+    const bytes = this.#body();
+    let body: unknown;
+    try {
+      body = JSON.parse(bytes.toString());
+    } catch {
+      this.fail(new GuardError("upstream_protocol", "the upstream's answer is not valid JSON"), true);
+      return;
+    }
+    if (!fieldsOf(body)) {
+      this.fail(new GuardError("upstream_protocol", "the upstream's answer is not a JSON object"), true);
+      return;
+    }
+    const usage = this.#dialect.usage(body);
+    if (usage) this.#charge(usage, "exact");
+    else this.#charge(this.#countedUsage(this.#settings.countTokens(this.#dialect.outputText(body))), "counted");
+    const headers = this.#replyHeaders();
+    const { charged } = this.#ctx;
+    if (charged?.kind === "usage" && charged.billedNanoUsd !== null) headers.push("x-quotaguard-cost-usd", nanoToUsd(charged.billedNanoUsd).toFixed(9));
+    this.#ctx.firstByteAt = this.#ctx.services.clock.monotonic();
+    this.#finish({ kind: "served", status: this.#status }, this.#status, null);
+    this.#settle({ status: this.#status, headers, body: bytes });
+  }
+
+  #body(): Buffer {
+    const chunks = this.#chunks;
+    this.#chunks = [];
+    return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, this.#size);
+  }
+
+  /** The provider's own refusal: passed through as it is when no other credential can help. */
+  #refused(): void {
+    const row = providerRow(this.#lease.credential.provider);
+    const bytes = this.#settings.redact(this.#body());
+    const fault = row.classify(this.#status, this.#headers, bytes);
+    const waitMs = retryAfterMs(this.#headers, this.#ctx.services.clock.now());
+    const code = "upstream_refused";
+    const status = this.#status >= 400 ? this.#status : 502;
+    const error = new GuardError(code, `the provider answered with status ${this.#status}`, { status, ...(waitMs === null ? {} : { retryAfterMs: waitMs }) });
+    this.#ctx.charged = { kind: "nothing" };
+    this.#finish({ kind: "refused", status: this.#status, retryAfterMs: waitMs }, this.#status, error);
+    const headers = this.#replyHeaders();
+    if (waitMs !== null) headers.push("retry-after", String(Math.ceil(waitMs / 1_000)));
+    // A redirect or an answer that is no JSON is not something a client of this dialect can read.
+    const readable = this.#status >= 400 && String(this.#headers["content-type"] ?? "").includes("json");
+    this.#settle({ error, retryable: fault !== "request", answer: readable ? { status: this.#status, headers, body: bytes } : null });
+  }
+
+  // --- common
+
+  #replyHeaders(): string[] {
+    const headers = responseHeaders(this.#headers);
+    if (this.#lease.model !== this.#call.model) headers.push("x-quotaguard-model", this.#lease.model);
+    return headers;
+  }
+
+  #timeout(): void {
+    if (this.#phase === "over") return;
+    // A client that does not read stops the stream; that is not the provider's fault.
+    if (this.#paused) {
+      this.cancel();
+      this.#sink?.error(new GuardError("upstream_timeout", "the client did not read the stream in time"));
+      return;
+    }
+    this.#exchange?.abort();
+    this.fail(new GuardError("upstream_timeout", "the provider did not answer in time; try again or ask for less output"), true);
+  }
+
+  #charge(reported: Usage | null, provenance: "exact" | "counted"): void {
+    const counted = reported === null || provenance === "counted";
+    const usage = counted && this.#observer ? larger(reported, this.#countedUsage(this.#observer.deliveredTokens())) : (reported as Usage);
+    const { credential, model } = this.#lease;
+    const { pricer } = this.#ctx.services;
+    const cost = pricer.cost(this.#settings.resolve(this.#call.model), credential.name, usage) ?? pricer.cost(model, credential.name, usage);
+    const rawNanoUsd = cost?.rawNanoUsd ?? null;
+    const billedNanoUsd = cost?.billedNanoUsd ?? null;
+    this.#ctx.charged = { kind: "usage", usage, provenance: counted ? "counted" : "exact", rawNanoUsd, billedNanoUsd };
+  }
+
+  #countedUsage(outputTokens: number): Usage {
+    return { inputTokens: this.#settings.inputTokens(this.#call), cacheReadTokens: 0, cacheWriteTokens: 0, outputTokens, reasoningTokens: 0 };
+  }
+
+  #finish(outcome: AttemptOutcome, status: number | null, error: GuardError | null): void {
+    this.#phase = "over";
+    this.#timer?.cancel();
+    this.#ctx.onGone(undefined);
+    this.#lease.release(outcome);
+    this.#ctx.services.recorder.attempt(this.#ctx, this.#lease, status, error?.code ?? null);
+  }
+
+  #settle(result: Answer | Failure): void {
+    const resolve = this.#resolve;
+    this.#resolve = undefined;
+    resolve?.(result);
+  }
+}
+
+/** A provider that reports as it goes may be behind what it delivered: the larger figure of each is what was used. */
+function larger(reported: Usage | null, counted: Usage): Usage {
+  if (!reported) return counted;
+  return { ...reported, outputTokens: Math.max(reported.outputTokens, counted.outputTokens - reported.reasoningTokens) };
+}

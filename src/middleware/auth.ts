@@ -1,0 +1,123 @@
+/**
+ * Who asks: the master key, a configured client key, or whatever the host's own function says. Runs before the body is read, so a stranger
+ * costs nothing but a digest.
+ */
+import { hash, randomBytes } from "node:crypto";
+import type { Context, Principal } from "../core/context.ts";
+import { GuardError } from "../core/errors.ts";
+import { scopesFrom, type Scopes, type ScopesInput } from "../core/scope.ts";
+import type { Secret } from "../core/secret.ts";
+import type { Step } from "../core/step.ts";
+import { andThen, type MaybePromise } from "../core/time.ts";
+import { matchesAny } from "../pool/patterns.ts";
+
+const BEARER = /^bearer +(.+)$/i;
+/** Visible ASCII: what a key can be made of. */
+const KEY = /^[\x21-\x7e]{1,512}$/;
+
+export interface ClientKey {
+  readonly name: string;
+  readonly key: Secret;
+  readonly scopes: Scopes;
+  /** Model patterns; null = all. */
+  readonly models: readonly string[] | null;
+  /** Wall clock, ms; null = never. */
+  readonly expiresAt: number | null;
+  readonly mayAssertScopes: boolean;
+}
+
+/** The host's own check. Null = refuse. `key` is what the client presented, or null. */
+export type Authenticate = (
+  key: string | null,
+  host: unknown,
+) => MaybePromise<{ readonly name: string; readonly scopes?: ScopesInput; readonly models?: readonly string[] } | null>;
+
+/** `host`: the app in front of us authenticated; its scopes come from `scopes`. */
+export type AuthMode =
+  | { readonly kind: "host" }
+  | { readonly kind: "keys"; readonly masterKey: Secret | null; readonly keys: readonly ClientKey[]; readonly pepper: string | null }
+  | { readonly kind: "custom"; readonly authenticate: Authenticate };
+
+const HOST: Principal = Object.freeze({ kind: "host", name: "host", scopes: Object.freeze({}), models: null, mayAssertScopes: false });
+
+/** The one key a request presents, however it spells it. Two different ones are refused: nobody can say which was meant. */
+export function presentedKey(headers: Context["headers"]): string | null {
+  let found: string | null = null;
+  const authorization = headers.authorization;
+  if (authorization !== undefined) {
+    const bearer = BEARER.exec(String(authorization))?.[1];
+    if (bearer === undefined) throw unauthenticated("the authorization header must be: Bearer <key>");
+    found = bearer.trim();
+  }
+  for (const name of ["x-api-key", "x-goog-api-key"] as const) {
+    const value = headers[name];
+    if (value === undefined) continue;
+    if (found !== null && found !== value) throw new GuardError("auth_conflict", "the request presents two different keys; send one");
+    found = String(value);
+  }
+  return found;
+}
+
+function unauthenticated(message: string): GuardError {
+  return new GuardError("unauthenticated", message, { headers: { "www-authenticate": "Bearer" } });
+}
+
+const wrongKey = (): GuardError => unauthenticated("the key is missing, unknown or expired; send Authorization: Bearer <key>");
+
+interface Known {
+  readonly principal: Principal;
+  readonly expiresAt: number | null;
+}
+
+/** Looks keys up by a digest keyed with a secret: no comparison of key bytes, nothing learnt from timing, no key kept in clear. */
+function keyTable(mode: Extract<AuthMode, { kind: "keys" }>): (key: string) => Known | undefined {
+  const pepper = mode.pepper ?? randomBytes(32).toString("hex");
+  const digest = (key: string): string => hash("sha256", `${pepper}\n${key}`, "base64");
+  const table = new Map<string, Known>();
+  for (const { name, key, scopes, models, expiresAt, mayAssertScopes } of mode.keys) {
+    table.set(digest(key.reveal()), { principal: Object.freeze({ kind: "key", name, scopes, models, mayAssertScopes }), expiresAt });
+  }
+  if (mode.masterKey) {
+    const principal: Principal = Object.freeze({ kind: "master", name: "master", scopes: Object.freeze({}), models: null, mayAssertScopes: true });
+    table.set(digest(mode.masterKey.reveal()), { principal, expiresAt: null });
+  }
+  return (key) => table.get(digest(key));
+}
+
+/** Sets `ctx.principal` or refuses with 401. */
+export function authStep(mode: AuthMode): Step {
+  if (mode.kind === "host") {
+    return function auth(ctx) {
+      ctx.principal ??= HOST;
+    };
+  }
+  if (mode.kind === "custom") {
+    const { authenticate } = mode;
+    const accept = (ctx: Context, found: Awaited<ReturnType<Authenticate>>): void => {
+      if (!found) throw wrongKey();
+      ctx.principal = { kind: "host", name: found.name, scopes: scopesFrom(found.scopes ?? {}), models: found.models ?? null, mayAssertScopes: false };
+    };
+    return function auth(ctx) {
+      return andThen(authenticate(presentedKey(ctx.headers), ctx.host), (found) => accept(ctx, found));
+    };
+  }
+  const lookUp = keyTable(mode);
+  return function auth(ctx) {
+    const key = presentedKey(ctx.headers);
+    const known = key !== null && KEY.test(key) ? lookUp(key) : undefined;
+    if (!known || (known.expiresAt !== null && known.expiresAt <= ctx.services.clock.now())) throw wrongKey();
+    ctx.principal = known.principal;
+  };
+}
+
+/** Reads the call and refuses a model that the principal may not use, by the name asked for or the one it stands for. */
+export function modelAccess(resolve: (model: string) => string): Step {
+  const check = (ctx: Context, model: string): void => {
+    const allowed = ctx.principal?.models;
+    if (!allowed || matchesAny(allowed, model) || matchesAny(allowed, resolve(model))) return;
+    throw new GuardError("model_not_allowed", "this key may not use this model; GET /v1/models lists what it may use", { param: "model" });
+  };
+  return function checkModel(ctx) {
+    return andThen(ctx.call(), (call) => check(ctx, call.model));
+  };
+}
