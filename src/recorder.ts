@@ -20,7 +20,8 @@ export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
       // Listing models costs nothing and is nobody's bill.
       if (ctx.attempts === 0 && !ctx.reservations && !ctx.failure) return;
       const row = closedRow(ctx);
-      ledger.close(row);
+      // Strangers are counted, not written down: their number is theirs to choose.
+      if (row.code !== "unauthenticated" && row.code !== "auth_conflict") ledger.close(row);
       metrics?.request(row);
       const { events } = ctx.services;
       if (!events.has("request")) return;

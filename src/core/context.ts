@@ -26,6 +26,8 @@ export interface Reservation {
   /** Limit names and the scope values that they count, by charge. */
   readonly limits: readonly { readonly name: string; readonly scope: string }[];
   readonly held: Amounts;
+  /** For a model call, where what was used is known or nothing was; else the host may or may not report it. */
+  readonly forCall: boolean;
 }
 
 /**
@@ -89,6 +91,8 @@ export interface ContextInit {
   readonly headers: Headers;
   readonly services: Services;
   readonly reader: CallReader;
+  /** Whether the path is one of a dialect's, so that there is a call to read. */
+  readonly carriesCall: boolean;
   /** Whatever host callbacks should get: the Express request, or the `fetch` init. */
   readonly host: unknown;
 }
@@ -104,11 +108,13 @@ export class Context {
   readonly method: string;
   readonly path: string;
   readonly headers: Headers;
-  readonly services: Services;
   readonly host: unknown;
+  readonly carriesCall: boolean;
   /** Monotonic ms. */
   readonly startedAt: number;
 
+  /** Of the guard that opened the request; a proxy of another guard puts its own, because who sends it upstream records it. */
+  services: Services;
   /** Written by the edge. */
   route = "";
   /** Written by `auth`. */
@@ -153,6 +159,7 @@ export class Context {
     this.headers = init.headers;
     this.services = init.services;
     this.host = init.host;
+    this.carriesCall = init.carriesCall;
     this.startedAt = init.services.clock.monotonic();
     this.#reader = init.reader;
   }

@@ -40,6 +40,8 @@ export interface Lease {
   readonly credential: Credential;
   /** The model's name at this provider. */
   readonly model: string;
+  /** The name that config and prices know it by: the client's, after aliases. */
+  readonly name: string;
   /** Gives it back. Once. */
   release(outcome: AttemptOutcome): void;
 }

@@ -44,6 +44,7 @@ function run(step: Step, ctx: Context, req: IncomingMessage, res: ServerResponse
     else respond(res, ctx, answer, matched ? dialect(matched.dialect).errorEvent : noEvents);
   };
   try {
+    if (ctx.failure) throw ctx.failure;
     const result = step(ctx);
     if (isPromise(result)) result.then(deliver).catch((error: unknown) => refuse(error, ctx, req, res, next, matched, onRefused));
     else deliver(result);

@@ -4,7 +4,7 @@ import { GuardError } from "../core/errors.ts";
 import type { Scopes } from "../core/scope.ts";
 import type { Step } from "../core/step.ts";
 import { dialect, matchPath, type Matched } from "../dialects/index.ts";
-import { callFrom, cleanRequestId, type OpenOptions } from "./open.ts";
+import { admit, callFrom, cleanRequestId, type OpenOptions } from "./open.ts";
 import { asGuardError, dialectRefusal } from "./render.ts";
 
 /** The `fetch` of an SDK, answered by the same steps as the gateway, without a socket. */
@@ -46,9 +46,11 @@ export function inProcessFetch(options: InProcessOptions): InProcessFetch {
       headers,
       services: options.services,
       reader,
+      carriesCall: matched?.kind === "call",
       host: init,
     });
     ctx.route = matched?.route ?? "other";
+    admit(ctx, options);
     const leave = (): void => ctx.leave();
     signal?.addEventListener("abort", leave, { once: true });
     const over = (): void => {
@@ -74,6 +76,7 @@ function suffix(pathname: string): string {
 
 async function answerOf(options: InProcessOptions, ctx: Context, method: string, matched: Matched | undefined, init: RequestInit): Promise<Answer> {
   try {
+    if (ctx.failure) throw ctx.failure;
     if (!matched) throw new GuardError("not_found", `${ctx.path} is not a path of a known dialect`);
     if (method !== matched.method) throw new GuardError("method_not_allowed", `use ${matched.method} for ${matched.route}`, { headers: { allow: matched.method } });
     const scopes = await options.scopesOf(init);

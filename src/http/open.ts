@@ -20,6 +20,18 @@ export interface OpenOptions {
   readonly nextId: () => string;
   /** Largest request body, bytes. */
   readonly bodyLimit: number;
+  /** Called with each new context, before any step. A GuardError refuses the request. */
+  readonly onOpen: (ctx: Context) => void;
+}
+
+/** Tells the guard of a new request; what it refuses is answered like any other refusal. */
+export function admit(ctx: Context, options: OpenOptions): void {
+  try {
+    options.onOpen(ctx);
+  } catch (error) {
+    if (!GuardError.is(error)) throw error;
+    ctx.failure = error;
+  }
 }
 
 /** A caller's own id if it is harmless in headers and logs, else ours. */
@@ -67,10 +79,12 @@ export function openContext(req: IncomingMessage, res: ServerResponse, options: 
     headers: req.headers,
     services: options.services,
     reader,
+    carriesCall: target !== null,
     host: req,
   });
   ctx.route = route;
   (req as WithContext)[SLOT] = ctx;
+  admit(ctx, options);
   // Fires exactly once, for finished, failed and aborted responses alike.
   res.once("close", () => {
     const delivered = res.writableFinished;

@@ -35,6 +35,8 @@ export interface LimitRegistry {
   /** Adds a limit, or finds the one of the same name and shape. Throws ConfigError for the same name with another shape. */
   add(definition: LimitDefinition, onlySet?: boolean): CompiledLimit;
   numbers(name: string, label: string): RuntimeNumbers | undefined;
+  /** Whether any value of this limit was set at run time, also when the limit itself is not defined. */
+  hasNumbers(name: string): boolean;
   /** Sets (undefined = resets) the numbers of one scope value. Resolves once stored. */
   set(name: string, label: string, numbers: RuntimeNumbers | undefined): Promise<void>;
   /** Reads what was set before a restart. */
@@ -125,6 +127,7 @@ export function limitRegistry(options: { readonly records: RecordStore; readonly
       return limit;
     },
     numbers: (name, label) => inForce(name, label, clock.now()),
+    hasNumbers: (name) => [...runtime.keys()].some((key) => key.startsWith(`${name}\n`)),
     async set(name, label, numbers) {
       const key = recordKey(name, label);
       if (numbers) {

@@ -16,12 +16,27 @@ interface Tries {
 
 const digest = (text: string): Buffer => createHash("sha256").update(text).digest();
 
+/** Whether an authorization header carries the key. Constant in time, whatever is sent. */
+export function keyMatcher(key: Secret): (authorization: string | undefined) => "right" | "wrong" | "missing" {
+  const wanted = digest(key.reveal());
+  return (authorization) => {
+    const given = /^bearer +(\S+)$/i.exec(authorization ?? "")?.[1];
+    if (given === undefined) return "missing";
+    return timingSafeEqual(digest(given), wanted) ? "right" : "wrong";
+  };
+}
+
+export const keyRefused = (): GuardError =>
+  new GuardError("unauthenticated", "the management key is missing or wrong; send Authorization: Bearer <management key>", {
+    headers: { "www-authenticate": "Bearer" },
+  });
+
 /**
  * Admits holders of the management key. Wrong keys are counted by socket address (never by a forwarded header); the table is bounded and forgets the
  * address that was quiet for longest.
  */
 export function requireKey(key: Secret, clock: Clock): RequestHandler {
-  const wanted = digest(key.reveal());
+  const match = keyMatcher(key);
   const tries = new Map<string, Tries>();
 
   function wrong(address: string, known: Tries | undefined, now: number): void {
@@ -41,14 +56,10 @@ export function requireKey(key: Secret, clock: Clock): RequestHandler {
     if (known && known.wrong >= WRONG_KEYS) {
       throw new GuardError("forbidden", "too many wrong management keys from this address; wait before the next try", { retryAfterMs: known.until - now });
     }
-    const given = /^bearer +(\S+)$/i.exec(req.headers.authorization ?? "")?.[1];
-    if (given === undefined || !timingSafeEqual(digest(given), wanted)) {
-      // A request without any key is a mistake, not a guess.
-      if (given !== undefined) wrong(address, known, now);
-      throw new GuardError("unauthenticated", "the management key is missing or wrong; send Authorization: Bearer <management key>", {
-        headers: { "www-authenticate": "Bearer" },
-      });
-    }
+    const verdict = match(req.headers.authorization);
+    // A request without any key is a mistake, not a guess.
+    if (verdict === "wrong") wrong(address, known, now);
+    if (verdict !== "right") throw keyRefused();
     tries.delete(address);
     next();
   };

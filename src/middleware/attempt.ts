@@ -5,6 +5,7 @@ import type { Context } from "../core/context.ts";
 import type { AttemptOutcome, Lease } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
 import { nanoToUsd } from "../core/money.ts";
+import type { Secret } from "../core/secret.ts";
 import type { Timer } from "../core/time.ts";
 import type { Usage } from "../core/usage.ts";
 import { fieldsOf } from "../dialects/usage.ts";
@@ -30,10 +31,6 @@ export interface AttemptSettings {
   readonly countTokens: (text: string) => number;
   /** Input tokens of a call, for when the provider does not say. */
   readonly inputTokens: (call: Call) => number;
-  /** The name that prices know the model by. */
-  readonly resolve: (model: string) => string;
-  /** Replaces known secrets in bytes that go to a client; the same buffer when there is none. */
-  readonly redact: (bytes: Buffer) => Buffer;
 }
 
 /** A failed attempt. `answer` is the provider's own refusal, to be passed on when no other credential helps. */
@@ -251,7 +248,7 @@ export class Attempt implements ResponseHandler, Source {
   /** The provider's own refusal: passed through as it is when no other credential can help. */
   #refused(): void {
     const row = providerRow(this.#lease.credential.provider);
-    const bytes = this.#settings.redact(this.#body());
+    const bytes = redacted(this.#body(), this.#lease.credential.apiKey);
     const fault = row.classify(this.#status, this.#headers, bytes);
     const waitMs = retryAfterMs(this.#headers, this.#ctx.services.clock.now());
     const code = "upstream_refused";
@@ -289,9 +286,9 @@ export class Attempt implements ResponseHandler, Source {
   #charge(reported: Usage | null, provenance: "exact" | "counted"): void {
     const counted = reported === null || provenance === "counted";
     const usage = counted && this.#observer ? larger(reported, this.#countedUsage(this.#observer.deliveredTokens())) : (reported as Usage);
-    const { credential, model } = this.#lease;
+    const { credential, model, name } = this.#lease;
     const { pricer } = this.#ctx.services;
-    const cost = pricer.cost(this.#settings.resolve(this.#call.model), credential.name, usage) ?? pricer.cost(model, credential.name, usage);
+    const cost = pricer.cost(name, credential.name, usage) ?? pricer.cost(model, credential.name, usage);
     const rawNanoUsd = cost?.rawNanoUsd ?? null;
     const billedNanoUsd = cost?.billedNanoUsd ?? null;
     this.#ctx.charged = { kind: "usage", usage, provenance: counted ? "counted" : "exact", rawNanoUsd, billedNanoUsd };
@@ -314,6 +311,13 @@ export class Attempt implements ResponseHandler, Source {
     this.#resolve = undefined;
     resolve?.(result);
   }
+}
+
+/** A provider may repeat the key that it refused: it is ours, not the caller's. */
+function redacted(bytes: Buffer, key: Secret | null): Buffer {
+  const secret = key?.reveal();
+  if (!secret || !bytes.includes(secret)) return bytes;
+  return Buffer.from(bytes.toString("latin1").replaceAll(Buffer.from(secret).toString("latin1"), "[redacted]"), "latin1");
 }
 
 /** A provider that reports as it goes may be behind what it delivered: the larger figure of each is what was used. */

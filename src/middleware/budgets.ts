@@ -24,21 +24,32 @@ export interface Cost {
   readonly outputCap: number | undefined;
 }
 
+/** What the limits that apply count, so that nothing else is worked out. */
+export interface Needs {
+  readonly units: ReadonlySet<Unit>;
+  /** Some limit holds the most that the output may cost, so that most must be made certain upstream. */
+  readonly capsOutput: boolean;
+}
+
+export interface Costs {
+  /** What this request may cost. `cap` lowers the output to what is left (`when_short: shorten`). Throws `model_not_priced` and `model_not_found`. */
+  readonly costOf: (ctx: Context, call: Call | null, needs: Needs, cap?: number) => MaybePromise<Cost>;
+  /** The most output tokens that fit into what a limit has left; absent = the output cannot be shortened. */
+  readonly affordable?: (ctx: Context, call: Call, unit: Unit, available: number) => number;
+}
+
 export interface BudgetsOptions {
   readonly planner: Planner;
-  /** What this request may cost. `cap` lowers the output to what is left (`when_short: shorten`). Throws `model_not_priced` and `model_not_found`. */
-  readonly costOf: (ctx: Context, call: Call | null, units: ReadonlySet<Unit>, cap?: number) => MaybePromise<Cost>;
-  /** The most output tokens that fit into what a limit has left; undefined = this place cannot shorten. */
-  readonly affordable?: (ctx: Context, call: Call, unit: Unit, available: number) => number;
   /** The model that budgets count: what a client's alias stands for. Also refuses unknown models before anything is held. */
   readonly resolve: (model: string) => string;
   readonly store: LimitStore;
   /** Takes over for limits whose policy is `local` while the store is away. */
   readonly local: LimitStore;
   readonly holds: Holds;
-  /** False on a host's own route: there is no model call to read. */
-  readonly gateway: boolean;
-  readonly skip: ((host: unknown) => MaybePromise<boolean>) | null;
+  /** Prices model calls; null = the route's own `cost` counts even on a dialect's path. */
+  readonly calls: Costs | null;
+  /** Prices requests of a host's own route. */
+  readonly route: Costs;
   readonly onDecision: (limit: string, outcome: "allowed" | "refused" | "would_refuse") => void;
   readonly onSettled: (ctx: Context, reservation: Reservation, ending: Ending) => void;
 }
@@ -58,13 +69,15 @@ const unitAmount = (cost: Cost, planned: PlannedLimit): number => {
 
 /** Reserves over all limits that apply, or refuses naming the one that is short. */
 export function budgetsStep(options: BudgetsOptions): Step {
-  const { planner, gateway, skip } = options;
+  const { planner } = options;
+
+  const costs = (call: Call | null): Costs => (call && options.calls ? options.calls : options.route);
 
   function hold(ctx: Context, call: Call | null): MaybePromise<void> {
     const request: RequestScopes = { route: ctx.route, model: call ? options.resolve(call.model) : null, key: keyName(ctx) };
     const planned = withoutHeld(planner.plan(ctx.scopes ?? NO_SCOPES, request), ctx.reservations);
     if (planned.length === 0) return undefined;
-    return andThen(options.costOf(ctx, call, unitsOf(planned)), (cost) => reserve(ctx, call, planned, cost));
+    return andThen(costs(call).costOf(ctx, call, needsOf(planned)), (cost) => reserve(ctx, call, planned, cost));
   }
 
   function reserve(ctx: Context, call: Call | null, planned: readonly PlannedLimit[], cost: Cost): MaybePromise<void> {
@@ -74,16 +87,17 @@ export function budgetsStep(options: BudgetsOptions): Step {
   function take(ctx: Context, call: Call | null, planned: readonly PlannedLimit[], cost: Cost, { charges, used }: Charges): MaybePromise<void> {
     if (charges.length === 0) return undefined;
     const opId = `${ctx.id}.b${ctx.reservations?.length ?? ""}`;
+    const forCall = ctx.carriesCall && options.calls !== null;
     const judge = (result: ReserveResult, store: LimitStore): MaybePromise<void> => {
       if (result.kind === "allowed") {
-        accept(ctx, { opId, charges, limits: used.map(nameOf), held: heldOf(charges), store, input: cost.input, owner: options }, cost, result);
+        accept(ctx, { opId, charges, limits: used.map(nameOf), held: heldOf(charges), forCall, store, input: cost.input, owner: options }, cost, result);
         return undefined;
       }
       if (result.kind === "limited") {
-        const cap = call && options.affordable ? shorterCap(ctx, call, used, charges, result.failing) : null;
+        const cap = call ? shorterCap(ctx, call, used, charges, result.failing) : null;
         if (cap === null) throw refusal(used, charges, result);
         // Once: what is still short then is refused.
-        return andThen(options.costOf(ctx, call, unitsOf(planned), cap), (shorter) => reserve(ctx, null, planned, shorter));
+        return andThen(costs(call).costOf(ctx, call, needsOf(planned), cap), (shorter) => reserve(ctx, null, planned, shorter));
       }
       if (result.kind === "skew") return again(ctx, planned, cost, result.now, opId);
       throw new Error(`the reservation ${opId} was ${result.kind}: its id was used twice`);
@@ -104,7 +118,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
     const result = await options.holds.reserve(options.store, opId, charges);
     if (result.kind === "limited") throw refusal(used, charges, result);
     if (result.kind !== "allowed") throw new GuardError("store_unavailable", "the store's clock does not agree with this server's; check the time of both");
-    accept(ctx, { opId, charges, limits: used.map(nameOf), held: heldOf(charges), store: options.store, input: cost.input, owner: options }, cost, result);
+    accept(ctx, { opId, charges, limits: used.map(nameOf), held: heldOf(charges), forCall: ctx.carriesCall && options.calls !== null, store: options.store, input: cost.input, owner: options }, cost, result);
   }
 
   /** The store cannot decide: each limit's own policy does. */
@@ -119,7 +133,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
     if (result.kind !== "allowed") throw error;
     accept(
       ctx,
-      { opId: `${opId}.l`, charges: kept, limits: keptBy.map(nameOf), held: heldOf(kept), store: options.local, input: cost.input, owner: options },
+      { opId: `${opId}.l`, charges: kept, limits: keptBy.map(nameOf), held: heldOf(kept), forCall: ctx.carriesCall && options.calls !== null, store: options.local, input: cost.input, owner: options },
       cost,
       result,
     );
@@ -164,24 +178,29 @@ export function budgetsStep(options: BudgetsOptions): Step {
     for (const short of failing) {
       if (used[short.index]?.limit.definition.whenShort !== "shorten") return null;
       const unit = charges[short.index]?.unit ?? "requests";
-      cap = Math.min(cap, options.affordable?.(ctx, call, unit, short.available) ?? 0);
+      cap = Math.min(cap, costs(call).affordable?.(ctx, call, unit, short.available) ?? 0);
     }
     return cap >= 1 && Number.isFinite(cap) ? Math.floor(cap) : null;
   }
 
-  function start(ctx: Context): MaybePromise<void> {
-    if (!gateway) return hold(ctx, null);
-    return andThen(ctx.call(), (call) => hold(ctx, call));
-  }
-
   return function budgets(ctx) {
-    if (!skip) return start(ctx);
-    return andThen(skip(ctx.host), (skipped) => (skipped ? undefined : start(ctx)));
+    if (!ctx.carriesCall || !options.calls) return hold(ctx, null);
+    return andThen(ctx.call(), (call) => hold(ctx, call));
   };
 }
 
-const unitsOf = (planned: readonly PlannedLimit[]): ReadonlySet<Unit> =>
-  new Set(planned.map(({ limit }) => limit.definition.unit));
+const needs = new WeakMap<readonly PlannedLimit[], Needs>();
+
+function needsOf(planned: readonly PlannedLimit[]): Needs {
+  let known = needs.get(planned);
+  if (!known) {
+    const definitions = planned.map(({ limit }) => limit.definition);
+    const isOutput = (unit: Unit): boolean => unit === "usd" || unit === "tokens" || unit === "output_tokens";
+    known = { units: new Set(definitions.map(({ unit }) => unit)), capsOutput: definitions.some(({ unit, estimate }) => estimate === "ceiling" && isOutput(unit)) };
+    needs.set(planned, known);
+  }
+  return known;
+}
 
 const NO_SCOPES = Object.freeze({});
 
@@ -275,7 +294,7 @@ function settleAll(ctx: Context): MaybePromise<void> {
   const pending: Promise<void>[] = [];
   for (const reservation of (ctx.reservations ?? []) as Held[]) {
     const { owner, store, opId, input } = reservation;
-    const charged: Charged = ctx.charged ?? (owner.gateway || ctx.failure ? { kind: "nothing" } : { kind: "estimate" });
+    const charged: Charged = ctx.charged ?? (reservation.forCall || ctx.failure ? { kind: "nothing" } : { kind: "estimate" });
     ctx.provenance = charged.kind === "usage" ? charged.provenance : charged.kind === "nothing" ? "void" : "estimated";
     const ending = endingOf(charged, input);
     const done = owner.holds.finish(store, opId, ending);

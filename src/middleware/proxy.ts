@@ -4,7 +4,7 @@
  */
 import type { Answer } from "../core/answer.ts";
 import type { Call } from "../core/call.ts";
-import type { Context } from "../core/context.ts";
+import type { Context, Services } from "../core/context.ts";
 import type { Lease } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Step } from "../core/step.ts";
@@ -16,6 +16,8 @@ import type { OutgoingRequest, Transport } from "../upstream/transport.ts";
 import { Attempt, type AttemptSettings, type Failure } from "./attempt.ts";
 
 export interface ProxyOptions extends AttemptSettings {
+  /** Of the guard that this step belongs to. */
+  readonly services: Services;
   readonly transport: Transport;
   readonly retryBudget: RetryBudget;
   /** Attempts after the first. */
@@ -64,6 +66,7 @@ export function proxyStep(options: ProxyOptions): Step {
   return async function proxy(ctx) {
     const pending = ctx.call();
     const call = isPromise(pending) ? await pending : pending;
+    ctx.services = options.services;
     if (!ctx.choice) throw new Error("proxy needs a credentials step before it");
     retryBudget.request();
     let last: Failure | undefined;

@@ -47,6 +47,7 @@ export interface Pool {
 const MAX_REMEMBERED = 1_000;
 
 interface Offer {
+  readonly name: string;
   readonly candidates: readonly Candidate[];
   readonly tiers: readonly Tier[];
 }
@@ -88,7 +89,7 @@ export function credentialPool(options: PoolOptions): Pool {
     if (candidates.length === 0) {
       throw new GuardError("model_not_found", "no credential offers this model; GET /v1/models lists what is offered", { param: "model" });
     }
-    const offer = { candidates, tiers: tiersOf(candidates) };
+    const offer = { name, candidates, tiers: tiersOf(candidates) };
     if (offers.size >= MAX_REMEMBERED) offers.clear();
     offers.set(model, offer);
     return offer;
@@ -100,7 +101,7 @@ export function credentialPool(options: PoolOptions): Pool {
     credentials,
     resolve: (model) => split(model).name,
     candidates: (model) => offerOf(model).candidates,
-    choose: (model) => new Attempts(offerOf(model).tiers, pick, count),
+    choose: (model) => new Attempts(offerOf(model), pick, count),
     inFlight: (name) => open.get(name) ?? 0,
   };
 }
@@ -114,26 +115,26 @@ function tiersOf(candidates: readonly Candidate[]): readonly Tier[] {
 
 /** The leases of one request: never the same credential twice. */
 class Attempts implements Choice {
-  readonly #tiers: readonly Tier[];
+  readonly #offer: Offer;
   readonly #pick: Strategy;
   readonly #count: (name: string, by: number) => void;
   #tried: Credential[] | undefined;
 
-  constructor(tiers: readonly Tier[], pick: Strategy, count: (name: string, by: number) => void) {
-    this.#tiers = tiers;
+  constructor(offer: Offer, pick: Strategy, count: (name: string, by: number) => void) {
+    this.#offer = offer;
     this.#pick = pick;
     this.#count = count;
   }
 
   next(): Lease | null {
     const tried = this.#tried;
-    for (const tier of this.#tiers) {
+    for (const tier of this.#offer.tiers) {
       const left = tried ? tier.filter((candidate) => !tried.includes(candidate.credential)) : tier;
       if (left.length === 0) continue;
       const { credential, model } = left.length === 1 ? (left[0] as Candidate) : this.#pick(left);
       (this.#tried ??= []).push(credential);
       this.#count(credential.name, 1);
-      return new PoolLease(credential, model, this.#count);
+      return new PoolLease(credential, model, this.#offer.name, this.#count);
     }
     return null;
   }
@@ -142,12 +143,14 @@ class Attempts implements Choice {
 class PoolLease implements Lease {
   readonly credential: Credential;
   readonly model: string;
+  readonly name: string;
   readonly #count: (name: string, by: number) => void;
   #released = false;
 
-  constructor(credential: Credential, model: string, count: (name: string, by: number) => void) {
+  constructor(credential: Credential, model: string, name: string, count: (name: string, by: number) => void) {
     this.credential = credential;
     this.model = model;
+    this.name = name;
     this.#count = count;
   }
 

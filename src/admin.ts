@@ -1,0 +1,143 @@
+/** What operators can do, whichever face they do it through. */
+import type { Admin, BucketAddress, BucketView, LimitSync } from "./core/admin.ts";
+import type { Services } from "./core/context.ts";
+import { GuardError } from "./core/errors.ts";
+import { BUILT_IN_SCOPES } from "./core/scope.ts";
+import type { BucketRule, Ledger, Store } from "./core/store.ts";
+import type { Holds } from "./limits/holds.ts";
+import type { LimitDefinition } from "./limits/limit.ts";
+import { encodeValue, valueLabel, type CompiledLimit, type LimitRegistry } from "./limits/registry.ts";
+import type { Pool } from "./pool/pool.ts";
+import { providerLimits } from "./provider-limits.ts";
+import type { Transport } from "./upstream/transport.ts";
+
+/** TokenGuard's own defaults, for a bucket that is created by naming only one of its numbers. */
+const DEFAULT_CAPACITY = 1_000;
+const DEFAULT_REFILL_PER_SEC = 5;
+
+export interface AdminParts {
+  readonly store: Store;
+  readonly ledger: Ledger;
+  readonly registry: LimitRegistry;
+  readonly pool: Pool;
+  readonly holds: Holds;
+  readonly transport: Transport;
+  readonly services: Services;
+  readonly openRequests: () => number;
+  readonly status: () => "ok" | "starting" | "closing" | "unavailable";
+}
+
+export function adminOf(parts: AdminParts): Admin {
+  const { store, ledger, registry, pool, services } = parts;
+  const { clock } = services;
+  const startedAt = clock.monotonic();
+  let writes = 0;
+
+  /** The tokens bucket of a scope; created for single values when the config has none. */
+  function bucketLimit(scope: string, create: boolean): CompiledLimit | undefined {
+    const isOurs = ({ definition }: CompiledLimit): boolean =>
+      definition.unit === "tokens" && "bucket" in definition.kind && definition.scope.length === 1 && definition.scope[0] === scope;
+    return registry.all().find(isOurs) ?? (create ? registry.add(runtimeBudget(scope), true) : undefined);
+  }
+
+  /** Buckets that were created at run time before a restart exist again as soon as their numbers are read. */
+  for (const scope of BUILT_IN_SCOPES) if (registry.hasNumbers(budgetName(scope))) bucketLimit(scope, true);
+
+  const place = ({ scope, id, org }: BucketAddress): { key: readonly string[]; label: string } => {
+    const values = [scope === "global" ? "all" : (id as string)];
+    const owner = scope === "global" || scope === "org" ? null : (org ?? null);
+    return { key: (owner === null ? values : [owner, ...values]).map(encodeValue), label: valueLabel(owner, values) };
+  };
+
+  async function ruleFor(limit: CompiledLimit, address: BucketAddress): Promise<BucketRule | null> {
+    const scopes = { ...(address.id === undefined ? {} : { [address.scope]: address.id }), ...(address.org === undefined ? {} : { org: address.org }) };
+    const rule = await limit.rule(place(address).label, { scopes, principal: undefined, req: undefined as never }, clock.now());
+    return rule?.kind === "bucket" ? rule : null;
+  }
+
+  async function bucket(address: BucketAddress): Promise<BucketView> {
+    const limit = bucketLimit(address.scope, false);
+    const rule = limit && (await ruleFor(limit, address));
+    if (!limit || !rule) {
+      throw new GuardError("not_found", `scope ${address.scope} has no tokens bucket${address.id === undefined ? "" : " for this id"}; POST /config/budget sets one`);
+    }
+    const [standing] = await store.limits.peek([{ key: limit.key(place(address).key), rule }]);
+    return { tokens: standing?.available ?? rule.capacity, capacity: rule.capacity, refillPerSec: (rule.n * 1_000) / rule.d };
+  }
+
+  /** A new rate counts from now on: the state takes it over now, not at the next request. */
+  async function adopt(limit: CompiledLimit, address: BucketAddress, take: number): Promise<void> {
+    const rule = await ruleFor(limit, address);
+    if (!rule) return;
+    writes += 1;
+    const opId = `admin.${clock.now()}.${process.pid}.${writes}`;
+    const result = await store.limits.reserve(opId, [{ key: limit.key(place(address).key), rule, unit: "tokens", amount: 0, enforce: true }], 60_000);
+    if (result.kind === "allowed") await store.limits.settle(opId, { tokens: take });
+  }
+
+  return {
+    health: () => ({
+      status: parts.status(),
+      store: store.name,
+      uptimeSeconds: Math.floor((clock.monotonic() - startedAt) / 1_000),
+      openRequests: parts.openRequests(),
+      waitingSettlements: parts.holds.waiting,
+      credentials: pool.credentials.map(({ name, provider, isFallback, priority }) => ({ name, provider, isFallback, priority, inFlight: pool.inFlight(name) })),
+    }),
+    limits: () =>
+      registry.all().map(({ name, definition }) => ({
+        name,
+        scope: definition.scope,
+        unit: definition.unit,
+        kind: "bucket" in definition.kind ? "bucket" : "window" in definition.kind ? "window" : "concurrency",
+        mode: definition.mode,
+      })),
+    bucket,
+    async setBucket(address, numbers) {
+      if (numbers.capacity === undefined && numbers.refillPerSec === undefined) {
+        throw new GuardError("body_invalid", "give capacity, refillPerSec or both");
+      }
+      const limit = bucketLimit(address.scope, true) as CompiledLimit;
+      const before = await ruleFor(limit, address);
+      await registry.set(limit.name, place(address).label, {
+        limit: numbers.capacity ?? before?.capacity ?? DEFAULT_CAPACITY,
+        refillPerSec: numbers.refillPerSec ?? (before ? (before.n * 1_000) / before.d : DEFAULT_REFILL_PER_SEC),
+        until: null,
+      });
+      if (before) await adopt(limit, address, 0);
+      return bucket(address);
+    },
+    async syncLimits(): Promise<LimitSync> {
+      const found = await providerLimits(pool, parts.transport, clock);
+      if (found.kind === "skipped") return { status: "skipped", message: found.reason, headers: {}, bucket: null };
+      const address: BucketAddress = { scope: "global" };
+      const limit = bucketLimit("global", true) as CompiledLimit;
+      await registry.set(limit.name, place(address).label, { limit: found.capacity, refillPerSec: found.refillPerSec, until: null });
+      // What others have used up at the provider is not there for us either; what we hold ourselves is already counted.
+      const { tokens } = await bucket(address);
+      await adopt(limit, address, Math.max(0, tokens - found.tokens));
+      return { status: "success", message: "the global bucket follows the provider's limits", headers: found.headers, bucket: await bucket(address) };
+    },
+    usage: async (filter, groupBy) => {
+      await ledger.flush();
+      return ledger.totals(filter, groupBy);
+    },
+  };
+
+  function runtimeBudget(scope: string): LimitDefinition {
+    return {
+      name: budgetName(scope),
+      scope: [scope],
+      unit: "tokens",
+      kind: { bucket: { capacity: DEFAULT_CAPACITY, refillPerSec: DEFAULT_REFILL_PER_SEC } },
+      mode: "enforce",
+      onStoreError: "local",
+      required: false,
+      overrides: {},
+      whenShort: "refuse",
+      estimate: "expected",
+    };
+  }
+}
+
+const budgetName = (scope: string): string => `budget-${scope}`;

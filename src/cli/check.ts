@@ -1,0 +1,103 @@
+import { describeOptions } from "../config/report.ts";
+import { loadConfig } from "../config/load.ts";
+import { systemClock } from "../core/time.ts";
+import { silentLogger } from "../core/logger.ts";
+import { openStores } from "../open-stores.ts";
+import { resolveOptions } from "../options.ts";
+import type { ResolvedCredential, ResolvedOptions } from "../options-resolved.ts";
+import { requestHeaders } from "../upstream/headers.ts";
+import { providerRow } from "../upstream/providers.ts";
+import { undiciTransport, type Transport } from "../upstream/transport.ts";
+import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
+
+const PROBE_TIMEOUT_MS = 10_000;
+
+interface Finding {
+  readonly what: string;
+  readonly ok: boolean;
+  readonly detail: string;
+}
+
+/** `quotaguard check`: what is configured, where it comes from, and whether it works. Returns the exit code. */
+export async function check(flags: CommonFlags): Promise<number> {
+  const config = loadConfig({ path: flags.config, defaults: { store: { url: "sqlite:./data/quotaguard.db" } } });
+  const options = resolveOptions(config);
+  const rows = describeOptions(options, config.sources);
+  const findings = [...configFindings(options), await storeFinding(options), ...(await credentialFindings(options))];
+  const failed = findings.filter(({ ok }) => !ok);
+  if (flags.json) {
+    print(JSON.stringify({ ok: failed.length === 0, config: config.file, warnings: config.warnings, options: rows, checks: findings }));
+    return failed.length === 0 ? 0 : EXIT_FAILED;
+  }
+  const paint = painter(flags);
+  print(paint("bold", config.file ?? "no config file: environment and defaults only"));
+  print(table([["option", "value", "source"].map((title) => paint("dim", title)), ...rows.map(({ path, value, source }) => [path, value, paint("dim", source)])]));
+  print("");
+  for (const warning of config.warnings) print(`${paint("yellow", "warn")}  ${warning}`);
+  print(table(findings.map(({ what, ok, detail }) => [ok ? paint("green", "ok") : paint("red", "FAIL"), what, detail])));
+  print("");
+  print(failed.length === 0 ? "everything works" : `${failed.length} of ${findings.length} checks failed`);
+  return failed.length === 0 ? 0 : EXIT_FAILED;
+}
+
+function configFindings(options: ResolvedOptions): Finding[] {
+  const findings: Finding[] = [];
+  const { auth } = options;
+  findings.push(
+    auth ? { what: "client auth", ok: true, detail: auth.kind === "keys" ? `${auth.keys.length} keys${auth.masterKey ? " and a master key" : ""}` : auth.kind } : { what: "client auth", ok: false, detail: "nobody may call: set server.master_key or keys" },
+  );
+  if (options.credentials.length === 0) findings.push({ what: "credentials", ok: false, detail: "none: nothing can be served" });
+  const priced = new Set(options.models.filter(({ price }) => price).map(({ name }) => name));
+  const money = options.limits.find(({ unit }) => unit === "usd");
+  if (money && priced.size === 0) findings.push({ what: `limit ${money.name}`, ok: false, detail: "counts USD, and no model has a price: every call would be refused with model_not_priced" });
+  return findings;
+}
+
+async function storeFinding(options: ResolvedOptions): Promise<Finding> {
+  const what = `store ${options.store.kind === "sqlite" ? options.store.path : options.store.kind}`;
+  try {
+    const stores = await openStores(options, systemClock, silentLogger);
+    await stores.close();
+    return { what, ok: true, detail: "opens" };
+  } catch (error) {
+    return { what, ok: false, detail: (error as Error).message };
+  }
+}
+
+async function credentialFindings(options: ResolvedOptions): Promise<readonly Finding[]> {
+  const transport = undiciTransport({ connectTimeoutMs: options.resilience.connectTimeoutMs });
+  try {
+    return await Promise.all(options.credentials.map((credential) => probe(credential, transport)));
+  } finally {
+    await transport.close();
+  }
+}
+
+/** Lists the account's models: costs nothing and needs the key. */
+function probe(credential: ResolvedCredential, transport: Transport): Promise<Finding> {
+  const what = `credential ${credential.name}`;
+  const row = providerRow(credential.provider);
+  const { origin, basePath, allowPrivate, proxyUrl } = credential;
+  return new Promise((resolve) => {
+    let status = 0;
+    const say = (ok: boolean, detail: string): void => {
+      timer.cancel();
+      resolve({ what, ok, detail });
+    };
+    const timer = systemClock.timer(PROBE_TIMEOUT_MS, () => {
+      exchange.abort();
+      say(false, "no answer within 10 s");
+    });
+    const exchange = transport.send(
+      { origin, path: basePath + row.paths.models, method: "GET", headers: requestHeaders({}, row, credential, null), body: null, allowPrivate, proxyUrl },
+      {
+        head(code) {
+          status = code;
+        },
+        data: () => true,
+        end: () => say(status < 400, status < 400 ? `answers (${origin})` : `the provider answers with status ${status}${status === 401 || status === 403 ? ": the key is not accepted" : ""}`),
+        fail: (error) => say(false, error.message),
+      },
+    );
+  });
+}

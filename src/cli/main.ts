@@ -1,0 +1,31 @@
+#!/usr/bin/env node
+/** The `quotaguard` command: one file per subcommand, loaded only when it is asked for. */
+import { Command } from "commander";
+import { VERSION } from "../upstream/headers.ts";
+import { EXIT_USAGE, reportFailure } from "./output.ts";
+
+const program = new Command("quotaguard")
+  .description("LLM quota, routing and billing. Without an app around it: `quotaguard serve`.")
+  .version(VERSION)
+  .showSuggestionAfterError()
+  .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : EXIT_USAGE));
+
+const common = (command: Command): Command =>
+  command.option("-c, --config <path>", "configuration file").option("--json", "print JSON").option("--no-color", "print without colours");
+
+common(program.command("serve").description("run the gateway as a server of its own"))
+  .option("--host <address>", "address to listen on")
+  .option("--port <number>", "port to listen on; 0 takes a free one")
+  .action(async (flags) => {
+    const { serve } = await import("./serve.ts");
+    await serve(flags);
+  });
+
+common(program.command("check").description("check the configuration, the store and each credential")).action(async (flags) => {
+  const { check } = await import("./check.ts");
+  process.exitCode = await check(flags);
+});
+
+program.parseAsync().catch((error: unknown) => {
+  process.exitCode = reportFailure(error, process.argv.includes("--json"));
+});

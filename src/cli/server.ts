@@ -1,0 +1,126 @@
+/** The gateway as a server of its own: what a host app would otherwise bring. */
+import express from "express";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import type { Logger } from "../core/logger.ts";
+import { GuardError } from "../core/errors.ts";
+import type { QuotaGuard } from "../guard.ts";
+import { asProblem } from "../http/problem.ts";
+import { keyMatcher, keyRefused } from "../management/key.ts";
+import type { ResolvedOptions } from "../options-resolved.ts";
+
+// Node's own defaults are too loose for an edge: a slow client may hold a socket for minutes.
+const HEADERS_TIMEOUT_MS = 10_000;
+const REQUEST_TIMEOUT_MS = 60_000;
+const KEEP_ALIVE_TIMEOUT_MS = 65_000;
+const CHECK_INTERVAL_MS = 5_000;
+const MAX_REQUESTS_PER_SOCKET = 1_000;
+const MAX_CONNECTIONS = 10_000;
+
+/** TokenGuard's API stands at the root, behind the management key. */
+const BUDGET_API = /^\/(?:config\/(?:budget|refill-rate)|buckets\/.+|sync\/openai-limits)$/;
+
+export interface GatewayServer {
+  readonly url: string;
+  /** Stops accepting, lets open requests finish, settles and closes. */
+  close(): Promise<void>;
+}
+
+export interface GatewayServerOptions {
+  readonly guard: QuotaGuard;
+  readonly options: ResolvedOptions;
+  readonly logger: Logger;
+}
+
+/** Starts listening. Rejects when the store cannot be opened or the address is taken. */
+export async function gatewayServer({ guard, options, logger }: GatewayServerOptions): Promise<GatewayServer> {
+  const app = express();
+  app.disable("x-powered-by");
+  app.set("trust proxy", options.server.trustProxy);
+  const gateway = guard.handler();
+  const management = guard.management();
+
+  app.get("/", (_req, res) => {
+    res.json({ name: "quotaguard", status: "ok", time: new Date().toISOString(), backend: guard.admin.health().store });
+  });
+  app.get("/health", (_req, res) => {
+    const { status, store, uptimeSeconds, credentials } = guard.admin.health();
+    const isServing = status === "ok" && credentials.length > 0;
+    res.status(isServing ? 200 : 503).json({ status: isServing ? "healthy" : "unhealthy", state: status, store, uptime_seconds: uptimeSeconds, total_credentials: credentials.length });
+  });
+  app.get("/metrics", metricsHandler(guard, options));
+  app.use((req, res, next) => {
+    if (BUDGET_API.test(req.path)) management(req, res, next);
+    else next();
+  });
+  app.use(gateway);
+  app.use((req, res) => {
+    asProblem(new GuardError("not_found", `there is nothing at ${req.method} ${req.path.slice(0, 200)}`), res);
+  });
+
+  const server = createServer(
+    {
+      headersTimeout: HEADERS_TIMEOUT_MS,
+      requestTimeout: REQUEST_TIMEOUT_MS,
+      keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+      connectionsCheckingInterval: CHECK_INTERVAL_MS,
+    },
+    app,
+  );
+  server.maxRequestsPerSocket = MAX_REQUESTS_PER_SOCKET;
+  server.maxConnections = MAX_CONNECTIONS;
+
+  await guard.ready();
+  await listen(server, options.server.port, options.server.host);
+  const { address, family, port } = server.address() as AddressInfo;
+  return {
+    url: `http://${family === "IPv6" ? `[${address}]` : address}:${port}`,
+    async close() {
+      const closed = new Promise<void>((resolve) => {
+        server.close(() => resolve());
+      });
+      // What is idle goes now; a busy connection goes with its answer.
+      server.closeIdleConnections();
+      await guard.close();
+      server.closeIdleConnections();
+      const timer = setTimeout(() => {
+        logger.warn({}, "connections were still open after the drain and are cut");
+        server.closeAllConnections();
+      }, 1_000);
+      await closed;
+      clearTimeout(timer);
+    },
+  };
+}
+
+const LOOPBACK = /^(?:localhost|127\.\d+\.\d+\.\d+|::1)$/;
+
+/** Open on a loopback bind, else behind the management key or `monitoring.metrics_public`. */
+function metricsHandler(guard: QuotaGuard, options: ResolvedOptions): express.RequestHandler {
+  const isOpen = options.monitoring.metricsPublic || LOOPBACK.test(options.server.host);
+  const expose: express.RequestHandler = async (_req, res) => {
+    const metrics = await guard.metrics();
+    if (!metrics) {
+      asProblem(new GuardError("not_found", "metrics are off: set monitoring.prometheus_enabled and install prom-client"), res);
+      return;
+    }
+    res.type(metrics.contentType).send(metrics.text);
+  };
+  if (isOpen) return expose;
+  const { key } = options.management;
+  const match = key ? keyMatcher(key) : null;
+  return (req, res, next) => {
+    if (match?.(req.headers.authorization) === "right") return expose(req, res, next);
+    asProblem(match ? keyRefused() : new GuardError("not_found", "metrics are closed: set management.key or monitoring.metrics_public"), res);
+    return undefined;
+  };
+}
+
+function listen(server: Server, port: number, host: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once("error", (error: NodeJS.ErrnoException) => {
+      reject(error.code === "EADDRINUSE" ? new Error(`server.port ${port} on ${host} is in use; stop what uses it or choose another with --port`) : error);
+    });
+    server.listen(port, host, resolve);
+  });
+}

@@ -1,0 +1,131 @@
+/** What a request may cost: from its body in the gateway, from the route's `cost` option elsewhere. */
+import type { Call } from "./core/call.ts";
+import type { Context } from "./core/context.ts";
+import { GuardError } from "./core/errors.ts";
+import { usdToNano } from "./core/money.ts";
+import type { Amounts, Unit } from "./core/store.ts";
+import { andThen } from "./core/time.ts";
+import { amountsOf, type Estimate, type Estimator } from "./limits/estimate.ts";
+import type { Tokenizer } from "./limits/tokenizer.ts";
+import type { PriceBook } from "./metering/prices.ts";
+import type { Cost, Costs } from "./middleware/budgets.ts";
+import { resolveCost, type CostFunction, type ResolvedCost } from "./options-budgets.ts";
+import type { HostRequest } from "./options-limits.ts";
+import type { Pool } from "./pool/pool.ts";
+
+export interface CostParts {
+  readonly estimate: Estimator;
+  readonly countTokens: Tokenizer;
+  readonly prices: PriceBook;
+  /** Sends the held maximum upstream when neither client nor config named one. */
+  readonly capOutput: boolean;
+  readonly maxOutputTokensOf: (model: string) => number | null;
+}
+
+const notPriced = (): GuardError =>
+  new GuardError("model_not_priced", "this model has no price, and a money limit applies; give it one under models[].price", { param: "model" });
+
+/** Costs of gateway calls: the dearest candidate that may serve them. */
+export function callCosts(parts: CostParts, pool: Pool): Costs {
+  const { estimate, prices } = parts;
+
+  function estimateOf(call: Call, cap: number | undefined): Estimate {
+    const full = estimate(call, parts.maxOutputTokensOf(pool.resolve(call.model)));
+    if (cap === undefined) return full;
+    const most = cap * call.choices;
+    return {
+      ...full,
+      ceilingOutputTokens: Math.min(full.ceilingOutputTokens, most),
+      expectedOutputTokens: Math.min(full.expectedOutputTokens, most),
+    };
+  }
+
+  function usdCeiling(call: Call, inputTokens: number, outputTokens: number): number {
+    const name = pool.resolve(call.model);
+    const pairs = pool.candidates(call.model).map(({ credential }) => ({ model: name, credential: credential.name }));
+    const billed = prices.ceiling(pairs, inputTokens, outputTokens);
+    if (billed === null) throw notPriced();
+    return billed;
+  }
+
+  return {
+    costOf(_ctx, given, { units, capsOutput }, cap) {
+      const call = given as Call;
+      // Also refuses a model that nobody offers, before anything is held.
+      pool.candidates(call.model);
+      if (!countsTokens(units)) return freeCost;
+      const known = estimateOf(call, cap);
+      const ceiling = amountsOf(known, "ceiling");
+      const expected = amountsOf(known, "expected");
+      const capped = cap ?? (capsOutput && parts.capOutput && known.cappedByDefault ? known.ceilingOutputTokens / call.choices : undefined);
+      return {
+        ceiling: units.has("usd") ? { ...ceiling, usd: usdCeiling(call, ceiling.input_tokens, ceiling.output_tokens) } : ceiling,
+        expected: units.has("usd") ? { ...expected, usd: usdCeiling(call, expected.input_tokens, expected.output_tokens) } : expected,
+        input: inputPart(known.inputTokens, units.has("usd") ? usdCeiling(call, known.inputTokens, 0) : null),
+        outputCap: call.operation === "embeddings" ? undefined : capped,
+      };
+    },
+    affordable(_ctx, call, unit, available) {
+      const known = estimateOf(call, undefined);
+      const ceiling = amountsOf(known, "ceiling");
+      if (unit === "output_tokens") return Math.floor(available / call.choices);
+      if (unit === "tokens") return Math.floor((available - ceiling.input_tokens) / call.choices);
+      if (unit !== "usd") return 0;
+      // Prices grow with the output, so the largest cap that fits is found by halving.
+      let [low, high] = [0, Math.floor(ceiling.output_tokens / call.choices)];
+      while (low < high) {
+        const middle = Math.ceil((low + high) / 2);
+        if (usdCeiling(call, ceiling.input_tokens, middle * call.choices) <= available) low = middle;
+        else high = middle - 1;
+      }
+      return low;
+    },
+  };
+}
+
+const inputPart = (tokens: number, usd: number | null): Amounts => ({ input_tokens: tokens, tokens, ...(usd === null ? {} : { usd }) });
+
+/** Costs of a host's own route: what its `cost` option says, checked, or nothing but requests and slots. */
+export function routeCosts(parts: CostParts, option: ResolvedCost | CostFunction | null): Costs {
+  return {
+    costOf(ctx, _call, { units }) {
+      if (!countsTokens(units)) return freeCost;
+      if (option === null) throw new Error(`budgets() on ${ctx.route} needs \`cost\`: a limit counts ${[...units].join(", ")}, and this is not a model call we can price`);
+      if (typeof option !== "function") return costFrom(parts, ctx, option, units);
+      return andThen(option(ctx.host as HostRequest), (value) => costFrom(parts, ctx, resolveCost(value), units));
+    },
+  };
+}
+
+const countsTokens = (units: ReadonlySet<Unit>): boolean => [...units].some((unit) => unit !== "requests" && unit !== "concurrent");
+
+const freeCost: Cost = { ceiling: {}, expected: {}, input: {}, outputCap: undefined };
+
+function costFrom(parts: CostParts, ctx: Context, cost: ResolvedCost, units: ReadonlySet<Unit>): Cost {
+  const held = cost.kind === "amounts" ? statedAmounts(cost) : modelAmounts(parts, ctx, cost, units);
+  for (const unit of units) {
+    if (unit !== "requests" && unit !== "concurrent" && held[unit] === undefined) {
+      throw new Error(`the cost of ${ctx.route} says nothing about ${unit}, and a limit counts it; add it to cost`);
+    }
+  }
+  return { ceiling: held, expected: held, input: held, outputCap: undefined };
+}
+
+function statedAmounts({ usd, tokens, inputTokens, outputTokens }: Extract<ResolvedCost, { kind: "amounts" }>): Amounts {
+  const sum = inputTokens === undefined && outputTokens === undefined ? undefined : (inputTokens ?? 0) + (outputTokens ?? 0);
+  return defined({ usd: usd === undefined ? undefined : usdToNano(usd), tokens: tokens ?? sum, input_tokens: inputTokens, output_tokens: outputTokens });
+}
+
+function modelAmounts(parts: CostParts, ctx: Context, cost: Extract<ResolvedCost, { kind: "model" }>, units: ReadonlySet<Unit>): Amounts {
+  const input = parts.countTokens(textOf(cost.input ?? (ctx.host as { body?: unknown } | null)?.body ?? ""));
+  const output = cost.maxOutputTokens;
+  const usd = units.has("usd") ? parts.prices.ceiling([{ model: cost.model, credential: null }], input, output) : undefined;
+  if (usd === null) throw notPriced();
+  return defined({ usd, tokens: input + output, input_tokens: input, output_tokens: output });
+}
+
+const textOf = (value: unknown): string => (typeof value === "string" ? value : (JSON.stringify(value) ?? ""));
+
+function defined(amounts: { readonly [unit in Unit]?: number | undefined }): Amounts {
+  return Object.fromEntries(Object.entries(amounts).filter(([, amount]) => amount !== undefined));
+}

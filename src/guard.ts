@@ -1,0 +1,308 @@
+/** The composition root: options in, handlers out. */
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Admin } from "./core/admin.ts";
+import type { Context, Recorder, Services } from "./core/context.ts";
+import { ConfigError, GuardError } from "./core/errors.ts";
+import { eventEmitter, type Events } from "./core/events.ts";
+import { idFactory } from "./core/id.ts";
+import { silentLogger } from "./core/logger.ts";
+import { scopesFrom, type ScopesInput } from "./core/scope.ts";
+import { sequence, type Step } from "./core/step.ts";
+import type { Ledger } from "./core/store.ts";
+import { systemClock, type MaybePromise } from "./core/time.ts";
+import { gatewayHandler, partHandler, type Handler, type Next } from "./http/handler.ts";
+import { inProcessFetch, type InProcessFetch } from "./http/in-process.ts";
+import { pathBelowMount, type OpenOptions } from "./http/open.ts";
+import { asProblem } from "./http/problem.ts";
+import { sameCounter } from "./limits/limit.ts";
+import { managementRouter } from "./management/router.ts";
+import { priceBook } from "./metering/prices.ts";
+import { authStep, modelAccess, type AuthMode } from "./middleware/auth.ts";
+import { credentialsStep } from "./middleware/credentials.ts";
+import { scopesStep } from "./middleware/scopes.ts";
+import { resolveRouteBudget, type RouteBudgetOptions } from "./options-budgets.ts";
+import type { ResolvedOptions } from "./options-resolved.ts";
+import { resolveOptions, type GuardOptions } from "./options.ts";
+import { buildRuntime, poolOf, type Runtime } from "./runtime.ts";
+
+/** How long a request waits for a guard that is still starting. */
+const START_WAIT_MS = 10_000;
+
+export interface FetchOptions {
+  /** Whose budgets the calls touch: values, or a function of each call's `init`. */
+  readonly scopes?: ScopesInput | ((init: RequestInit) => MaybePromise<ScopesInput>);
+}
+
+/** The mounted gateway. */
+export interface GatewayHandler extends Handler {
+  readonly guard: QuotaGuard;
+  ready(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface QuotaGuard {
+  /** The whole gateway. Throws ConfigError unless the options decide who may call it. */
+  handler(): GatewayHandler;
+  auth(): Handler;
+  scopes(): Handler;
+  /**
+   * Budgets of one route. Without `limits` all of the guard's apply. Limits of tokens and money need `cost`, except on the paths of model calls,
+   * which are priced by what they ask for (`onCalls` says that only such paths use it; default: whether the guard has credentials).
+   */
+  budgets(options?: RouteBudgetOptions, onCalls?: boolean): Handler;
+  credentials(): Handler;
+  proxy(): Handler;
+  models(): Handler;
+  /** An Express router with the management routes; 404 while no key is set. */
+  management(): Handler;
+  /** A `fetch` that goes through the same steps in this process. */
+  fetch(options?: FetchOptions): InProcessFetch;
+  /** Options for an OpenAI client: `new OpenAI(guard.sdk())`. */
+  sdk(options?: FetchOptions): { readonly apiKey: string; readonly fetch: InProcessFetch; readonly maxRetries: 0 };
+  /** Express error middleware that answers refusals which an SDK threw inside a handler; everything else goes on. */
+  errorHandler(): (error: unknown, req: IncomingMessage, res: ServerResponse, next: Next) => void;
+  readonly admin: Admin;
+  readonly events: Events;
+  /** Throws before {@link ready}. */
+  readonly ledger: Ledger;
+  /** Prometheus text; null when metrics are off. */
+  metrics(): Promise<{ readonly contentType: string; readonly text: string } | null>;
+  /** Resolves once the store is there; rejects with what to fix. */
+  ready(): Promise<void>;
+  /** Refuses new requests, lets open ones finish (at most `server.shutdownTimeout`), settles, and closes what it opened. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** Builds a guard. Throws ConfigError at once when an option is wrong; starts to open its store at once. */
+export function createGuard(input?: GuardOptions): QuotaGuard {
+  return guardOf(resolveOptions(input));
+}
+
+/** The gateway as one middleware: exactly `createGuard(options).handler()`. */
+export function quotaGuard(input?: GuardOptions): GatewayHandler {
+  return createGuard(input).handler();
+}
+
+const notStarted: Recorder = {
+  intent() {
+    throw new GuardError("store_unavailable", "the gateway is still starting; try again", { retryAfterMs: 1_000 });
+  },
+  attempt() {},
+  close() {},
+};
+
+function guardOf(options: ResolvedOptions): QuotaGuard {
+  const clock = options.clock ?? systemClock;
+  const logger = options.logger ?? silentLogger;
+  const events = eventEmitter(logger);
+  const prices = priceBook({ models: options.models, markupPct: options.prices.markupPct });
+  const services: { -readonly [K in keyof Services]: Services[K] } = { clock, logger, events, pricer: prices, recorder: notStarted };
+  const pool = poolOf(options);
+  const open = new Set<Context>();
+  const declared = new Map(options.limits.map((limit) => [limit.name, limit]));
+  let runtime: Runtime | undefined;
+  let broken = false;
+  let closing: Promise<void> | undefined;
+  let idle: (() => void) | undefined;
+
+  const status = (): "ok" | "starting" | "closing" | "unavailable" => (closing ? "closing" : runtime ? "ok" : broken ? "unavailable" : "starting");
+  const starting = buildRuntime({ options, services, prices, openRequests: () => open.size, status }, pool).then(
+    (built) => void (runtime = built),
+    (error: unknown) => {
+      broken = true;
+      logger.error({ err: error }, "the guard could not start; every request is answered with 503 until it is fixed and restarted");
+      throw error;
+    },
+  );
+  // Whoever awaits ready() hears of it; nobody has to.
+  starting.catch(() => {});
+
+  function forget(ctx: Context): void {
+    open.delete(ctx);
+    ctx.services.recorder.close(ctx);
+    if (open.size === 0) idle?.();
+  }
+  const opening: OpenOptions = {
+    services,
+    nextId: idFactory(clock.now),
+    bodyLimit: options.server.bodyLimitBytes,
+    onOpen(ctx) {
+      if (closing) throw new GuardError("overloaded", "the gateway is shutting down; try again", { retryAfterMs: 1_000, headers: { connection: "close" } });
+      open.add(ctx);
+      ctx.after(forget);
+    },
+  };
+
+  /** A step that needs the runtime: built on first use, so that parts can be made before the store is there. */
+  function lazy(build: (built: Runtime) => Step): Step {
+    let step: Step | undefined;
+    return function started(ctx) {
+      if (step) return step(ctx);
+      if (runtime) return (step = build(runtime))(ctx);
+      return waitForStart().then((built) => (step ??= build(built))(ctx));
+    };
+  }
+
+  function waitForStart(): Promise<Runtime> {
+    return new Promise((resolve, reject) => {
+      const late = (): void => reject(new GuardError("store_unavailable", "the gateway could not start yet; try again", { retryAfterMs: 5_000 }));
+      const timer = clock.timer(START_WAIT_MS, late);
+      starting.then(() => resolve(runtime as Runtime), late).finally(() => timer.cancel());
+    });
+  }
+
+  const modeOf = (): AuthMode => {
+    const { auth } = options;
+    if (!auth) {
+      throw new ConfigError([
+        "auth: decide who may call the gateway: { masterKey, keys }, a function (key, req) => principal, or false when your app authenticates before this mount",
+      ]);
+    }
+    if (auth.kind === "keys") return { ...auth, pepper: options.secrets.key?.reveal() ?? null };
+    return auth.kind === "custom" ? { kind: "custom", authenticate: (key, host) => auth.authenticate(key, host as IncomingMessage) } : auth;
+  };
+
+  const fromHost = options.scopes.of;
+  const scopes = scopesStep({
+    headers: options.scopes.headers,
+    trustHeaders: options.scopes.trustHeaders,
+    of: fromHost ? (host) => fromHost(host as IncomingMessage) : null,
+  });
+  const access = modelAccess(pool.resolve);
+  const credentials = credentialsStep(pool);
+  const proxy = lazy((built) => built.proxy);
+  const models = lazy((built) => built.models);
+  const part = (name: string, step: Step): Handler => partHandler(name, step, opening);
+  const ofHost = scopesStep({ headers: {}, trustHeaders: false, of: null });
+
+  const admin: Admin = {
+    health: () => runtime?.admin.health() ?? { status: status(), store: options.store.kind, uptimeSeconds: 0, openRequests: open.size, waitingSettlements: 0, credentials: [] },
+    limits: () => runtime?.admin.limits() ?? [],
+    bucket: async (address) => (await waitForStart()).admin.bucket(address),
+    setBucket: async (address, numbers) => (await waitForStart()).admin.setBucket(address, numbers),
+    syncLimits: async () => (await waitForStart()).admin.syncLimits(),
+    usage: async (filter, groupBy) => (await waitForStart()).admin.usage(filter, groupBy),
+  };
+  let management: Handler | undefined;
+
+  async function drain(): Promise<void> {
+    try {
+      await starting;
+    } catch {
+      return;
+    }
+    if (open.size > 0) {
+      await new Promise<void>((resolve) => {
+        const timer = clock.timer(options.server.shutdownTimeoutMs, () => {
+          logger.warn({ open: open.size }, "requests were still open at the end of the shutdown timeout; they are cut and charged by what they delivered");
+          for (const ctx of open) ctx.leave();
+          for (const ctx of open) void ctx.close({ status: 499, code: "client_closed", error: null });
+          resolve();
+        });
+        idle = () => {
+          timer.cancel();
+          resolve();
+        };
+      });
+    }
+    await runtime?.close();
+  }
+
+  const guard: QuotaGuard = {
+    handler() {
+      const call = sequence(authStep(modeOf()), scopes, access, lazy((built) => built.callBudgets(false)), credentials, proxy);
+      const list = sequence(authStep(modeOf()), models);
+      const gateway = gatewayHandler({ call, models: list }, opening);
+      const { key, path: adminPath } = options.management;
+      const managed = key ? guard.management() : null;
+      const handle = (req: IncomingMessage, res: ServerResponse, next: Next): void => {
+        if (managed && isBelow(req, adminPath)) mountAt(adminPath, managed, req, res, next);
+        else gateway(req, res, next);
+      };
+      return Object.assign(named("quotaGuard", handle), { step: call, guard, ready: guard.ready, close: guard.close });
+    },
+    auth: () => part("auth", authStep(modeOf())),
+    scopes: () => part("scopes", scopes),
+    budgets(given = {}, onCalls = options.credentials.length > 0) {
+      const names = new Set([...options.scopes.names, ...Object.keys(options.scopes.headers)]);
+      const route = resolveRouteBudget(given, { limits: options.limits, declaredScopes: names, pricesCalls: onCalls });
+      for (const limit of route.limits) {
+        const known = declared.get(limit.name);
+        if (known && !sameCounter(known, limit)) {
+          throw new ConfigError([`limits: ${limit.name} is defined twice with different scope, unit or period; give one of them another name`]);
+        }
+        declared.set(limit.name, limit);
+      }
+      const { scopes: own, onRefused } = route;
+      const budgets = lazy((built) => built.partBudgets(route));
+      const whose = own ? scopesStep({ headers: {}, trustHeaders: false, of: (host) => own(host as IncomingMessage) }) : scopes;
+      // On a host's own route nobody else may have said whose budgets these are.
+      const step = sequence((ctx) => (ctx.scopes && !own ? undefined : whose(ctx)), budgets);
+      return partHandler("budgets", step, opening, onRefused ? (error, req, res, next) => onRefused(error, req, res, next) : undefined);
+    },
+    credentials: () => part("credentials", sequence(access, credentials)),
+    proxy: () => part("proxy", proxy),
+    models: () => part("models", models),
+    management() {
+      if (management) return management;
+      const router = managementRouter({ admin, key: options.management.key, path: options.management.path, clock, logger });
+      const handle = (req: IncomingMessage, res: ServerResponse, next: Next): void => (router as unknown as Next3)(req, res, next);
+      return (management = Object.assign(named("management", handle), { step: noStep }));
+    },
+    fetch(given = {}) {
+      if (options.credentials.length === 0) throw new ConfigError(["credentials: guard.fetch() needs at least one credential to send calls with"]);
+      const source = given.scopes ?? {};
+      const call = sequence(ofHost, access, lazy((built) => built.callBudgets(true)), credentials, proxy);
+      const scopesOf = async (init: RequestInit) => scopesFrom(typeof source === "function" ? await source(init) : source);
+      return inProcessFetch({ ...opening, call, models, scopesOf });
+    },
+    sdk: (given) => ({ apiKey: "in-process", fetch: guard.fetch(given), maxRetries: 0 }),
+    errorHandler: () =>
+      function quotaGuardErrors(thrown, _req, res, next) {
+        const error = GuardError.from(thrown);
+        if (error && !res.headersSent) asProblem(error, res);
+        else next(thrown);
+      },
+    admin,
+    events,
+    get ledger() {
+      if (!runtime) throw new Error("the ledger is there once `await guard.ready()` has resolved");
+      return runtime.ledger;
+    },
+    async metrics() {
+      const { metrics } = await waitForStart();
+      return metrics ? { contentType: metrics.contentType, text: await metrics.expose() } : null;
+    },
+    ready: () => starting,
+    close: () => (closing ??= drain()),
+  };
+  return guard;
+}
+
+type Next3 = (req: IncomingMessage, res: ServerResponse, next: Next) => void;
+
+const noStep: Step = () => undefined;
+
+/** Stack traces and Express's own router listings show this name. */
+function named(name: string, handle: Next3): Next3 {
+  Object.defineProperty(handle, "name", { value: name });
+  return handle;
+}
+
+function isBelow(req: IncomingMessage, prefix: string): boolean {
+  const { path } = pathBelowMount(req);
+  return path === prefix || path.startsWith(`${prefix}/`);
+}
+
+/** Runs a router as if the host had mounted it at `prefix` below us; on `next` the request is as it was. */
+function mountAt(prefix: string, router: Handler, req: IncomingMessage, res: ServerResponse, next: Next): void {
+  const request = req as IncomingMessage & { baseUrl?: string };
+  const { url, baseUrl } = request;
+  request.url = (url ?? "").slice(prefix.length) || "/";
+  request.baseUrl = (baseUrl ?? "") + prefix;
+  router(req, res, (error) => {
+    request.url = url as string;
+    if (baseUrl !== undefined) request.baseUrl = baseUrl;
+    next(error);
+  });
+}

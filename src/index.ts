@@ -1,0 +1,37 @@
+/** The public names, one by one. */
+export { createGuard, type FetchOptions, type GatewayHandler, type QuotaGuard } from "./guard.ts";
+export { quotaGuard } from "./quota-guard.ts";
+export { auth, budgets, credentials, models, proxy, scopes } from "./parts.ts";
+export { contextOf, type ReportedUsage, type RequestQuota } from "./http/context-of.ts";
+export type { Handler } from "./http/handler.ts";
+export type { InProcessFetch } from "./http/in-process.ts";
+export { ConfigError, GuardError, type ErrorCode, type GuardErrorDetails } from "./core/errors.ts";
+export { loadConfig } from "./config/load.ts";
+export { combineStores } from "./stores/combine.ts";
+export { memoryStore } from "./stores/memory.ts";
+export type { GuardOptions } from "./options.ts";
+export type { RouteBudgetOptions } from "./options-budgets.ts";
+export type { Admin, BucketAddress, BucketView, CredentialView, HealthView, LimitSync, LimitView } from "./core/admin.ts";
+export type { Events, GuardEvents } from "./core/events.ts";
+export type { Logger } from "./core/logger.ts";
+export type { LedgerIntent, LedgerRow, LedgerState } from "./core/ledger.ts";
+export type { CustomScopes, ScopeInput, ScopeName, Scopes, ScopesInput } from "./core/scope.ts";
+export type {
+  Amounts,
+  Charge,
+  FinishResult,
+  Ledger,
+  LedgerFilter,
+  LedgerGroup,
+  LedgerTotal,
+  LimitStore,
+  RecordStore,
+  ReserveResult,
+  Rule,
+  Standing,
+  Store,
+  Unit,
+} from "./core/store.ts";
+export type { Clock, Timer } from "./core/time.ts";
+export type { Provenance, Usage } from "./core/usage.ts";
+export type { Transport } from "./upstream/transport.ts";

@@ -1,0 +1,29 @@
+/**
+ * The parts alone. Each takes the options of the guard that it would belong to, and is a guard of its own: use `createGuard()` when
+ * parts should share a store, prices or events.
+ */
+import { createGuard } from "./guard.ts";
+import type { Handler } from "./http/handler.ts";
+import type { RouteBudgetOptions } from "./options-budgets.ts";
+import type { GuardOptions } from "./options.ts";
+
+/** Who asks: sets the principal or answers 401. */
+export const auth = (options: GuardOptions): Handler => createGuard(options).auth();
+
+/** Whose budgets a request touches. */
+export const scopes = (options: GuardOptions): Handler => createGuard(options).scopes();
+
+/** Reserves before, settles after: limits of its own, with whatever else the guard behind them needs. */
+export function budgets(options: GuardOptions & Pick<RouteBudgetOptions, "cost" | "onRefused">): Handler {
+  const { cost, onRefused, ...rest } = options;
+  return createGuard(rest).budgets({ ...(cost === undefined ? {} : { cost }), ...(onRefused === undefined ? {} : { onRefused }) }, true);
+}
+
+/** Chooses credentials for the proxy behind it. */
+export const credentials = (options: GuardOptions): Handler => createGuard(options).credentials();
+
+/** Sends the call upstream with what `credentials` chose. */
+export const proxy = (options: GuardOptions = {}): Handler => createGuard(options).proxy();
+
+/** Answers `GET /v1/models`. */
+export const models = (options: GuardOptions): Handler => createGuard(options).models();

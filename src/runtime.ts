@@ -1,0 +1,171 @@
+/** Everything a guard is made of once its store is there. Built once; handlers only run what is built. */
+import type { Admin } from "./core/admin.ts";
+import type { Services } from "./core/context.ts";
+import type { Ledger, Store } from "./core/store.ts";
+import type { Clock } from "./core/time.ts";
+import type { Step } from "./core/step.ts";
+import { dialect } from "./dialects/index.ts";
+import { adminOf } from "./admin.ts";
+import { callCosts, routeCosts, type CostParts } from "./costs.ts";
+import { estimator } from "./limits/estimate.ts";
+import { holds, type Holds } from "./limits/holds.ts";
+import { planner } from "./limits/plan.ts";
+import { limitRegistry, type LimitRegistry } from "./limits/registry.ts";
+import { exactTokenizer, fastTokenizer } from "./limits/tokenizer.ts";
+import type { Metrics } from "./metering/metrics.ts";
+import type { PriceBook } from "./metering/prices.ts";
+import { budgetsStep } from "./middleware/budgets.ts";
+import { modelsStep } from "./middleware/models.ts";
+import { proxyStep } from "./middleware/proxy.ts";
+import type { ResolvedRouteBudget } from "./options-budgets.ts";
+import type { ResolvedOptions } from "./options-resolved.ts";
+import { credentialPool, type Pool } from "./pool/pool.ts";
+import { loadMetrics, openStores } from "./open-stores.ts";
+import { recorder } from "./recorder.ts";
+import { retryBudget } from "./resilience/retry-budget.ts";
+import { memoryStore } from "./stores/memory.ts";
+import { undiciTransport } from "./upstream/transport.ts";
+
+/** How often overdue holds are looked for. Correctness never waits for it. */
+const SWEEP_MS = 15_000;
+const SWEEP_MOST = 1_000;
+
+export interface Runtime {
+  readonly store: Store;
+  readonly ledger: Ledger;
+  readonly metrics: Metrics | null;
+  readonly admin: Admin;
+  readonly holds: Holds;
+  readonly registry: LimitRegistry;
+  /** All limits, for model calls; in-process ones demand their scopes. */
+  callBudgets(requiredByDefault: boolean): Step;
+  /** The limits of one part. */
+  partBudgets(part: ResolvedRouteBudget): Step;
+  readonly proxy: Step;
+  readonly models: Step;
+  close(): Promise<void>;
+}
+
+export interface RuntimeInit {
+  readonly options: ResolvedOptions;
+  readonly services: Services & { recorder: Services["recorder"] };
+  readonly prices: PriceBook;
+  readonly openRequests: () => number;
+  readonly status: () => "ok" | "starting" | "closing" | "unavailable";
+}
+
+/** The pool is known before the store is. */
+export const poolOf = (options: ResolvedOptions): Pool =>
+  credentialPool({ credentials: options.credentials, models: options.models, aliases: options.modelAlias });
+
+export async function buildRuntime(init: RuntimeInit, pool: Pool): Promise<Runtime> {
+  const { options, services, prices } = init;
+  const { clock, logger } = services;
+  const stores = await openStores(options, clock, logger);
+  const { store, ledger } = stores;
+  const metrics = options.monitoring.prometheusEnabled ? await loadMetrics(options, logger) : null;
+  services.recorder = recorder(ledger, metrics);
+
+  const registry = limitRegistry({ records: store.records, clock, logger });
+  for (const limit of options.limits) registry.add(limit);
+  await registry.load();
+  const keeper = holds({ clock, logger, ttlMs: options.router.reservation.ttlMs });
+  const countTokens = options.estimate.tokenizer === "exact" ? await exactTokenizer() : fastTokenizer;
+  const estimate = estimator({ tokenizer: countTokens, defaultMaxOutputTokens: options.estimate.defaultMaxOutputTokens });
+  const outputMaxima = new Map(options.models.flatMap(({ name, maxOutputTokens }) => (maxOutputTokens === undefined ? [] : [[name, maxOutputTokens] as const])));
+  const costs: CostParts = { estimate, countTokens, prices, capOutput: options.estimate.capOutput, maxOutputTokensOf: (model) => outputMaxima.get(model) ?? null };
+  const calls = callCosts(costs, pool);
+  const shared = {
+    resolve: pool.resolve,
+    store: store.limits,
+    local: memoryStore({ clock }).limits,
+    holds: keeper,
+    onDecision: (limit: string, outcome: "allowed" | "refused" | "would_refuse") => metrics?.decision(limit, outcome),
+    onSettled: settledHook(metrics),
+  };
+  const transport = options.transport ?? undiciTransport({ connectTimeoutMs: options.resilience.connectTimeoutMs, clock });
+  const sweep = sweeper(store, clock, services);
+
+  return {
+    store,
+    ledger,
+    metrics,
+    holds: keeper,
+    registry,
+    admin: adminOf({ store, ledger, registry, pool, holds: keeper, transport, services, openRequests: init.openRequests, status: init.status }),
+    callBudgets: (requiredByDefault) => budgetsStep({ ...shared, calls, route: routeCosts(costs, null), planner: planner({ registry, requiredByDefault }) }),
+    partBudgets({ limits, cost }) {
+      for (const limit of limits) registry.add(limit);
+      const names = limits.map(({ name }) => name);
+      return budgetsStep({
+        ...shared,
+        calls: cost === null ? calls : null,
+        route: routeCosts(costs, cost),
+        planner: planner({ registry, requiredByDefault: true, names }),
+      });
+    },
+    proxy: proxyStep({
+      services,
+      transport,
+      retryBudget: retryBudget(clock, options.resilience.retryBudget),
+      maxRetries: options.resilience.maxRetries,
+      dialectOf: (call) => dialect(call.dialect),
+      firstByteTimeoutMs: options.resilience.firstByteTimeoutMs,
+      idleTimeoutMs: options.resilience.idleTimeoutMs,
+      requestTimeoutMs: options.server.requestTimeoutMs,
+      countTokens,
+      inputTokens: (call) => estimate(call, null).inputTokens,
+    }),
+    models: modelsStep({ credentials: options.credentials, names: options.models.map(({ name }) => name), transport, clock, logger }),
+    async close() {
+      sweep.stop();
+      await keeper.flush();
+      keeper.close();
+      registry.close();
+      await ledger.flush();
+      await stores.close();
+      if (!options.transport) await transport.close();
+    },
+  };
+}
+
+/** Tells metrics and listeners what a reservation came to. */
+function settledHook(metrics: Metrics | null): Parameters<typeof budgetsStep>[0]["onSettled"] {
+  return function settled(ctx, reservation, ending) {
+    const { events } = ctx.services;
+    if (typeof ending === "string") return;
+    for (let i = 0; i < reservation.charges.length; i += 1) {
+      const charge = reservation.charges[i];
+      const actual = charge && ending[charge.unit];
+      const limit = reservation.limits[i]?.name ?? "";
+      // What goes beyond the hold is debt: the one way a budget can be passed, so it is always told.
+      if (charge && actual !== undefined && actual > charge.amount) {
+        metrics?.debt(limit, charge.unit, actual - charge.amount);
+        if (events.has("debt")) events.emit("debt", { requestId: ctx.requestId, limit, unit: charge.unit, amount: actual - charge.amount });
+      }
+    }
+    if (events.has("settled")) events.emit("settled", { requestId: ctx.requestId, scopes: ctx.scopes ?? {}, amounts: ending, provenance: ctx.provenance });
+  };
+}
+
+/** Frees what crashed requests held. */
+function sweeper(store: Store, clock: Clock, services: Services): { stop(): void } {
+  let stopped = false;
+  const timer = clock.timer(SWEEP_MS, () => void run());
+  async function run(): Promise<void> {
+    try {
+      const expired = await store.limits.expire(SWEEP_MOST);
+      if (expired.length > 0) services.logger.warn({ count: expired.length }, "holds ran out without being settled; they stay charged as estimated");
+    } catch (error) {
+      services.logger.warn({ err: error }, "overdue holds could not be looked for; the next round tries again");
+    }
+    if (!stopped) timer.refresh();
+  }
+  return {
+    stop() {
+      stopped = true;
+      timer.cancel();
+    },
+  };
+}
+
