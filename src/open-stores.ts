@@ -49,7 +49,12 @@ async function storeOf(wanted: ResolvedStore, clock: Clock, logger: Logger): Pro
 export async function loadMetrics(options: ResolvedOptions, logger: Logger): Promise<Metrics | null> {
   try {
     const [client, { metrics }] = await Promise.all([import("prom-client"), import("./metering/metrics.ts")]);
-    const knownModels = [...options.models.map(({ name }) => name), ...options.credentials.flatMap(({ models }) => models ?? [])];
+    const { models, credentials, modelAlias } = options;
+    const knownModels = [
+      ...models.flatMap(({ name, model }) => (model === undefined ? [name] : [name, model])),
+      ...credentials.flatMap((credential) => credential.models ?? []),
+      ...Object.entries(modelAlias).flat(),
+    ];
     return metrics(client, { knownModels });
   } catch (error) {
     logger.warn({ err: error, code: "QG_METRICS_OFF" }, "metrics are off: install prom-client, or set monitoring.prometheus_enabled to false");

@@ -1,15 +1,19 @@
-import type { Context, Recorder } from "./core/context.ts";
+import type { Context, Recorder, Reservation } from "./core/context.ts";
 import type { Lease } from "./core/credential.ts";
 import { GuardError } from "./core/errors.ts";
 import type { LedgerIntent, LedgerRow, LedgerState } from "./core/ledger.ts";
 import { nanoToUsd } from "./core/money.ts";
-import type { Ledger } from "./core/store.ts";
+import type { Charge, Ledger, Unit } from "./core/store.ts";
 import type { Metrics } from "./metering/metrics.ts";
+import type { BudgetWatch } from "./middleware/budgets.ts";
 
 /** Writes what happened to each request: its ledger row, its metrics, its events. The only place that knows all three. */
 export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
   return {
-    intent: (ctx, lease) => ledger.intent(intentRow(ctx, lease)),
+    intent(ctx, lease) {
+      if (ctx.attempts === 1) metrics?.overhead("admission", (ctx.services.clock.monotonic() - ctx.startedAt) / 1_000);
+      return ledger.intent(intentRow(ctx, lease));
+    },
     attempt(ctx, lease, status, code) {
       metrics?.attempt(lease.credential.name, lease.model, status);
       const { events } = ctx.services;
@@ -37,6 +41,54 @@ export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
         code: row.code,
         status: row.status,
       });
+    },
+  };
+}
+
+/** Tells metrics and listeners what budgets decided. */
+export function budgetWatch(metrics: Metrics | null): BudgetWatch {
+  /** The lowest standing of each limit since the last scrape: a gauge of thousands of users can only show who is worst off. */
+  const lowest = new Map<string, { unit: Unit; left: number }>();
+  metrics?.onScrape(() => {
+    for (const [limit, { unit, left }] of lowest) metrics.bucketRemaining(limit, unit, left);
+    lowest.clear();
+  });
+
+  function reserved({ charges, limits }: Reservation, sign: 1 | -1): void {
+    for (let i = 0; i < charges.length; i += 1) {
+      const { unit, amount } = charges[i] as Charge;
+      metrics?.reserved(limits[i]?.name ?? "", unit, sign * amount);
+    }
+  }
+
+  return {
+    held(reservation, standings) {
+      if (!metrics) return;
+      reserved(reservation, 1);
+      for (let i = 0; i < reservation.limits.length; i += 1) {
+        const { name } = reservation.limits[i] as { name: string };
+        const left = standings[i]?.available;
+        metrics.decision(name, "allowed");
+        const known = lowest.get(name);
+        if (left !== undefined && (!known || left < known.left)) lowest.set(name, { unit: (reservation.charges[i] as Charge).unit, left });
+      }
+    },
+    short: (limit, outcome) => metrics?.decision(limit, outcome),
+    storeFailed: (mode) => metrics?.storeError("reserve", mode),
+    settled(ctx, reservation, ending) {
+      if (metrics) reserved(reservation, -1);
+      if (typeof ending === "string") return;
+      const { events } = ctx.services;
+      for (let i = 0; i < reservation.charges.length; i += 1) {
+        const { unit, amount } = reservation.charges[i] as Charge;
+        const actual = ending[unit];
+        if (actual === undefined || actual <= amount) continue;
+        // What goes beyond the hold is debt: the one way a budget can be passed, so it is always told.
+        const limit = reservation.limits[i]?.name ?? "";
+        metrics?.debt(limit, unit, actual - amount);
+        if (events.has("debt")) events.emit("debt", { requestId: ctx.requestId, limit, unit, amount: actual - amount });
+      }
+      if (events.has("settled")) events.emit("settled", { requestId: ctx.requestId, scopes: ctx.scopes ?? NO_SCOPES, amounts: ending, provenance: ctx.provenance });
     },
   };
 }

@@ -16,12 +16,12 @@ import type { Metrics } from "./metering/metrics.ts";
 import type { PriceBook } from "./metering/prices.ts";
 import { budgetsStep } from "./middleware/budgets.ts";
 import { modelsStep } from "./middleware/models.ts";
-import { proxyStep } from "./middleware/proxy.ts";
+import { proxyStep } from "./middleware/proxy/proxy.ts";
 import type { ResolvedRouteBudget } from "./options-budgets.ts";
 import type { ResolvedOptions } from "./options-resolved.ts";
 import { credentialPool, type Pool } from "./pool/pool.ts";
 import { loadMetrics, openStores } from "./open-stores.ts";
-import { recorder } from "./recorder.ts";
+import { budgetWatch, recorder } from "./recorder.ts";
 import { retryBudget } from "./resilience/retry-budget.ts";
 import { memoryStore } from "./stores/memory.ts";
 import { undiciTransport } from "./upstream/transport.ts";
@@ -65,6 +65,9 @@ export async function buildRuntime(init: RuntimeInit, pool: Pool): Promise<Runti
   const { store, ledger } = stores;
   const metrics = options.monitoring.prometheusEnabled ? await loadMetrics(options, logger) : null;
   services.recorder = recorder(ledger, metrics);
+  metrics?.onScrape(() => {
+    for (const { name } of pool.credentials) metrics.credentialReady(name, true);
+  });
 
   const registry = limitRegistry({ records: store.records, clock, logger });
   for (const limit of options.limits) registry.add(limit);
@@ -80,8 +83,7 @@ export async function buildRuntime(init: RuntimeInit, pool: Pool): Promise<Runti
     store: store.limits,
     local: memoryStore({ clock }).limits,
     holds: keeper,
-    onDecision: (limit: string, outcome: "allowed" | "refused" | "would_refuse") => metrics?.decision(limit, outcome),
-    onSettled: settledHook(metrics),
+    watch: budgetWatch(metrics),
   };
   const transport = options.transport ?? undiciTransport({ connectTimeoutMs: options.resilience.connectTimeoutMs, clock });
   const sweep = sweeper(store, clock, services);
@@ -126,25 +128,6 @@ export async function buildRuntime(init: RuntimeInit, pool: Pool): Promise<Runti
       await stores.close();
       if (!options.transport) await transport.close();
     },
-  };
-}
-
-/** Tells metrics and listeners what a reservation came to. */
-function settledHook(metrics: Metrics | null): Parameters<typeof budgetsStep>[0]["onSettled"] {
-  return function settled(ctx, reservation, ending) {
-    const { events } = ctx.services;
-    if (typeof ending === "string") return;
-    for (let i = 0; i < reservation.charges.length; i += 1) {
-      const charge = reservation.charges[i];
-      const actual = charge && ending[charge.unit];
-      const limit = reservation.limits[i]?.name ?? "";
-      // What goes beyond the hold is debt: the one way a budget can be passed, so it is always told.
-      if (charge && actual !== undefined && actual > charge.amount) {
-        metrics?.debt(limit, charge.unit, actual - charge.amount);
-        if (events.has("debt")) events.emit("debt", { requestId: ctx.requestId, limit, unit: charge.unit, amount: actual - charge.amount });
-      }
-    }
-    if (events.has("settled")) events.emit("settled", { requestId: ctx.requestId, scopes: ctx.scopes ?? {}, amounts: ending, provenance: ctx.provenance });
   };
 }
 

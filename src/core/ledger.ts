@@ -1,6 +1,6 @@
 import type { ErrorCode } from "./errors.ts";
 import type { Scopes } from "./scope.ts";
-import type { Amounts } from "./store.ts";
+import type { Amounts } from "./units.ts";
 import type { Provenance, Usage } from "./usage.ts";
 
 /** What is known before a request is sent upstream. */

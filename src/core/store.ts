@@ -1,13 +1,8 @@
 import type { LedgerIntent, LedgerRow } from "./ledger.ts";
 import type { MaybePromise } from "./time.ts";
+import type { Amounts, Unit } from "./units.ts";
 
-/** What a limit counts. `usd` amounts are nano-USD. */
-export type Unit = "requests" | "tokens" | "input_tokens" | "output_tokens" | "usd" | "concurrent";
-
-export const UNITS: readonly Unit[] = ["requests", "tokens", "input_tokens", "output_tokens", "usd", "concurrent"];
-
-/** Amounts per unit. An absent unit keeps what was reserved; 0 is a real zero. */
-export type Amounts = { readonly [unit in Unit]?: number };
+export { UNITS, type Amounts, type Unit } from "./units.ts";
 
 /** The numbers of a limit, as they travel with each charge: a store needs no list of limits. All integers; times in ms. */
 export type Rule = BucketRule | SlidingRule | CalendarRule | ConcurrencyRule;

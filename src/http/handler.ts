@@ -40,8 +40,10 @@ const hasBody = (req: IncomingMessage): boolean => req.headers["content-length"]
 
 function run(step: Step, ctx: Context, req: IncomingMessage, res: ServerResponse, next: Next, matched: Matched | undefined, onRefused?: OnRefused): void {
   const deliver = (answer: Answer | void): void => {
-    if (answer === undefined) next();
-    else respond(res, ctx, answer, matched ? dialect(matched.dialect).errorEvent : noEvents);
+    if (answer === undefined) {
+      handOver(ctx, res);
+      next();
+    } else respond(res, ctx, answer, matched ? dialect(matched.dialect).errorEvent : noEvents);
   };
   try {
     if (ctx.failure) throw ctx.failure;
@@ -51,6 +53,14 @@ function run(step: Step, ctx: Context, req: IncomingMessage, res: ServerResponse
   } catch (error) {
     refuse(error, ctx, req, res, next, matched, onRefused);
   }
+}
+
+/** The host answers: what our steps want to say goes on its response. */
+function handOver(ctx: Context, res: ServerResponse): void {
+  const headers = ctx.replyHeaders;
+  if (!headers || res.headersSent) return;
+  ctx.replyHeaders = undefined;
+  for (let i = 0; i < headers.length; i += 2) res.setHeader(headers[i] as string, headers[i + 1] as string);
 }
 
 /** One part on a route that the host chose: `app.post("/v1/chat/completions", auth(…), budgets(…), …)`. */

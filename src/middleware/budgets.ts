@@ -6,7 +6,7 @@ import type { Call } from "../core/call.ts";
 import type { Charged, Context, Reservation } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
 import { nanoToUsd } from "../core/money.ts";
-import type { Amounts, Charge, LimitStore, ReserveResult, Shortfall, Unit } from "../core/store.ts";
+import type { Amounts, Charge, LimitStore, ReserveResult, Shortfall, Standing, Unit } from "../core/store.ts";
 import type { Step } from "../core/step.ts";
 import { andThen, isPromise, type MaybePromise } from "../core/time.ts";
 import { totalInputTokens, totalOutputTokens } from "../core/usage.ts";
@@ -50,8 +50,15 @@ export interface BudgetsOptions {
   readonly calls: Costs | null;
   /** Prices requests of a host's own route. */
   readonly route: Costs;
-  readonly onDecision: (limit: string, outcome: "allowed" | "refused" | "would_refuse") => void;
-  readonly onSettled: (ctx: Context, reservation: Reservation, ending: Ending) => void;
+  readonly watch: BudgetWatch;
+}
+
+/** Is told of every verdict, for metrics and events. Synchronous and never throws. */
+export interface BudgetWatch {
+  readonly held: (reservation: Reservation, standings: readonly Standing[]) => void;
+  readonly short: (limit: string, outcome: "refused" | "would_refuse") => void;
+  readonly storeFailed: (mode: "deny" | "allow" | "local") => void;
+  readonly settled: (ctx: Context, reservation: Reservation, ending: Ending) => void;
 }
 
 /** A reservation as this step keeps it. */
@@ -124,9 +131,13 @@ export function budgetsStep(options: BudgetsOptions): Step {
   /** The store cannot decide: each limit's own policy does. */
   async function degrade(ctx: Context, opId: string, used: readonly PlannedLimit[], charges: readonly Charge[], cost: Cost, error: unknown): Promise<void> {
     if (!GuardError.is(error) || error.code !== "store_unavailable") throw error;
-    if (used.some(({ limit }, i) => limit.definition.onStoreError === "deny" && charges[i]?.enforce)) throw error;
+    if (used.some(({ limit }, i) => limit.definition.onStoreError === "deny" && charges[i]?.enforce)) {
+      options.watch.storeFailed("deny");
+      throw error;
+    }
     const kept = charges.filter((_, i) => used[i]?.limit.definition.onStoreError === "local");
     const keptBy = used.filter(({ limit }) => limit.definition.onStoreError === "local");
+    options.watch.storeFailed(kept.length === 0 ? "allow" : "local");
     if (kept.length === 0) return;
     const result = await options.holds.reserve(options.local, `${opId}.l`, kept);
     if (result.kind === "limited") throw refusal(keptBy, kept, result);
@@ -147,7 +158,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
     } else ctx.reservations.push(held);
     if (cost.outputCap !== undefined) ctx.outputCap = Math.min(ctx.outputCap ?? Infinity, cost.outputCap);
     const visible = held.charges.map((charge, i) => ({ name: held.limits[i]?.name ?? "", unit: charge.unit, rule: charge.rule }));
-    for (const { name } of held.limits) options.onDecision(name, "allowed");
+    options.watch.held(held, result.standings);
     for (const short of result.skipped) wouldRefuse(ctx, held, short);
     const headers = rateLimitHeaders(visible, result.standings);
     for (let i = 0; i < headers.length; i += 2) ctx.reply(headers[i] as string, headers[i + 1] as string);
@@ -155,7 +166,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
 
   function wouldRefuse(ctx: Context, held: Held, short: Shortfall): void {
     const limit = held.limits[short.index]?.name ?? "";
-    options.onDecision(limit, "would_refuse");
+    options.watch.short(limit, "would_refuse");
     const { events } = ctx.services;
     if (!events.has("would-refuse")) return;
     const unit = held.charges[short.index]?.unit ?? "requests";
@@ -164,7 +175,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
   }
 
   function refusal(used: readonly PlannedLimit[], charges: readonly Charge[], result: Extract<ReserveResult, { kind: "limited" }>): GuardError {
-    for (const short of result.failing) options.onDecision(used[short.index]?.limit.name ?? "", "refused");
+    for (const short of result.failing) options.watch.short(used[short.index]?.limit.name ?? "", "refused");
     const visible = charges.map((charge, i) => ({ name: used[i]?.limit.name ?? "", unit: charge.unit, rule: charge.rule }));
     const headers: Record<string, string> = {};
     const pairs = rateLimitHeaders(visible, result.standings);
@@ -298,7 +309,7 @@ function settleAll(ctx: Context): MaybePromise<void> {
     ctx.provenance = charged.kind === "usage" ? charged.provenance : charged.kind === "nothing" ? "void" : "estimated";
     const ending = endingOf(charged, input);
     const done = owner.holds.finish(store, opId, ending);
-    owner.onSettled(ctx, reservation, ending);
+    owner.watch.settled(ctx, reservation, ending);
     if (done !== undefined && isPromise(done)) pending.push(done);
   }
   return pending.length === 0 ? undefined : Promise.all(pending).then(() => undefined);

@@ -1,5 +1,6 @@
 import type { AttemptOutcome, Choice, Credential, Lease } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
+import type { Candidate, Strategy, Tier } from "./candidate.ts";
 import { matchesAny } from "./patterns.ts";
 import { roundRobin } from "./strategies/round-robin.ts";
 
@@ -12,18 +13,6 @@ export interface ModelEntry {
   readonly credential?: string;
   readonly maxOutputTokens?: number;
 }
-
-/** A credential that may serve a model, and the model's name there. */
-export interface Candidate {
-  readonly credential: Credential;
-  readonly model: string;
-}
-
-/** Candidates of one priority, best first; the next tier is used when none of this one is left. */
-export type Tier = readonly Candidate[];
-
-/** Picks one of several candidates of a tier. Synchronous and never empty-handed. */
-export type Strategy = (tier: Tier) => Candidate;
 
 export interface PoolOptions {
   readonly credentials: readonly Credential[];

@@ -1,4 +1,4 @@
-import type { Candidate, Strategy } from "../pool.ts";
+import type { Candidate, Strategy } from "../candidate.ts";
 
 /** Cursors kept; sets are made of configured credentials, so this many is never reached in practice. */
 const MAX_CURSORS = 10_000;

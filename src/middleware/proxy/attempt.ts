@@ -1,18 +1,18 @@
 /** One exchange with one provider: from the request sent to the last byte delivered, and what it was worth. */
-import type { Answer, Sink, Source } from "../core/answer.ts";
-import type { Call } from "../core/call.ts";
-import type { Context } from "../core/context.ts";
-import type { AttemptOutcome, Lease } from "../core/credential.ts";
-import { GuardError } from "../core/errors.ts";
-import { nanoToUsd } from "../core/money.ts";
-import type { Secret } from "../core/secret.ts";
-import type { Timer } from "../core/time.ts";
-import type { Usage } from "../core/usage.ts";
-import { fieldsOf } from "../dialects/usage.ts";
-import type { Dialect, StreamObserver } from "../dialects/dialect.ts";
-import { responseHeaders } from "../upstream/headers.ts";
-import { providerRow, retryAfterMs } from "../upstream/providers.ts";
-import type { Exchange, ResponseHandler } from "../upstream/transport.ts";
+import type { Answer, Sink, Source } from "../../core/answer.ts";
+import type { Call } from "../../core/call.ts";
+import type { Context } from "../../core/context.ts";
+import type { AttemptOutcome, Lease } from "../../core/credential.ts";
+import { GuardError } from "../../core/errors.ts";
+import { nanoToUsd } from "../../core/money.ts";
+import type { Secret } from "../../core/secret.ts";
+import type { Timer } from "../../core/time.ts";
+import type { Usage } from "../../core/usage.ts";
+import { fieldsOf } from "../../dialects/usage.ts";
+import type { Dialect, StreamObserver } from "../../dialects/dialect.ts";
+import { responseHeaders } from "../../upstream/headers.ts";
+import { providerRow, retryAfterMs } from "../../upstream/providers.ts";
+import type { Exchange, ResponseHandler } from "../../upstream/transport.ts";
 
 /** A whole answer larger than this is not a model's. */
 const MAX_ANSWER_BYTES = 32 * 1024 * 1024;

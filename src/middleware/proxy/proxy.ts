@@ -2,17 +2,17 @@
  * Sends the call to a provider and brings the answer back. Failover to another credential happens only here, and only before the first byte
  * has gone to the client.
  */
-import type { Answer } from "../core/answer.ts";
-import type { Call } from "../core/call.ts";
-import type { Context, Services } from "../core/context.ts";
-import type { Lease } from "../core/credential.ts";
-import { GuardError } from "../core/errors.ts";
-import type { Step } from "../core/step.ts";
-import { isPromise } from "../core/time.ts";
-import type { RetryBudget } from "../resilience/retry-budget.ts";
-import { requestHeaders } from "../upstream/headers.ts";
-import { providerRow } from "../upstream/providers.ts";
-import type { OutgoingRequest, Transport } from "../upstream/transport.ts";
+import type { Answer } from "../../core/answer.ts";
+import type { Call } from "../../core/call.ts";
+import type { Context, Services } from "../../core/context.ts";
+import type { Lease } from "../../core/credential.ts";
+import { GuardError } from "../../core/errors.ts";
+import type { Step } from "../../core/step.ts";
+import { isPromise } from "../../core/time.ts";
+import type { RetryBudget } from "../../resilience/retry-budget.ts";
+import { requestHeaders } from "../../upstream/headers.ts";
+import { providerRow } from "../../upstream/providers.ts";
+import type { OutgoingRequest, Transport } from "../../upstream/transport.ts";
 import { Attempt, type AttemptSettings, type Failure } from "./attempt.ts";
 
 export interface ProxyOptions extends AttemptSettings {

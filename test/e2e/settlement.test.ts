@@ -1,0 +1,187 @@
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { pacer, type FakeReply } from "quotaguard/testing";
+import { chat, testGateway, type TestGateway } from "../helpers/app.ts";
+
+/** One bucket that never refills: what is left says to the unit what was charged. */
+const CAPACITY = 100_000;
+const limits = [{ name: "user-tokens", scope: "user", unit: "tokens" as const, bucket: { capacity: CAPACITY, refillPerSec: 0 }, estimate: "expected" as const }];
+const resilience = { firstByteTimeout: 150, idleTimeout: 150, maxRetries: 0 };
+const server = { requestTimeout: 150 };
+
+let gateway: TestGateway;
+beforeEach(async () => {
+  gateway = await testGateway({ limits, resilience, server });
+});
+afterEach(() => gateway.close());
+
+/** What alice was charged, once every request has closed. */
+async function charged(): Promise<number> {
+  await expect.poll(() => gateway.guard.admin.health().openRequests).toBe(0);
+  return CAPACITY - (await gateway.guard.admin.bucket({ scope: "user", id: "alice" })).tokens;
+}
+
+const row = async (response: Response) => gateway.guard.ledger.get(response.headers.get("x-request-id") as string);
+const script = (reply: FakeReply) => gateway.upstream.script(reply);
+const billed = () => {
+  const { inputTokens, outputTokens } = gateway.upstream.totals();
+  return inputTokens + outputTokens;
+};
+
+describe("what is charged in the end", () => {
+  test("a whole answer: its usage", async () => {
+    const response = await chat(gateway.url, { max_tokens: 1_000 });
+    await response.json();
+    expect(await charged()).toBe(billed());
+    expect(await row(response)).toMatchObject({ state: "settled", provenance: "exact", status: 200, attempts: 1 });
+  });
+
+  test("a stream: the usage of its last chunk", async () => {
+    const response = await chat(gateway.url, { stream: true });
+    await response.text();
+    expect(await charged()).toBe(billed());
+    expect(await row(response)).toMatchObject({ state: "settled", provenance: "exact", stream: true });
+  });
+
+  test("a stream whose provider tells no usage: counted", async () => {
+    script({ usage: "missing" });
+    const response = await chat(gateway.url, { stream: true });
+    expect(await response.text()).toContain("[DONE]");
+    expect(await charged()).toBeGreaterThan(0);
+    expect(await row(response)).toMatchObject({ state: "settled", provenance: "counted" });
+  });
+
+  test("a usage of zero is a real zero", async () => {
+    script({ usage: "zero" });
+    await (await chat(gateway.url)).json();
+    expect(await charged()).toBe(0);
+  });
+
+  test("an error status: nothing, and it keeps its status and bytes", async () => {
+    script({ status: 400, body: '{"error":{"message":"no","type":"invalid_request_error","code":"x","param":null}}' });
+    const response = await chat(gateway.url);
+    expect(response.status).toBe(400);
+    expect(await response.text()).toBe('{"error":{"message":"no","type":"invalid_request_error","code":"x","param":null}}');
+    expect(await charged()).toBe(0);
+    expect(await row(response)).toMatchObject({ state: "released", code: null });
+  });
+
+  test("a break before the answer: nothing", async () => {
+    script({ fault: { at: "start", how: "reset" } });
+    const response = await chat(gateway.url);
+    expect(response.status).toBe(502);
+    expect(await response.json()).toMatchObject({ error: { code: "upstream_unreachable" } });
+    expect(await charged()).toBe(0);
+  });
+
+  test("a timeout of a whole answer: the input, because the provider may have billed it", async () => {
+    script({ fault: { at: "start", how: "hang" } });
+    const response = await chat(gateway.url, { max_tokens: 5_000 });
+    expect(response.status).toBe(504);
+    expect(await response.json()).toMatchObject({ error: { code: "upstream_timeout" } });
+    const input = await charged();
+    expect(input).toBeGreaterThan(0);
+    expect(input).toBeLessThan(100);
+    expect(await row(response)).toMatchObject({ state: "estimated", provenance: "estimated" });
+  });
+
+  test("a stream that breaks in the middle: what was delivered, told by one error event and no forged end", async () => {
+    const events = pacer();
+    script({ fault: { at: 3, how: "reset" }, pacer: events });
+    const pending = chat(gateway.url, { stream: true });
+    events.step(2);
+    const response = await pending;
+    const reader = (response.body as ReadableStream<Uint8Array>).getReader();
+    let text = Buffer.from((await reader.read()).value ?? []).toString();
+    events.open();
+    for (let read = await reader.read(); !read.done; read = await reader.read()) text += Buffer.from(read.value).toString();
+    expect(text).not.toContain("[DONE]");
+    expect(text.match(/"error"/g)).toHaveLength(1);
+    expect(text).toContain('"upstream_');
+    // A reset may overtake what was written just before it: one chunk at most.
+    expect(await charged()).toBeGreaterThanOrEqual(gateway.upstream.totals().outputTokens - 1);
+    expect(await row(response)).toMatchObject({ state: "settled", provenance: "counted" });
+  });
+
+  test("a stream that stalls in the middle: cut after the idle timeout", async () => {
+    script({ fault: { at: 3, how: "hang" } });
+    const response = await chat(gateway.url, { stream: true });
+    expect(await response.text()).toContain('"upstream_timeout"');
+    expect(await charged()).toBeGreaterThanOrEqual(gateway.upstream.totals().outputTokens);
+  });
+
+  test("a stream without its terminal event: failed, and none is added", async () => {
+    script({ fault: { at: 4, how: "close" } });
+    const response = await chat(gateway.url, { stream: true });
+    const text = await response.text();
+    expect(text).not.toContain("[DONE]");
+    expect(text).toContain('"upstream_protocol"');
+  });
+
+  test("a client that leaves in mid-stream: what was delivered; the upstream is closed within 100 ms", async () => {
+    script({ fault: { at: 5, how: "hang" } });
+    const leaving = new AbortController();
+    const response = await chat(gateway.url, { stream: true }, { signal: leaving.signal });
+    const reader = response.body?.getReader();
+    await reader?.read();
+    const entry = gateway.upstream.log[0];
+    const leftAt = performance.now();
+    leaving.abort();
+    await entry?.ended;
+    expect(performance.now() - leftAt).toBeLessThan(100);
+    expect(entry?.end).toBe("client");
+    const delivered = entry?.billed.outputTokens ?? 0;
+    const total = await charged();
+    expect(total).toBeGreaterThanOrEqual(delivered - 1);
+    expect(total).toBeLessThan(100);
+    expect(await row(response)).toMatchObject({ state: "settled", provenance: "counted", code: "client_closed" });
+  });
+
+  test("a client that leaves before the answer: the input", async () => {
+    script({ fault: { at: "start", how: "hang" } });
+    const leaving = new AbortController();
+    const pending = chat(gateway.url, { stream: true }, { signal: leaving.signal });
+    await gateway.upstream.received(1);
+    leaving.abort();
+    await expect(pending).rejects.toThrow();
+    await gateway.upstream.log[0]?.ended;
+    const input = await charged();
+    expect(input).toBeGreaterThan(0);
+    expect(input).toBeLessThan(100);
+  });
+
+  test("more than was held: debt, and the next request waits for it", async () => {
+    const debts: unknown[] = [];
+    gateway.guard.events.on("debt", (debt) => debts.push(debt));
+    script({ usage: { prompt_tokens: 10, completion_tokens: CAPACITY + 500, total_tokens: CAPACITY + 510 } });
+    await (await chat(gateway.url)).json();
+    expect(await charged()).toBe(CAPACITY + 510);
+    expect(debts).toHaveLength(1);
+    const next = await chat(gateway.url);
+    expect(next.status).toBe(429);
+    expect(await next.json()).toMatchObject({ error: { code: "budget_exhausted", limit: "user-tokens", scope: "user", available: 0 } });
+  });
+
+  test("an answer that is no JSON, or endless: a protocol error, nothing charged", async () => {
+    script({ body: "<html>busy</html>", headers: { "content-type": "text/html" } });
+    const response = await chat(gateway.url);
+    expect(response.status).toBe(502);
+    expect(await response.json()).toMatchObject({ error: { code: "upstream_protocol" } });
+    expect(await charged()).toBe(0);
+  });
+});
+
+test("a retried failure charges only the attempt that served", async () => {
+  await gateway.close();
+  gateway = await testGateway((upstream) => ({
+    limits,
+    credentials: ["a", "b"].map((name) => ({ name, provider: "openai" as const, apiKey: `sk-upstream-${name}`, baseUrl: upstream.url })),
+  }));
+  gateway.upstream.script([{ status: 500 }, {}]);
+  const response = await chat(gateway.url);
+  expect(response.status).toBe(200);
+  await response.json();
+  expect(gateway.upstream.log).toHaveLength(2);
+  expect(gateway.upstream.log[0]?.headers.authorization).not.toBe(gateway.upstream.log[1]?.headers.authorization);
+  expect(await charged()).toBe(billed());
+  expect(await row(response)).toMatchObject({ attempts: 2, credential: "b" });
+});
