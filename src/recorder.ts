@@ -1,10 +1,9 @@
-import type { Context, Recorder, Reservation } from "./core/context.ts";
+import type { Context, Recorder } from "./core/context.ts";
 import type { Lease } from "./core/credential.ts";
-import { GuardError } from "./core/errors.ts";
 import type { LedgerIntent, LedgerRow, LedgerState } from "./core/ledger.ts";
 import { nanoToUsd } from "./core/money.ts";
 import type { Charge, Ledger, Unit } from "./core/store.ts";
-import type { Metrics } from "./metering/metrics.ts";
+import type { LimitCells, Metrics } from "./metering/metrics.ts";
 import type { BudgetWatch } from "./middleware/budgets.ts";
 
 /** Writes what happened to each request: its ledger row, its metrics, its events. The only place that knows all three. */
@@ -12,7 +11,7 @@ export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
   return {
     intent(ctx, lease) {
       if (ctx.attempts === 1) metrics?.overhead("admission", (ctx.services.clock.monotonic() - ctx.startedAt) / 1_000);
-      return ledger.intent(intentRow(ctx, lease));
+      return ledger.intent((ctx.row = openRow(ctx, lease)));
     },
     attempt(ctx, lease, status, code) {
       metrics?.attempt(lease.credential.name, lease.model, status);
@@ -23,7 +22,7 @@ export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
     close(ctx) {
       // Listing models costs nothing and is nobody's bill.
       if (ctx.attempts === 0 && !ctx.reservations && !ctx.failure) return;
-      const row = closedRow(ctx);
+      const row = closeRow(ctx);
       // Strangers are counted, not written down: their number is theirs to choose.
       if (row.code !== "unauthenticated" && row.code !== "auth_conflict") ledger.close(row);
       metrics?.request(row);
@@ -47,36 +46,34 @@ export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
 
 /** Tells metrics and listeners what budgets decided. */
 export function budgetWatch(metrics: Metrics | null): BudgetWatch {
-  /** The lowest standing of each limit since the last scrape: a gauge of thousands of users can only show who is worst off. */
-  const lowest = new Map<string, { unit: Unit; left: number }>();
-  metrics?.onScrape(() => {
-    for (const [limit, { unit, left }] of lowest) metrics.bucketRemaining(limit, unit, left);
-    lowest.clear();
-  });
-
-  function reserved({ charges, limits }: Reservation, sign: 1 | -1): void {
-    for (let i = 0; i < charges.length; i += 1) {
-      const { unit, amount } = charges[i] as Charge;
-      metrics?.reserved(limits[i]?.name ?? "", unit, sign * amount);
-    }
+  const cells = new Map<string, LimitCells>();
+  function cellsOf(limit: string, unit: Unit): LimitCells {
+    let found = cells.get(limit);
+    if (!found) cells.set(limit, (found = (metrics as Metrics).limit(limit, unit)));
+    return found;
   }
 
   return {
     held(reservation, standings) {
       if (!metrics) return;
-      reserved(reservation, 1);
-      for (let i = 0; i < reservation.limits.length; i += 1) {
-        const { name } = reservation.limits[i] as { name: string };
+      for (let i = 0; i < reservation.charges.length; i += 1) {
+        const { unit, amount } = reservation.charges[i] as Charge;
+        const limit = cellsOf((reservation.limits[i] as { name: string }).name, unit);
+        limit.allowed.add(1);
+        limit.reserved.add(amount);
         const left = standings[i]?.available;
-        metrics.decision(name, "allowed");
-        const known = lowest.get(name);
-        if (left !== undefined && (!known || left < known.left)) lowest.set(name, { unit: (reservation.charges[i] as Charge).unit, left });
+        if (left !== undefined && left < limit.lowest) limit.lowest = left;
       }
     },
     short: (limit, outcome) => metrics?.decision(limit, outcome),
     storeFailed: (mode) => metrics?.storeError("reserve", mode),
     settled(ctx, reservation, ending) {
-      if (metrics) reserved(reservation, -1);
+      if (metrics) {
+        for (let i = 0; i < reservation.charges.length; i += 1) {
+          const { unit, amount } = reservation.charges[i] as Charge;
+          cellsOf((reservation.limits[i] as { name: string }).name, unit).reserved.add(-amount);
+        }
+      }
       if (typeof ending === "string") return;
       const { events } = ctx.services;
       for (let i = 0; i < reservation.charges.length; i += 1) {
@@ -96,7 +93,10 @@ export function budgetWatch(metrics: Metrics | null): BudgetWatch {
 const NO_SCOPES = Object.freeze({});
 const NOTHING_HELD = Object.freeze({});
 
-function intentRow(ctx: Context, lease: Lease | undefined): LedgerIntent {
+type OpenRow = { -readonly [field in keyof LedgerRow]: LedgerRow[field] };
+
+/** One object per request: begun as the intent, completed by {@link closeRow}. Rows are many and long, so nothing is copied. */
+function openRow(ctx: Context, lease: Lease | undefined): OpenRow {
   const call = ctx.knownCall;
   const { principal, services } = ctx;
   return {
@@ -113,6 +113,17 @@ function intentRow(ctx: Context, lease: Lease | undefined): LedgerIntent {
     credential: lease?.credential.name ?? null,
     stream: call?.stream ?? false,
     held: heldBy(ctx),
+    state: "intent",
+    status: 0,
+    code: null,
+    latencyMs: 0,
+    firstByteMs: null,
+    attempts: 0,
+    usage: null,
+    provenance: "void",
+    rawNanoUsd: null,
+    billedNanoUsd: null,
+    limit: null,
   };
 }
 
@@ -131,26 +142,21 @@ function stateOf(ctx: Context): LedgerState {
   return ctx.failure || !ctx.reservations ? "refused" : "estimated";
 }
 
-function closedRow(ctx: Context): LedgerRow {
-  const { charged, outcome, services } = ctx;
-  const now = services.clock.monotonic();
+function closeRow(ctx: Context): LedgerRow {
+  const row = (ctx.row as OpenRow | undefined) ?? openRow(ctx, ctx.lease);
+  const { charged, outcome, startedAt, firstByteAt } = ctx;
   const metered = charged?.kind === "usage" ? charged : null;
-  const state = stateOf(ctx);
-  const held = heldBy(ctx).usd ?? null;
-  return {
-    ...intentRow(ctx, ctx.lease),
-    // The row is dated by its start.
-    at: Math.round(services.clock.now() - (now - ctx.startedAt)),
-    state,
-    status: outcome?.status ?? 0,
-    code: outcome?.code ?? null,
-    latencyMs: now - ctx.startedAt,
-    firstByteMs: ctx.firstByteAt === undefined ? null : ctx.firstByteAt - ctx.startedAt,
-    attempts: ctx.attempts,
-    usage: metered?.usage ?? null,
-    provenance: metered?.provenance ?? (state === "estimated" ? "estimated" : "void"),
-    rawNanoUsd: metered ? metered.rawNanoUsd : state === "estimated" ? held : 0,
-    billedNanoUsd: metered ? metered.billedNanoUsd : state === "estimated" ? held : 0,
-    limit: GuardError.is(outcome?.error) ? (outcome.error.limit ?? null) : null,
-  };
+  row.state = stateOf(ctx);
+  const held = row.state === "estimated" ? (row.held.usd ?? null) : 0;
+  row.status = outcome?.status ?? 0;
+  row.code = outcome?.code ?? null;
+  row.latencyMs = ctx.services.clock.monotonic() - startedAt;
+  row.firstByteMs = firstByteAt === undefined ? null : firstByteAt - startedAt;
+  row.attempts = ctx.attempts;
+  row.usage = metered?.usage ?? null;
+  row.provenance = metered?.provenance ?? (row.state === "estimated" ? "estimated" : "void");
+  row.rawNanoUsd = metered ? metered.rawNanoUsd : held;
+  row.billedNanoUsd = metered ? metered.billedNanoUsd : held;
+  row.limit = outcome?.error?.limit ?? null;
+  return row;
 }

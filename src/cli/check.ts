@@ -8,9 +8,12 @@ import type { ResolvedCredential, ResolvedOptions } from "../options-resolved.ts
 import { requestHeaders } from "../upstream/headers.ts";
 import { providerRow } from "../upstream/providers.ts";
 import { undiciTransport, type Transport } from "../upstream/transport.ts";
+import { SERVE_DEFAULTS } from "./defaults.ts";
 import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
 
 const PROBE_TIMEOUT_MS = 10_000;
+
+const STYLES = { ok: "green", warn: "yellow", FAIL: "red" } as const;
 
 interface Finding {
   readonly what: string;
@@ -20,7 +23,7 @@ interface Finding {
 
 /** `quotaguard check`: what is configured, where it comes from, and whether it works. Returns the exit code. */
 export async function check(flags: CommonFlags): Promise<number> {
-  const config = loadConfig({ path: flags.config, defaults: { store: { url: "sqlite:./data/quotaguard.db" } } });
+  const config = loadConfig({ path: flags.config, defaults: SERVE_DEFAULTS });
   const options = resolveOptions(config);
   const rows = describeOptions(options, config.sources);
   const findings = [...configFindings(options), await storeFinding(options), ...(await credentialFindings(options))];
@@ -31,10 +34,16 @@ export async function check(flags: CommonFlags): Promise<number> {
   }
   const paint = painter(flags);
   print(paint("bold", config.file ?? "no config file: environment and defaults only"));
-  print(table([["option", "value", "source"].map((title) => paint("dim", title)), ...rows.map(({ path, value, source }) => [path, value, paint("dim", source)])]));
+  const isHead = (row: number): boolean => row === 0;
+  print(
+    table([["option", "value", "source"], ...rows.map(({ path, value, source }) => [path, value, source])], {
+      paint: (text, row, column) => (isHead(row) || column === 2 ? paint("dim", text) : text),
+    }),
+  );
   print("");
-  for (const warning of config.warnings) print(`${paint("yellow", "warn")}  ${warning}`);
-  print(table(findings.map(({ what, ok, detail }) => [ok ? paint("green", "ok") : paint("red", "FAIL"), what, detail])));
+  const verdicts = findings.map(({ ok }) => (ok ? "ok" : "FAIL"));
+  const lines = [...config.warnings.map((warning) => ["warn", "configuration", warning]), ...findings.map(({ what, detail }, i) => [verdicts[i] as string, what, detail])];
+  print(table(lines, { paint: (text, _row, column) => (column === 0 ? paint(STYLES[text as keyof typeof STYLES], text) : text) }));
   print("");
   print(failed.length === 0 ? "everything works" : `${failed.length} of ${findings.length} checks failed`);
   return failed.length === 0 ? 0 : EXIT_FAILED;
@@ -44,7 +53,7 @@ function configFindings(options: ResolvedOptions): Finding[] {
   const findings: Finding[] = [];
   const { auth } = options;
   findings.push(
-    auth ? { what: "client auth", ok: true, detail: auth.kind === "keys" ? `${auth.keys.length} keys${auth.masterKey ? " and a master key" : ""}` : auth.kind } : { what: "client auth", ok: false, detail: "nobody may call: set server.master_key or keys" },
+    auth ? { what: "client auth", ok: true, detail: auth.kind === "keys" ? `${auth.keys.length} ${auth.keys.length === 1 ? "key" : "keys"}${auth.masterKey ? " and a master key" : ""}` : auth.kind } : { what: "client auth", ok: false, detail: "nobody may call: set server.master_key or keys" },
   );
   if (options.credentials.length === 0) findings.push({ what: "credentials", ok: false, detail: "none: nothing can be served" });
   const priced = new Set(options.models.filter(({ price }) => price).map(({ name }) => name));

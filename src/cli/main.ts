@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /** The `quotaguard` command: one file per subcommand, loaded only when it is asked for. */
 import { Command } from "commander";
-import { VERSION } from "../upstream/headers.ts";
+import { VERSION } from "../core/version.ts";
 import { EXIT_USAGE, reportFailure } from "./output.ts";
 
 const program = new Command("quotaguard")

@@ -24,16 +24,61 @@ export function print(text: string): void {
   process.stdout.write(`${text}\n`);
 }
 
-/** Columns as wide as their widest cell. Cells may be painted: colours do not count. */
-export function table(rows: readonly (readonly string[])[]): string {
-  const widths: number[] = [];
-  for (const row of rows) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, width(cell))));
-  return rows.map((row) => row.map((cell, i) => (i === row.length - 1 ? cell : cell + " ".repeat((widths[i] ?? 0) - width(cell)))).join("  ")).join("\n");
+export interface TableOptions {
+  /** Columns of the terminal; longer cells are wrapped. @default the terminal's own, none in a pipe */
+  readonly columns?: number | undefined;
+  /** Colours a piece of a cell, after everything has its place. */
+  readonly paint?: (text: string, row: number, column: number) => string;
 }
 
-// oxlint-disable-next-line no-control-regex -- the escape sequences of colours start with a control character
-const COLOURS = /\u001b\[\d+m/g;
-const width = (cell: string): number => cell.replaceAll(COLOURS, "").length;
+const GAP = "  ";
+/** Narrower than this a column says nothing. */
+const MIN_COLUMN = 12;
+
+/** Columns as wide as their widest cell, the widest ones narrowed until the table fits the terminal. */
+export function table(rows: readonly (readonly string[])[], options: TableOptions = {}): string {
+  const { columns = process.stdout.columns, paint = (text) => text } = options;
+  const widths = widthsFor(rows, columns);
+  const lines: string[] = [];
+  for (const [at, row] of rows.entries()) {
+    const cells = row.map((cell, column) => wrapped(cell, widths[column] as number));
+    const height = Math.max(...cells.map(({ length }) => length));
+    for (let line = 0; line < height; line += 1) {
+      const pieces = cells.map((cell, column) => {
+        const text = cell[line] ?? "";
+        return (text === "" ? "" : paint(text, at, column)) + " ".repeat((widths[column] as number) - text.length);
+      });
+      lines.push(pieces.join(GAP).trimEnd());
+    }
+  }
+  return lines.join("\n");
+}
+
+function widthsFor(rows: readonly (readonly string[])[], columns: number | undefined): number[] {
+  const widths: number[] = [];
+  for (const row of rows) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, cell.length)));
+  if (columns === undefined) return widths;
+  const room = columns - GAP.length * (widths.length - 1);
+  const used = (): number => widths.reduce((sum, width) => sum + width, 0);
+  for (let widest = Math.max(...widths); used() > room && widest > MIN_COLUMN; widest = Math.max(...widths)) {
+    const second = Math.max(MIN_COLUMN, ...widths.filter((width) => width < widest));
+    widths[widths.indexOf(widest)] = Math.max(second - 1, widest - (used() - room), MIN_COLUMN);
+  }
+  return widths;
+}
+
+/** Lines of at most `width`, broken at a space where there is one. */
+function wrapped(text: string, width: number): string[] {
+  const lines: string[] = [];
+  let rest = text;
+  while (rest.length > width) {
+    const space = rest.lastIndexOf(" ", width);
+    const end = space > width / 3 ? space : width;
+    lines.push(rest.slice(0, end));
+    rest = rest.slice(end).trimStart();
+  }
+  return [...lines, rest];
+}
 
 /** Says what went wrong on stderr and returns the exit code. */
 export function reportFailure(error: unknown, json: boolean): number {

@@ -1,8 +1,10 @@
 import { pino } from "pino";
 import { loadConfig } from "../config/load.ts";
 import { ConfigError } from "../core/errors.ts";
+import type { Logger } from "../core/logger.ts";
 import { createGuard } from "../guard.ts";
 import { resolveOptions } from "../options.ts";
+import { SERVE_DEFAULTS } from "./defaults.ts";
 import { painter, print, type CommonFlags } from "./output.ts";
 import { gatewayServer } from "./server.ts";
 
@@ -11,24 +13,25 @@ export interface ServeFlags extends CommonFlags {
   readonly port?: string;
 }
 
-/** Where a server of its own keeps its state unless told otherwise. */
-const DEFAULTS = { store: { url: "sqlite:./data/quotaguard.db" }, monitoring: { prometheusEnabled: true } };
-
 /** `quotaguard serve`: runs until a signal; the second one exits at once. */
 export async function serve(flags: ServeFlags): Promise<void> {
   const paint = painter(flags);
   const server = { ...(flags.host === undefined ? {} : { host: flags.host }), ...(flags.port === undefined ? {} : { port: portOf(flags.port) }) };
-  const config = loadConfig({ path: flags.config, flags: { server }, defaults: DEFAULTS });
+  const config = loadConfig({ path: flags.config, flags: { server }, defaults: SERVE_DEFAULTS });
   const options = resolveOptions(config);
-  if (options.credentials.length === 0) {
-    throw new ConfigError(["credentials: none is configured, so nothing can be served; add one to the file, or set OPENAI_API_KEY"]);
-  }
-  const level = options.server.loggingLevel;
-  const logger = pino({ level, base: undefined, redact: ["*.authorization", "*.apiKey", "*.key"] });
+  const problems = [
+    ...(options.credentials.length === 0 ? ["credentials: none is configured, so nothing can be served; add one to the file, or set OPENAI_API_KEY"] : []),
+    ...(options.auth === null ? ["keys: nobody may call; add a key under keys, or set server.master_key (QUOTAGUARD_MASTER_KEY)"] : []),
+  ];
+  if (problems.length > 0) throw new ConfigError(problems);
+  // Standard output is for what a script reads.
+  const logger = pino({ level: options.server.loggingLevel, base: undefined, redact: ["*.authorization", "*.apiKey", "*.key"] }, pino.destination({ dest: 2, sync: true }));
   for (const warning of config.warnings) logger.warn({ code: "QG_CONFIG" }, warning);
 
-  const guard = createGuard({ ...config, logger });
+  const starting = startLogger(logger);
+  const guard = createGuard({ ...config, logger: starting });
   const running = await gatewayServer({ guard, options, logger });
+  starting.flush();
   if (flags.json) print(JSON.stringify({ url: running.url, config: config.file, pid: process.pid }));
   else {
     print(`${paint("green", "quotaguard")} listens on ${paint("bold", running.url)}`);
@@ -65,7 +68,22 @@ export async function serve(flags: ServeFlags): Promise<void> {
   });
 }
 
+/** Holds errors back until the server listens: what keeps it from starting is said by the command, once and without a stack. */
+function startLogger(logger: Logger): Logger & { flush(): void } {
+  let held: (() => void)[] | null = [];
+  return {
+    debug: (fields, message) => logger.debug(fields, message),
+    info: (fields, message) => logger.info(fields, message),
+    warn: (fields, message) => logger.warn(fields, message),
+    error: (fields, message) => (held ? void held.push(() => logger.error(fields, message)) : logger.error(fields, message)),
+    flush() {
+      for (const write of held ?? []) write();
+      held = null;
+    },
+  };
+}
+
 function portOf(text: string): number {
-  if (!/^\d{1,5}$/.test(text)) throw new ConfigError([`--port: ${text} is not a port number`]);
+  if (!/^\d{1,5}$/.test(text) || Number(text) > 65_535) throw new ConfigError([`--port: ${text} is not a port number`]);
   return Number(text);
 }

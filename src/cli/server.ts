@@ -70,7 +70,7 @@ export async function gatewayServer({ guard, options, logger }: GatewayServerOpt
   server.maxRequestsPerSocket = MAX_REQUESTS_PER_SOCKET;
   server.maxConnections = MAX_CONNECTIONS;
 
-  await guard.ready();
+  await opened(guard);
   await listen(server, options.server.port, options.server.host);
   const { address, family, port } = server.address() as AddressInfo;
   return {
@@ -116,10 +116,27 @@ function metricsHandler(guard: QuotaGuard, options: ResolvedOptions): express.Re
   };
 }
 
+/** The options are right, so what fails here is the place they name: not a mistake in the configuration. */
+async function opened(guard: QuotaGuard): Promise<void> {
+  try {
+    await guard.ready();
+  } catch (error) {
+    throw new Error(error instanceof Error ? error.message : String(error), { cause: error });
+  }
+}
+
+const LISTEN_PROBLEMS: Readonly<Record<string, (host: string, port: number) => string>> = {
+  EADDRINUSE: (host, port) => `server.port ${port} on ${host} is in use; stop what uses it or choose another with --port`,
+  EACCES: (_host, port) => `server.port ${port} needs privileges that this process does not have; choose one above 1023 with --port`,
+  EADDRNOTAVAIL: (host) => `server.host ${host} is no address of this machine; choose another with --host (0.0.0.0 = all of them)`,
+  ENOTFOUND: (host) => `server.host ${host} cannot be resolved; choose another with --host`,
+};
+
 function listen(server: Server, port: number, host: string): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once("error", (error: NodeJS.ErrnoException) => {
-      reject(error.code === "EADDRINUSE" ? new Error(`server.port ${port} on ${host} is in use; stop what uses it or choose another with --port`) : error);
+      const say = LISTEN_PROBLEMS[error.code ?? ""];
+      reject(say ? new Error(say(host, port), { cause: error }) : error);
     });
     server.listen(port, host, resolve);
   });

@@ -2,6 +2,7 @@ import type { Call } from "./call.ts";
 import type { Choice, Lease } from "./credential.ts";
 import type { ErrorCode, GuardError } from "./errors.ts";
 import type { Events } from "./events.ts";
+import type { LedgerRow } from "./ledger.ts";
 import type { Logger } from "./logger.ts";
 import type { Scopes } from "./scope.ts";
 import type { Amounts, Charge } from "./store.ts";
@@ -135,6 +136,8 @@ export class Context {
   firstByteAt: number | undefined;
   /** Written by the meter: `proxy`, or the host's own handler. */
   charged: Charged | undefined;
+  /** Written by the recorder: the row, begun with the first attempt and completed at the end. */
+  row: LedgerRow | undefined;
   /** How the charge came about, written by `budgets` when it settles. */
   provenance: Provenance = "void";
   /** The refusal or failure that the client was told. Written by the edge. */

@@ -27,6 +27,17 @@ export function lastBoundary(bytes: Buffer): number {
 /** Whether the byte before `at` ends a line, so that a line end at `at` makes an empty line. */
 const endsLine = (bytes: Buffer, at: number): boolean => at > 0 && (bytes[at - 1] === LF || bytes[at - 1] === CR);
 
+/** Index just behind the first event that ends after `from`; the length when none does. */
+export function nextBoundary(bytes: Buffer, from: number): number {
+  for (let i = from; i < bytes.length; i += 1) {
+    const byte = bytes[i];
+    if (byte !== LF && byte !== CR) continue;
+    if (!endsLine(bytes, i) || (byte === LF && bytes[i - 1] === CR && !endsLine(bytes, i - 1))) continue;
+    return byte === CR && bytes[i + 1] === LF ? i + 2 : i + 1;
+  }
+  return bytes.length;
+}
+
 /** Splits bytes that end with a boundary into their events, each with its own trailing empty line. */
 export function* eventsOf(bytes: Buffer): Generator<Buffer> {
   let start = 0;

@@ -1,14 +1,19 @@
-import type { Rule, Standing, Unit } from "../core/store.ts";
+import type { Charge, Rule, Standing, Unit } from "../core/store.ts";
 
-/** One limit as a client may see it. */
+/** The limit of a charge, as a client may see it. */
 export interface VisibleLimit {
   readonly name: string;
-  readonly unit: Unit;
-  readonly rule: Rule;
 }
 
 /** A structured-field string holds no control characters, quotes or backslashes. */
-const quoted = (name: string): string => `"${name.replaceAll(/[^\x20-\x21\x23-\x5b\x5d-\x7e]/g, "_")}"`;
+const names = new Map<string, string>();
+
+/** Limit names come from config: as many as it has. */
+function quoted(name: string): string {
+  let text = names.get(name);
+  if (text === undefined) names.set(name, (text = `"${name.replaceAll(/[^\x20-\x21\x23-\x5b\x5d-\x7e]/g, "_")}"`));
+  return text;
+}
 
 /** Money is shown in millionths of a dollar: the fields are integers. */
 const shown = (unit: Unit, amount: number): number => (unit === "usd" ? Math.floor(amount / 1_000) : amount);
@@ -23,7 +28,7 @@ function windowSeconds(rule: Rule): number | null {
 
 const policies = new WeakMap<Rule, string>();
 
-function policyOf({ name, unit, rule }: VisibleLimit): string {
+function policyOf(name: string, { unit, rule }: Charge): string {
   let policy = policies.get(rule);
   if (policy === undefined) {
     const seconds = windowSeconds(rule);
@@ -37,37 +42,37 @@ const seconds = (ms: number): number => Math.ceil(ms / 1_000);
 
 /**
  * `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers), one member per limit, and OpenAI's `x-ratelimit-*` for the tightest
- * requests and tokens limits. Name/value pairs.
+ * requests and tokens limits. Name/value pairs; limits and standings are by charge.
  */
-export function rateLimitHeaders(limits: readonly VisibleLimit[], standings: readonly Standing[]): string[] {
+export function rateLimitHeaders(limits: readonly VisibleLimit[], charges: readonly Charge[], standings: readonly Standing[]): string[] {
   let policy = "";
   let state = "";
   let requests = -1;
   let tokens = -1;
-  for (let i = 0; i < limits.length; i += 1) {
-    const limit = limits[i] as VisibleLimit;
+  for (let i = 0; i < charges.length; i += 1) {
+    const charge = charges[i] as Charge;
     const standing = standings[i];
     if (!standing) continue;
+    const { name } = limits[i] as VisibleLimit;
+    const { unit } = charge;
     const comma = policy === "" ? "" : ", ";
-    policy += comma + policyOf(limit);
-    const remaining = Math.max(0, shown(limit.unit, standing.available));
-    state += `${comma}${quoted(limit.name)};r=${remaining}${standing.resetMs === null ? "" : `;t=${seconds(standing.resetMs)}`}`;
-    if (limit.unit === "requests" && tighter(standings, i, requests)) requests = i;
-    if (limit.unit === "tokens" && tighter(standings, i, tokens)) tokens = i;
+    policy += comma + policyOf(name, charge);
+    const remaining = Math.max(0, shown(unit, standing.available));
+    state += `${comma}${quoted(name)};r=${remaining}${standing.resetMs === null ? "" : `;t=${seconds(standing.resetMs)}`}`;
+    if (unit === "requests" && tighter(standings, i, requests)) requests = i;
+    else if (unit === "tokens" && tighter(standings, i, tokens)) tokens = i;
   }
   if (policy === "") return [];
   const headers = ["ratelimit-policy", policy, "ratelimit", state];
-  openaiHeaders(headers, "requests", limits[requests], standings[requests]);
-  openaiHeaders(headers, "tokens", limits[tokens], standings[tokens]);
+  if (requests >= 0) openaiHeaders(headers, "requests", charges[requests] as Charge, standings[requests] as Standing);
+  if (tokens >= 0) openaiHeaders(headers, "tokens", charges[tokens] as Charge, standings[tokens] as Standing);
   return headers;
 }
 
 const tighter = (standings: readonly Standing[], index: number, than: number): boolean =>
   than < 0 || (standings[index] as Standing).available < (standings[than] as Standing).available;
 
-function openaiHeaders(headers: string[], kind: "requests" | "tokens", limit: VisibleLimit | undefined, standing: Standing | undefined): void {
-  if (!limit || !standing) return;
-  headers.push(`x-ratelimit-limit-${kind}`, String(size(limit.rule)));
-  headers.push(`x-ratelimit-remaining-${kind}`, String(Math.max(0, standing.available)));
-  if (standing.resetMs !== null) headers.push(`x-ratelimit-reset-${kind}`, `${seconds(standing.resetMs)}s`);
+function openaiHeaders(headers: string[], kind: "requests" | "tokens", { rule }: Charge, { available, resetMs }: Standing): void {
+  headers.push(`x-ratelimit-limit-${kind}`, String(size(rule)), `x-ratelimit-remaining-${kind}`, String(Math.max(0, available)));
+  if (resetMs !== null) headers.push(`x-ratelimit-reset-${kind}`, `${seconds(resetMs)}s`);
 }

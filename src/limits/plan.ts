@@ -7,6 +7,9 @@ import { encodeValue, valueLabel, type CompiledLimit, type LimitRegistry } from 
 
 /** One limit that a request touches. */
 export interface PlannedLimit {
+  readonly name: string;
+  /** For people: `user`, `user+model`. */
+  readonly scope: string;
   readonly limit: CompiledLimit;
   readonly key: string;
   readonly label: string;
@@ -78,7 +81,7 @@ export function planner(options: PlannerOptions): Planner {
     // Two organisations may both have an "alice": their values never share a counter.
     const org = qualified && !limit.definition.scope.includes("org") ? (scopes.org ?? null) : null;
     const encoded = (org === null ? values : [org, ...values]).map(encodeValue);
-    return { limit, key: limit.key(encoded), label: valueLabel(org, values), last: undefined };
+    return { name: limit.name, scope: limit.scopeLabel, limit, key: limit.key(encoded), label: valueLabel(org, values), last: undefined };
   }
 
   return {

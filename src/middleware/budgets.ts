@@ -97,7 +97,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
     const forCall = ctx.carriesCall && options.calls !== null;
     const judge = (result: ReserveResult, store: LimitStore): MaybePromise<void> => {
       if (result.kind === "allowed") {
-        accept(ctx, { opId, charges, limits: used.map(nameOf), held: heldOf(charges), forCall, store, input: cost.input, owner: options }, cost, result);
+        accept(ctx, { opId, charges, limits: used, held: heldOf(charges), forCall, store, input: cost.input, owner: options }, cost, result);
         return undefined;
       }
       if (result.kind === "limited") {
@@ -125,7 +125,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
     const result = await options.holds.reserve(options.store, opId, charges);
     if (result.kind === "limited") throw refusal(used, charges, result);
     if (result.kind !== "allowed") throw new GuardError("store_unavailable", "the store's clock does not agree with this server's; check the time of both");
-    accept(ctx, { opId, charges, limits: used.map(nameOf), held: heldOf(charges), forCall: ctx.carriesCall && options.calls !== null, store: options.store, input: cost.input, owner: options }, cost, result);
+    accept(ctx, { opId, charges, limits: used, held: heldOf(charges), forCall: ctx.carriesCall && options.calls !== null, store: options.store, input: cost.input, owner: options }, cost, result);
   }
 
   /** The store cannot decide: each limit's own policy does. */
@@ -144,7 +144,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
     if (result.kind !== "allowed") throw error;
     accept(
       ctx,
-      { opId: `${opId}.l`, charges: kept, limits: keptBy.map(nameOf), held: heldOf(kept), forCall: ctx.carriesCall && options.calls !== null, store: options.local, input: cost.input, owner: options },
+      { opId: `${opId}.l`, charges: kept, limits: keptBy, held: heldOf(kept), forCall: ctx.carriesCall && options.calls !== null, store: options.local, input: cost.input, owner: options },
       cost,
       result,
     );
@@ -157,11 +157,11 @@ export function budgetsStep(options: BudgetsOptions): Step {
       ctx.onCorrection(settleAll);
     } else ctx.reservations.push(held);
     if (cost.outputCap !== undefined) ctx.outputCap = Math.min(ctx.outputCap ?? Infinity, cost.outputCap);
-    const visible = held.charges.map((charge, i) => ({ name: held.limits[i]?.name ?? "", unit: charge.unit, rule: charge.rule }));
     options.watch.held(held, result.standings);
     for (const short of result.skipped) wouldRefuse(ctx, held, short);
-    const headers = rateLimitHeaders(visible, result.standings);
-    for (let i = 0; i < headers.length; i += 2) ctx.reply(headers[i] as string, headers[i + 1] as string);
+    const headers = rateLimitHeaders(held.limits, held.charges, result.standings);
+    if (ctx.replyHeaders) ctx.replyHeaders.push(...headers);
+    else ctx.replyHeaders = headers;
   }
 
   function wouldRefuse(ctx: Context, held: Held, short: Shortfall): void {
@@ -176,9 +176,8 @@ export function budgetsStep(options: BudgetsOptions): Step {
 
   function refusal(used: readonly PlannedLimit[], charges: readonly Charge[], result: Extract<ReserveResult, { kind: "limited" }>): GuardError {
     for (const short of result.failing) options.watch.short(used[short.index]?.limit.name ?? "", "refused");
-    const visible = charges.map((charge, i) => ({ name: used[i]?.limit.name ?? "", unit: charge.unit, rule: charge.rule }));
     const headers: Record<string, string> = {};
-    const pairs = rateLimitHeaders(visible, result.standings);
+    const pairs = rateLimitHeaders(used, charges, result.standings);
     for (let i = 0; i < pairs.length; i += 2) headers[pairs[i] as string] = pairs[i + 1] as string;
     return refusalOf(used[result.worst.index] as PlannedLimit, result, headers);
   }
@@ -216,8 +215,6 @@ function needsOf(planned: readonly PlannedLimit[]): Needs {
 const NO_SCOPES = Object.freeze({});
 
 const keyName = (ctx: Context): string | null => (ctx.principal && ctx.principal.name !== "host" ? ctx.principal.name : null);
-
-const nameOf = ({ limit }: PlannedLimit): { name: string; scope: string } => ({ name: limit.name, scope: limit.scopeLabel });
 
 const outside = (unit: Unit, amount: number): number => (unit === "usd" ? nanoToUsd(amount) : amount);
 

@@ -31,6 +31,9 @@ function boolean(body: Body, field: string): boolean {
   return value;
 }
 
+/** A list of prompts is answered one by one; a list of numbers is one prompt's tokens. */
+const promptCount = (prompt: unknown): number => (Array.isArray(prompt) && prompt.length > 1 && typeof prompt[0] !== "number" ? prompt.length : 1);
+
 /** Reads what the gateway itself needs to know; everything else is the provider's to judge. */
 export function readRequest(operation: Operation, bytes: Buffer, body: Body): Call {
   const model = body.model;
@@ -48,6 +51,7 @@ export function readRequest(operation: Operation, bytes: Buffer, body: Body): Ca
   const n = positiveInteger(body, "n", MOST_CHOICES) ?? 1;
   // Completions' `best_of` are generated and billed, though only `n` of them are returned.
   const bestOf = operation === "completions" ? (positiveInteger(body, "best_of", MOST_CHOICES) ?? 1) : 1;
+  const prompts = operation === "completions" ? promptCount(body.prompt) : 1;
   const options = body.stream_options;
   if (options !== undefined && options !== null && !fieldsOf(options)) throw invalid("stream_options", "stream_options must be an object");
   return {
@@ -57,7 +61,7 @@ export function readRequest(operation: Operation, bytes: Buffer, body: Body): Ca
     stream,
     // With both fields sent, a provider may honour either: the larger one is what may be spent.
     maxOutputTokens: cap === null || legacyCap === null ? (cap ?? legacyCap) : Math.max(cap, legacyCap),
-    choices: Math.max(n, bestOf),
+    choices: Math.max(n, bestOf) * prompts,
     wantsUsage: fieldsOf(options)?.include_usage === true,
     body,
     bytes,

@@ -3,7 +3,7 @@ import { StringDecoder } from "node:string_decoder";
 import { GuardError } from "../../core/errors.ts";
 import type { Usage } from "../../core/usage.ts";
 import type { ObserverOptions, StreamObserver } from "../dialect.ts";
-import { eventsOf, lastBoundary, MAX_EVENT_BYTES } from "../sse.ts";
+import { lastBoundary, MAX_EVENT_BYTES, nextBoundary } from "../sse.ts";
 import { fieldsOf, openaiUsage } from "../usage.ts";
 import { choiceText } from "./response.ts";
 
@@ -51,12 +51,6 @@ export function openaiObserver(options: ObserverOptions): StreamObserver {
     if (openBytes > MAX_EVENT_BYTES) throw new GuardError("upstream_protocol", "the upstream sent an event of more than 1 MiB");
   }
 
-  function withoutUsageChunk(complete: Buffer): Buffer | null {
-    if (complete.indexOf(USAGE_ONLY[0]) < 0 && complete.indexOf(USAGE_ONLY[1]) < 0) return complete;
-    const events = [...eventsOf(complete)].filter((event) => !isUsageChunk(event));
-    return events.length === 0 ? null : Buffer.concat(events);
-  }
-
   return {
     push(chunk) {
       keep(chunk);
@@ -89,6 +83,27 @@ export function openaiObserver(options: ObserverOptions): StreamObserver {
     usage: () => tailUsage ?? parseKept().usage,
     deliveredTokens: () => parseKept().tokens(),
   };
+}
+
+/** Takes the usage chunk out of complete events. Null = nothing else was there. Looks only at the events that may be it. */
+function withoutUsageChunk(complete: Buffer): Buffer | null {
+  let rest = complete;
+  for (let at = usageOnlyAt(rest, 0); at >= 0; at = usageOnlyAt(rest, at)) {
+    const start = lastBoundary(rest.subarray(0, at));
+    const end = nextBoundary(rest, at);
+    if (!isUsageChunk(rest.subarray(start, end))) {
+      at = end;
+      continue;
+    }
+    rest = start === 0 ? rest.subarray(end) : Buffer.concat([rest.subarray(0, start), rest.subarray(end)]);
+    at = start;
+  }
+  return rest.length === 0 ? null : rest;
+}
+
+function usageOnlyAt(bytes: Buffer, from: number): number {
+  const tight = bytes.indexOf(USAGE_ONLY[0], from);
+  return tight >= 0 ? tight : bytes.indexOf(USAGE_ONLY[1], from);
 }
 
 function tailOf(kept: readonly Buffer[]): string {

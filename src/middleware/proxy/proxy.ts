@@ -35,7 +35,8 @@ export function proxyStep(options: ProxyOptions): Step {
     const body = options.dialectOf(call).rewrite(call, {
       model: lease.model,
       includeUsage: call.stream,
-      capField: row.capField,
+      // The legacy completions know only the older field.
+      capField: call.operation === "chat" ? row.capField : "max_tokens",
       ...(ctx.outputCap === undefined ? {} : { outputCap: ctx.outputCap }),
     });
     const path = credential.basePath + row.paths[call.operation];

@@ -1,0 +1,189 @@
+/** Environment variables as options. One table; where several set the same option, the first one counts. */
+import { nodeAt, type OptionNode, type OptionPath } from "../options-tree.ts";
+import type { Environment } from "./file.ts";
+import type { Origin } from "./origin.ts";
+import { fromText, isTrue, pathFrom, storeUrlFrom } from "./text.ts";
+
+interface Setting {
+  readonly name: string;
+  readonly path: OptionPath;
+  /** Makes the option's value; `folder` is where relative paths start. */
+  readonly value?: (text: string, folder: string) => string;
+  /** What to do about it when the value is refused. */
+  readonly note?: string;
+}
+
+const SETTINGS: readonly Setting[] = [
+  { name: "QUOTAGUARD_HOST", path: ["server", "host"] },
+  { name: "QUOTAGUARD_PORT", path: ["server", "port"] },
+  { name: "QUOTAGUARD_MASTER_KEY", path: ["server", "masterKey"] },
+  { name: "QUOTAGUARD_MANAGEMENT_KEY", path: ["management", "key"] },
+  { name: "QUOTAGUARD_SECRET_KEY", path: ["secrets", "key"] },
+  { name: "QUOTAGUARD_STORE_URL", path: ["store", "url"], value: storeUrlFrom },
+  { name: "QUOTAGUARD_LEDGER_URL", path: ["ledger", "url"], value: storeUrlFrom },
+  { name: "QUOTAGUARD_DB_PATH", path: ["ledger", "url"], value: (path, folder) => `sqlite:${pathFrom(path, folder)}` },
+  { name: "SHUTDOWN_TIMEOUT", path: ["server", "shutdownTimeout"] },
+  { name: "REDIS_URL", path: ["store", "url"], note: "unset it, or set QUOTAGUARD_STORE_URL, which goes first" },
+  {
+    name: "DATABASE_URL",
+    path: ["ledger", "url"],
+    // SQLAlchemy names its driver in the scheme.
+    value: (url, folder) => storeUrlFrom(url.replace(/^([a-z]+)\+[a-z0-9]+:/i, "$1:"), folder),
+    note: "unset it, or set QUOTAGUARD_LEDGER_URL, which goes first",
+  },
+  { name: "QUOTIO_PORT", path: ["server", "port"] },
+  { name: "QUOTIO_HOST", path: ["server", "host"] },
+];
+
+/** Variables of features of later versions. */
+const UNBUILT: readonly string[] = [
+  "QUOTAGUARD_CLIPROXY_AUTH_PATH",
+  "QUOTAGUARD_ANTIGRAVITY_PORT",
+  "QUOTAGUARD_ANTIGRAVITY_CSRF",
+  "QUOTAGUARD_ANTIGRAVITY_START_CMD",
+  "QUOTAGUARD_ANTIGRAVITY_START_TIMEOUT",
+  "QUOTAGUARD_GOOGLE_CLIENT_ID",
+  "QUOTAGUARD_GOOGLE_CLIENT_SECRET",
+  "QUOTAGUARD_IFLOW_CLIENT_ID",
+  "QUOTAGUARD_IFLOW_CLIENT_SECRET",
+  "QUOTAGUARD_COLLECTOR_WORKERS",
+  "QUOTAGUARD_COLLECTOR_JITTER",
+  "QUOTAGUARD_TELEGRAM_TOKEN",
+  "QWEN_API_KEY",
+  "QWEN_BASE_URL",
+  "QUOTIO_AUTH_DIR",
+  "QUOTIO_CONFIG_DIR",
+  "QUOTIO_DEBUG",
+  "QUOTIO_PASSTHROUGH_ENABLED",
+  "QUOTIO_CLI_PROXY_PORT",
+  "ANTHROPIC_API_KEY",
+  "GEMINI_API_KEY",
+];
+
+const OWN_PREFIX = "QUOTAGUARD_";
+const OTHER_OWN = ["QUOTAGUARD_CONFIG_PATH", "QUOTAGUARD_UTLS"];
+
+/** All of ours, for "did you mean". */
+export const OWN_VARIABLES: readonly string[] = [...SETTINGS.map(({ name }) => name), ...UNBUILT, ...OTHER_OWN].filter((name) =>
+  name.startsWith(OWN_PREFIX),
+);
+
+export interface EnvironmentReader {
+  /** Undefined when unset or empty: a compose file passes unset variables as empty ones. */
+  get(name: string): string | undefined;
+  names(): readonly string[];
+  /** Where a relative path in this variable starts: the working folder, or that of the `.env`. */
+  folderOf(name: string): string;
+}
+
+export function environmentReader(real: Environment, dotEnv: Environment, cwd: string, folder: string): EnvironmentReader {
+  const all: Environment = { ...dotEnv, ...real };
+  return {
+    get: (name) => (all[name] === "" ? undefined : all[name]),
+    names: () => Object.keys(all),
+    folderOf: (name) => (real[name] === undefined ? folder : cwd),
+  };
+}
+
+export interface EnvironmentOption {
+  readonly path: OptionPath;
+  readonly value: unknown;
+  /** Undefined = a default that the variable brings along. */
+  readonly origin: Origin | undefined;
+}
+
+/** What the environment sets, on top of the options so far. */
+export function environmentOptions(env: EnvironmentReader, base: Readonly<Record<string, unknown>>, names: OptionNode): readonly EnvironmentOption[] {
+  const options: EnvironmentOption[] = [];
+  const taken = new Set<string>();
+  for (const { name, path, value, note } of SETTINGS) {
+    const text = env.get(name);
+    if (text === undefined || taken.has(path.join("."))) continue;
+    taken.add(path.join("."));
+    options.push({ path, value: value ? value(text, env.folderOf(name)) : fromText(text, nodeAt(names, path)), origin: { kind: "env", name, note } });
+  }
+  return [...options, ...openAiCredential(env, base), ...tokenGuardLimits(env, base)];
+}
+
+/** Problems that no option has: variables of later versions, and mistyped ones of ours (those only warn: they may belong to a host's own tooling). */
+export function environmentProblems(env: EnvironmentReader): readonly string[] {
+  const problems = UNBUILT.filter((name) => env.get(name) !== undefined).map((name) => `env ${name}: not yet available in this version; unset it`);
+  if (isTrue(env.get("QUOTAGUARD_UTLS") ?? "")) {
+    problems.push(
+      "env QUOTAGUARD_UTLS: refused: quotaguard does not disguise itself as another TLS client; unset it, or give your own `transport` in code",
+    );
+  }
+  return problems;
+}
+
+const rowsOf = (value: unknown): readonly Readonly<Record<string, unknown>>[] =>
+  Array.isArray(value) ? (value as Readonly<Record<string, unknown>>[]) : [];
+
+/** `OPENAI_API_KEY` makes a credential only where the configuration has none for that provider. */
+function openAiCredential(env: EnvironmentReader, base: Readonly<Record<string, unknown>>): EnvironmentOption[] {
+  const apiKey = env.get("OPENAI_API_KEY");
+  const credentials = rowsOf(base.credentials);
+  if (apiKey === undefined || credentials.some((row) => (row?.provider ?? "openai") === "openai")) return [];
+  const at: OptionPath = ["credentials", credentials.length];
+  const name = credentials.some((row) => row?.name === "openai") ? "openai-env" : "openai";
+  const origin: Origin = { kind: "env", name: "OPENAI_API_KEY" };
+  const baseUrl = env.get("OPENAI_BASE_URL");
+  return [
+    { path: [...at, "name"], value: name, origin },
+    { path: [...at, "provider"], value: "openai", origin },
+    { path: [...at, "apiKey"], value: apiKey, origin },
+    ...(baseUrl === undefined ? [] : [{ path: [...at, "baseUrl"], value: baseUrl, origin: { kind: "env", name: "OPENAI_BASE_URL" } as const }]),
+  ];
+}
+
+const TOKEN_GUARD_SCOPES = ["global", "team", "rolegroup", "role", "user"] as const;
+/** TokenGuard's own defaults, for when only half of a bucket is said. */
+const TOKEN_GUARD_CAPACITY = 1_000;
+const TOKEN_GUARD_REFILL_PER_SEC = 5;
+
+/**
+ * TokenGuard's buckets. A scope gets one when its own `CAP_` or `RATE_` is set, all of them when the common `BUCKET_` values are; `global` only
+ * with `ENFORCE_GLOBAL_SCOPE`, as there. A limit of the same name in the file is replaced.
+ */
+function tokenGuardLimits(env: EnvironmentReader, base: Readonly<Record<string, unknown>>): EnvironmentOption[] {
+  const limits = rowsOf(base.limits);
+  const options: EnvironmentOption[] = [];
+  let next = limits.length;
+  const first = (...names: readonly string[]): { readonly name: string; readonly text: string } | undefined => {
+    for (const name of names) {
+      const text = env.get(name);
+      if (text !== undefined) return { name, text };
+    }
+    return undefined;
+  };
+  for (const scope of TOKEN_GUARD_SCOPES) {
+    const suffix = scope.toUpperCase();
+    const enforceGlobal = isTrue(env.get("ENFORCE_GLOBAL_SCOPE") ?? "");
+    if (scope === "global" && !enforceGlobal) continue;
+    const capacity = first(`CAP_${suffix}`, "BUCKET_CAPACITY");
+    const refill = first(`RATE_${suffix}`, "BUCKET_REFILL_PER_SEC");
+    const by = capacity ?? refill ?? (scope === "global" ? { name: "ENFORCE_GLOBAL_SCOPE" } : undefined);
+    if (!by) continue;
+    const name = `budget-${scope}`;
+    const known = limits.findIndex((row) => row?.name === name);
+    const at: OptionPath = ["limits", known < 0 ? next : known];
+    if (known < 0) next += 1;
+    const origin: Origin = { kind: "env", name: by.name };
+    const set = (path: OptionPath, value: unknown, from: Origin = origin): void => void options.push({ path: [...at, ...path], value, origin: from });
+    const number = (path: OptionPath, found: { readonly name: string; readonly text: string } | undefined, otherwise: number): void =>
+      found
+        ? set(path, asNumber(found.text), { kind: "env", name: found.name })
+        : void options.push({ path: [...at, ...path], value: otherwise, origin: undefined });
+    set([], {});
+    set(["name"], name);
+    set(["scope"], scope);
+    set(["unit"], "tokens");
+    set(["estimate"], "expected");
+    number(["bucket", "capacity"], capacity, TOKEN_GUARD_CAPACITY);
+    number(["bucket", "refillPerSec"], refill, TOKEN_GUARD_REFILL_PER_SEC);
+  }
+  return options;
+}
+
+/** Text that is no number stays text, so that the option's own check names it. */
+const asNumber = (text: string): unknown => (/^-?\d+(?:\.\d+)?$/.test(text.trim()) ? Number(text) : text);

@@ -1,0 +1,140 @@
+/** The options in force, one row each, for `quotaguard check`. */
+import { Secret } from "../core/secret.ts";
+import { optionNames } from "../options.ts";
+import type { ResolvedLimit } from "../options-limits.ts";
+import type { ResolvedAuth, ResolvedCredential, ResolvedLedger, ResolvedOptions, ResolvedStore } from "../options-resolved.ts";
+import { formatPath, type OptionPath } from "../options-tree.ts";
+import { formatDuration, formatSize } from "../options-values.ts";
+
+export interface OptionRow {
+  /** As a config file spells it. */
+  readonly path: string;
+  /** The effective value, ready to show; secrets are `[redacted]`. */
+  readonly value: string;
+  /** `quotaguard.yaml:12`, `env NAME`, `flag` or `default`. */
+  readonly source: string;
+}
+
+/** Every effective option with its source. `sources` as `loadConfig()` returns them; options given in code have none and show as `default`. */
+export function describeOptions(resolved: ResolvedOptions, sources: ReadonlyMap<string, string> = new Map()): readonly OptionRow[] {
+  const rows: OptionRow[] = [];
+  const names = optionNames();
+  flatten(asWritten(resolved), [], (path, value) => {
+    const option = formatPath(names, path, "file");
+    rows.push({ path: option, value, source: sources.get(option) ?? "default" });
+  });
+  return rows;
+}
+
+/** A value that is shown as it stands. */
+type Shown = string | number | boolean | Secret | null | undefined | readonly Shown[] | { readonly [name: string]: Shown };
+
+function flatten(value: Shown, path: OptionPath, row: (path: OptionPath, value: string) => void): void {
+  if (value === undefined) return;
+  if (value === null) return row(path, "none");
+  if (value instanceof Secret || typeof value !== "object") return row(path, String(value));
+  if (Array.isArray(value)) {
+    const items = value as readonly Shown[];
+    if (items.every((item) => typeof item !== "object")) return row(path, items.length === 0 ? "none" : items.join(", "));
+    for (const [index, item] of items.entries()) flatten(item, [...path, index], row);
+    return;
+  }
+  const entries = Object.entries(value as { readonly [name: string]: Shown });
+  if (entries.length === 0) return row(path, "none");
+  for (const [name, child] of entries) flatten(child, [...path, name], row);
+}
+
+/** The options in the spelling that one writes them in. */
+function asWritten(options: ResolvedOptions): Shown {
+  const { server, resilience, router, scopes } = options;
+  const { masterKey, keys, auth } = authRows(options.auth);
+  return {
+    server: {
+      host: server.host,
+      port: server.port,
+      masterKey,
+      requestTimeout: formatDuration(server.requestTimeoutMs),
+      bodyLimit: formatSize(server.bodyLimitBytes),
+      loggingLevel: server.loggingLevel,
+      shutdownTimeout: formatDuration(server.shutdownTimeoutMs),
+      trustProxy: server.trustProxy,
+    },
+    store: { url: urlOf(options.store) },
+    ledger: { url: urlOf(options.ledger) },
+    auth,
+    keys,
+    scopes: { names: scopes.names, trustHeaders: scopes.trustHeaders, headers: scopes.headers, of: scopes.of ? "a function" : undefined },
+    limits: options.limits.map(limitRow),
+    estimate: options.estimate,
+    credentials: options.credentials.map(credentialRow),
+    models: options.models.map((model) => ({ ...model, price: model.price && { ...model.price } })),
+    modelAlias: options.modelAlias,
+    router: { strategy: router.strategy, reservation: { ttl: formatDuration(router.reservation.ttlMs) } },
+    resilience: {
+      maxRetries: resilience.maxRetries,
+      retryBudget: resilience.retryBudget,
+      connectTimeout: formatDuration(resilience.connectTimeoutMs),
+      firstByteTimeout: formatDuration(resilience.firstByteTimeoutMs),
+      idleTimeout: formatDuration(resilience.idleTimeoutMs),
+    },
+    prices: options.prices,
+    management: options.management,
+    secrets: options.secrets,
+    monitoring: options.monitoring,
+    clock: options.clock && "an object",
+    logger: options.logger && "an object",
+    transport: options.transport && "an object",
+  };
+}
+
+function authRows(auth: ResolvedAuth | null): { readonly masterKey?: Shown; readonly keys?: Shown; readonly auth?: Shown } {
+  if (auth === null) return { auth: "undecided: a gateway needs server.master_key, keys or auth" };
+  if (auth.kind === "host") return { auth: "the app in front of the gateway" };
+  if (auth.kind === "custom") return { auth: "a function" };
+  return {
+    masterKey: auth.masterKey,
+    keys: auth.keys.map(({ expiresAt, models, ...key }) => ({
+      ...key,
+      models: models ?? "all",
+      expires: expiresAt === null ? null : new Date(expiresAt).toISOString(),
+    })),
+  };
+}
+
+function urlOf(store: ResolvedStore | ResolvedLedger): string {
+  switch (store.kind) {
+    case "given":
+      return `an object (${store.store.name})`;
+    case "sqlite":
+      return `sqlite:${store.path}`;
+    case "store":
+      return "the store's own";
+    default:
+      return store.kind;
+  }
+}
+
+const numberOf = (value: unknown): string => (typeof value === "function" ? "a function" : value === -1 ? "-1 (unlimited)" : String(value));
+
+function limitRow({ kind, enforceFrom, ...limit }: ResolvedLimit): Shown {
+  return { ...limit, ...kindRow(kind), enforceFrom: enforceFrom === undefined ? undefined : new Date(enforceFrom).toISOString() };
+}
+
+function kindRow(kind: ResolvedLimit["kind"]): { readonly [name: string]: Shown } {
+  if ("bucket" in kind) return { bucket: { capacity: numberOf(kind.bucket.capacity), refillPerSec: kind.bucket.refillPerSec } };
+  if ("concurrency" in kind) return { concurrency: { limit: numberOf(kind.concurrency.limit) } };
+  const { limit, per, timeZone } = kind.window;
+  const slides = typeof per === "number";
+  return { window: { limit: numberOf(limit), per: slides ? formatDuration(per) : per, timeZone: slides ? undefined : timeZone } };
+}
+
+/** Header values and proxy passwords are secrets that no type marks. */
+function credentialRow({ origin, basePath, headers, proxyUrl, models, ...credential }: ResolvedCredential): Shown {
+  return {
+    ...credential,
+    models: models ?? "all",
+    baseUrl: `${origin}${basePath}`,
+    headers: Object.fromEntries(Object.keys(headers).map((header) => [header, "[redacted]"])),
+    proxyUrl: proxyUrl === null ? null : proxyUrl.replace(/\/\/[^/]*@/, "//[redacted]@"),
+  };
+}

@@ -1,0 +1,219 @@
+import { ConfigError } from "../core/errors.ts";
+import type { LedgerRow } from "../core/ledger.ts";
+import { nanoToUsd } from "../core/money.ts";
+import { UNITS, type Unit } from "../core/store.ts";
+import type { MaybePromise } from "../core/time.ts";
+import { totalInputTokens, totalOutputTokens } from "../core/usage.ts";
+import { OPEN, seriesBudget, type Cell, type Observer, type PromClient, type PromRegistry, type Show } from "./series.ts";
+
+/**
+ * Prometheus metrics. A request pays for one look-up and a few additions: counters and gauges are kept here and handed to prom-client when somebody
+ * scrapes. No client can make a series: its model is a label only where the config knows that model, and the number of series is capped.
+ */
+export interface Metrics {
+  /** A request is over: counts, durations, tokens, cost and what was settled. */
+  request(row: LedgerRow): void;
+  /** An attempt ended; `status` null = no answer. */
+  attempt(credential: string, model: string, status: number | null): void;
+  /** Time that a phase of ours took, without waiting for the upstream. */
+  overhead(phase: string, seconds: number): void;
+  decision(limit: string, outcome: "allowed" | "refused" | "would_refuse"): void;
+  /** Charged beyond what was held. Money in nano-USD, shown as USD; so in all of these. */
+  debt(limit: string, unit: Unit, amount: number): void;
+  /** The cells of one limit, to be kept by the caller: they are touched by every request. */
+  limit(name: string, unit: Unit): LimitCells;
+  credentialReady(credential: string, ready: boolean): void;
+  storeError(op: string, mode: string): void;
+  conservationViolation(): void;
+  /** A candidate was passed over. */
+  selectionRejected(reason: string): void;
+  /** Called before each scrape, to set gauges that nobody pushes. A failure leaves them as they were. */
+  onScrape(fn: () => MaybePromise<void>): void;
+  expose(): Promise<string>;
+  readonly contentType: string;
+}
+
+/** What every request changes about a limit that it touches. Amounts in the limit's unit, money in nano-USD. */
+export interface LimitCells {
+  readonly allowed: Cell;
+  /** What is held for open requests. */
+  readonly reserved: Cell;
+  /** The lowest that was left since the last scrape: of thousands of users a gauge can only show who is worst off. */
+  lowest: number;
+}
+
+export interface MetricsOptions {
+  /** Model names of the config; patterns among them are passed over. Any other model is `other`. */
+  readonly knownModels: Iterable<string>;
+  /** The host's own registry. Default: one of this instance's own. */
+  readonly registry?: PromRegistry;
+  /** Time series at most, histograms counted with all their buckets. Default 2,000. */
+  readonly maxSeries?: number;
+}
+
+const PREFIX = "quotaguard_";
+const DEFAULT_MAX_SERIES = 2_000;
+const OTHER = "other";
+const NONE = "none";
+
+const REQUEST_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300];
+const FIRST_BYTE_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
+const OVERHEAD_SECONDS = [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1];
+
+/** Where a request of one kind is counted: looked up once for all of it. */
+interface RequestCells {
+  readonly requests: Cell;
+  readonly duration: Observer;
+  readonly input: Cell;
+  readonly output: Cell;
+  readonly cost: Cell;
+}
+
+/** Upstreams may invent a status, too. */
+const statusLabel = (status: number | null): string =>
+  status !== null && Number.isInteger(status) && status >= 100 && status <= 599 ? String(status) : NONE;
+
+/** Money is kept in nano-USD, so that no sum of small costs loses a digit, and shown as USD. */
+const inUsd: Show = (value, { unit }) => (unit === undefined || unit === "usd" ? nanoToUsd(value) : value);
+
+const STATES: readonly LedgerRow["state"][] = ["intent", "settled", "released", "refused", "estimated", "unknown"];
+const OUTCOMES = 3;
+const DIRECTIONS = 2;
+
+/** Registers all families. `client` is the module prom-client. Throws {@link ConfigError} when another guard already uses the registry. */
+export function metrics(client: PromClient, options: MetricsOptions): Metrics {
+  const registry = options.registry ?? new client.Registry();
+  if (registry.getSingleMetric(`${PREFIX}requests_total`)) {
+    throw new ConfigError(["monitoring: this prom-client registry already has the metrics of a guard; give each guard a registry of its own"]);
+  }
+  const known = new Set([...options.knownModels].filter((name) => !name.includes("*")));
+  const maxSeries = options.maxSeries ?? DEFAULT_MAX_SERIES;
+  const series = seriesBudget({ client, registry, maxSeries, prefix: PREFIX, overflow: OTHER });
+
+  const requests = series.counter("requests_total", "Requests that ended", {
+    route: OPEN,
+    dialect: OPEN,
+    provider: OPEN,
+    model: OPEN,
+    stream: OPEN,
+    status: OPEN,
+  });
+  const duration = series.histogram(
+    "request_duration_seconds",
+    "From a request's arrival to the end of its answer",
+    { route: OPEN, stream: OPEN },
+    REQUEST_SECONDS,
+  );
+  const overhead = series.histogram("overhead_seconds", "Time spent in the guard itself", { phase: OPEN }, OVERHEAD_SECONDS);
+  const firstByte = series.histogram(
+    "time_to_first_byte_seconds",
+    "From a request's arrival to the first byte of its answer",
+    {},
+    FIRST_BYTE_SECONDS,
+  );
+  const attempts = series.counter("attempts_total", "Requests sent to a provider", { credential: OPEN, model: OPEN, status: OPEN });
+  const decisions = series.counter("decisions_total", "Verdicts of limits", { limit: OPEN, outcome: OUTCOMES });
+  const debts = series.counter("debt_units_total", "Charged beyond what was held, in the limit's unit", { limit: OPEN, unit: UNITS.length }, inUsd);
+  const reserved = series.gauge("reserved_units", "Held for open requests, in the limit's unit", { limit: OPEN, unit: UNITS.length }, inUsd);
+  const settled = series.counter(
+    "settled_units_total",
+    "Charged in the end, by how it became known",
+    { unit: UNITS.length, state: STATES.length },
+    inUsd,
+  );
+  const tokens = series.counter("tokens_total", "Tokens that models read and wrote", { direction: DIRECTIONS, model: OPEN });
+  const cost = series.counter("cost_usd_total", "Billed, in USD", { model: OPEN }, inUsd);
+  const remaining = series.gauge("bucket_remaining", "What is left of a limit, in its unit", { limit: OPEN });
+  const ready = series.gauge("credential_ready", "1 = the credential can be chosen", { credential: OPEN });
+  const storeErrors = series.counter("store_errors_total", "Store operations that failed", { op: OPEN, mode: OPEN });
+  const violations = series.counter("conservation_violations_total", "Ledger rows that do not balance; anything but 0 is a bug", {})();
+  const rejections = series.counter("selection_rejected_total", "Candidates that were passed over", { reason: OPEN });
+  const firstBytes = firstByte();
+
+  const modelLabel = (model: string | null): string => (model === null ? NONE : known.has(model) ? model : OTHER);
+
+  const settledByUsage = {
+    requests: settled("requests", "settled"),
+    input: settled("input_tokens", "settled"),
+    output: settled("output_tokens", "settled"),
+    tokens: settled("tokens", "settled"),
+    usd: settled("usd", "settled"),
+  };
+
+  const kinds = new Map<string, RequestCells>();
+
+  function cellsOf(row: LedgerRow): RequestCells {
+    const model = modelLabel(row.model);
+    const dialect = row.dialect ?? NONE;
+    const provider = row.provider ?? NONE;
+    const stream = row.stream ? "true" : "false";
+    const status = statusLabel(row.status);
+    const key = `${row.route}\n${dialect}\n${provider}\n${model}\n${stream}\n${status}`;
+    let cells = kinds.get(key);
+    if (!cells) {
+      cells = {
+        requests: requests(row.route, dialect, provider, model, stream, status),
+        duration: duration(row.route, stream),
+        input: tokens("input", model),
+        output: tokens("output", model),
+        cost: cost(model),
+      };
+      // Beyond the cap everything new ends in the overflow, and that needs no remembering.
+      if (kinds.size < maxSeries) kinds.set(key, cells);
+    }
+    return cells;
+  }
+
+  function countSettled(row: LedgerRow): void {
+    const { state, usage, held, billedNanoUsd } = row;
+    if (state === "settled" && usage) {
+      const input = totalInputTokens(usage);
+      const output = totalOutputTokens(usage);
+      settledByUsage.requests.add(1);
+      settledByUsage.input.add(input);
+      settledByUsage.output.add(output);
+      settledByUsage.tokens.add(input + output);
+      if (billedNanoUsd !== null) settledByUsage.usd.add(billedNanoUsd);
+    } else if (state === "estimated" || state === "unknown") {
+      for (const unit of UNITS) {
+        const amount = held[unit];
+        if (amount !== undefined && unit !== "concurrent") settled(unit, state).add(amount);
+      }
+    }
+  }
+
+  return {
+    request(row) {
+      const cells = cellsOf(row);
+      cells.requests.add(1);
+      cells.duration.observe(row.latencyMs / 1000);
+      if (row.firstByteMs !== null) firstBytes.observe(row.firstByteMs / 1000);
+      if (row.usage) {
+        cells.input.add(totalInputTokens(row.usage));
+        cells.output.add(totalOutputTokens(row.usage));
+      }
+      if (row.billedNanoUsd !== null) cells.cost.add(row.billedNanoUsd);
+      countSettled(row);
+    },
+    attempt: (credential, model, status) => attempts(credential, modelLabel(model), statusLabel(status)).add(1),
+    overhead: (phase, seconds) => overhead(phase).observe(seconds),
+    decision: (limit, outcome) => decisions(limit, outcome).add(1),
+    debt: (limit, unit, amount) => debts(limit, unit).add(amount),
+    limit(name, unit) {
+      const cells: LimitCells = { allowed: decisions(name, "allowed"), reserved: reserved(name, unit), lowest: Infinity };
+      const left = remaining(name);
+      series.onScrape(() => {
+        if (cells.lowest !== Infinity) left.set(unit === "usd" ? nanoToUsd(cells.lowest) : cells.lowest);
+        cells.lowest = Infinity;
+      });
+      return cells;
+    },
+    credentialReady: (credential, isReady) => ready(credential).set(isReady ? 1 : 0),
+    storeError: (op, mode) => storeErrors(op, mode).add(1),
+    conservationViolation: () => violations.add(1),
+    selectionRejected: (reason) => rejections(reason).add(1),
+    onScrape: (fn) => series.onScrape(fn),
+    expose: () => registry.metrics(),
+    contentType: registry.contentType,
+  };
+}

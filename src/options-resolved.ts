@@ -1,0 +1,181 @@
+/** The options as the guard uses them: every default filled in, units in the names, secrets wrapped, nothing left to parse. */
+import type { Credential } from "./core/credential.ts";
+import type { Logger } from "./core/logger.ts";
+import type { Scopes } from "./core/scope.ts";
+import type { Secret } from "./core/secret.ts";
+import type { Store } from "./core/store.ts";
+import type { Clock } from "./core/time.ts";
+import { resolveLimit, type ResolvedLimit } from "./options-limits.ts";
+import { DEFAULT_SCOPE_HEADERS, type AuthFunction, type ParsedOptions, type ScopesFunction } from "./options-schema.ts";
+import { checkBaseUrl } from "./upstream/egress.ts";
+import { providerRow } from "./upstream/providers.ts";
+import type { Transport } from "./upstream/transport.ts";
+
+export interface ResolvedKey {
+  readonly name: string;
+  readonly key: Secret;
+  readonly scopes: Scopes;
+  /** Model patterns; null = all. */
+  readonly models: readonly string[] | null;
+  /** Wall clock, ms; null = never. */
+  readonly expiresAt: number | null;
+  readonly mayAssertScopes: boolean;
+}
+
+export interface ResolvedCredential extends Credential {
+  readonly tier: string | null;
+}
+
+/** USD, as written: a number or decimal text. */
+export interface ResolvedPrice {
+  readonly inputPerMtok: number | string;
+  readonly outputPerMtok: number | string;
+  readonly cacheReadPerMtok?: number | string | undefined;
+  readonly cacheWritePerMtok?: number | string | undefined;
+  readonly reasoningPerMtok?: number | string | undefined;
+  readonly perRequest?: number | string | undefined;
+}
+
+export interface ResolvedModel {
+  readonly name: string;
+  readonly model?: string;
+  readonly credential?: string;
+  readonly price?: ResolvedPrice;
+  readonly maxOutputTokens?: number;
+}
+
+/** Null = nobody decided: a mounted gateway must refuse to start, budgets on the host's own routes need none. */
+export type ResolvedAuth =
+  | { readonly kind: "host" }
+  | { readonly kind: "keys"; readonly masterKey: Secret | null; readonly keys: readonly ResolvedKey[] }
+  | { readonly kind: "custom"; readonly authenticate: AuthFunction };
+
+export type ResolvedStore =
+  | { readonly kind: "memory" }
+  | { readonly kind: "sqlite"; readonly path: string }
+  /** The host's own object: it closes it. */
+  | { readonly kind: "given"; readonly store: Store };
+
+/** `store` = the rows are kept by the store itself. */
+export type ResolvedLedger = ResolvedStore | { readonly kind: "store" };
+
+export interface ResolvedOptions {
+  readonly server: {
+    readonly host: string;
+    readonly port: number;
+    readonly requestTimeoutMs: number;
+    readonly bodyLimitBytes: number;
+    readonly loggingLevel: "debug" | "info" | "warn" | "error" | "silent";
+    readonly shutdownTimeoutMs: number;
+    readonly trustProxy: boolean | number | string | readonly string[];
+  };
+  readonly store: ResolvedStore;
+  readonly ledger: ResolvedLedger;
+  readonly auth: ResolvedAuth | null;
+  readonly scopes: {
+    readonly names: readonly string[];
+    readonly trustHeaders: boolean;
+    /** Scope -> lower-case header name. */
+    readonly headers: Readonly<Record<string, string>>;
+    readonly of: ScopesFunction | null;
+  };
+  readonly limits: readonly ResolvedLimit[];
+  readonly estimate: { readonly defaultMaxOutputTokens: number; readonly capOutput: boolean; readonly tokenizer: "fast" | "exact" };
+  readonly credentials: readonly ResolvedCredential[];
+  readonly models: readonly ResolvedModel[];
+  readonly modelAlias: Readonly<Record<string, string>>;
+  readonly router: { readonly strategy: "round-robin"; readonly reservation: { readonly ttlMs: number } };
+  readonly resilience: {
+    readonly maxRetries: number;
+    readonly retryBudget: number;
+    readonly connectTimeoutMs: number;
+    readonly firstByteTimeoutMs: number;
+    readonly idleTimeoutMs: number;
+  };
+  readonly prices: { readonly markupPct: number };
+  readonly management: { readonly key: Secret | null; readonly path: string };
+  readonly secrets: { readonly key: Secret | null };
+  readonly monitoring: { readonly prometheusEnabled: boolean; readonly metricsPublic: boolean };
+  readonly clock: Clock | undefined;
+  readonly logger: Logger | undefined;
+  readonly transport: Transport | undefined;
+}
+
+/** Turns options that passed every check into what the guard uses. Frozen all the way down, except what the host brought along. */
+export function resolveParsed(options: ParsedOptions): ResolvedOptions {
+  const { server, router, resilience } = options;
+  const resolved: ResolvedOptions = {
+    server: {
+      host: server.host,
+      port: server.port,
+      requestTimeoutMs: server.requestTimeout,
+      bodyLimitBytes: server.bodyLimit,
+      loggingLevel: server.loggingLevel,
+      shutdownTimeoutMs: server.shutdownTimeout,
+      trustProxy: server.trustProxy,
+    },
+    store: storeOf(options.store) ?? { kind: "memory" },
+    ledger: storeOf(options.ledger) ?? { kind: "store" },
+    auth: authOf(options),
+    scopes:
+      typeof options.scopes === "function" ? { names: [], trustHeaders: false, headers: DEFAULT_SCOPE_HEADERS, of: options.scopes } : options.scopes,
+    limits: options.limits.map(resolveLimit),
+    estimate: options.estimate,
+    credentials: options.credentials.map(credentialOf),
+    models: options.models.map(modelOf),
+    modelAlias: options.modelAlias,
+    router: { strategy: router.strategy, reservation: { ttlMs: router.reservation.ttl } },
+    resilience: {
+      maxRetries: resilience.maxRetries,
+      retryBudget: resilience.retryBudget,
+      connectTimeoutMs: resilience.connectTimeout,
+      firstByteTimeoutMs: resilience.firstByteTimeout,
+      idleTimeoutMs: resilience.idleTimeout,
+    },
+    prices: options.prices,
+    management: options.management,
+    secrets: options.secrets,
+    monitoring: options.monitoring,
+    clock: options.clock,
+    logger: options.logger,
+    transport: options.transport,
+  };
+  const hosts: readonly unknown[] = [options.store, options.ledger, options.clock, options.logger, options.transport];
+  return freeze(resolved, new Set(hosts));
+}
+
+function storeOf(store: ParsedOptions["store"] | ParsedOptions["ledger"]): ResolvedStore | undefined {
+  if (store === undefined) return undefined;
+  if (!("url" in store)) return { kind: "given", store };
+  return store.url === "memory" ? { kind: "memory" } : { kind: "sqlite", path: store.url.replace(/^sqlite:(?:\/\/)?/, "") };
+}
+
+function authOf({ auth, server, keys }: ParsedOptions): ResolvedAuth | null {
+  if (auth === false) return { kind: "host" };
+  if (typeof auth === "function") return { kind: "custom", authenticate: auth };
+  const given = auth ?? { masterKey: server.masterKey, keys };
+  if (given.masterKey === null && given.keys.length === 0) return null;
+  return {
+    kind: "keys",
+    masterKey: given.masterKey,
+    keys: given.keys.map(({ expires, ...key }) => ({ ...key, expiresAt: expires })),
+  };
+}
+
+function credentialOf(credential: ParsedOptions["credentials"][number]): ResolvedCredential {
+  const { baseUrl, ...rest } = credential;
+  return { ...rest, ...checkBaseUrl(baseUrl ?? providerRow(rest.provider).baseUrl ?? "") };
+}
+
+/** Without the keys that were not written: `undefined` is not "absent" to who looks for a name. */
+function modelOf(model: ParsedOptions["models"][number]): ResolvedModel {
+  return Object.fromEntries(Object.entries(model).filter(([, value]) => value !== undefined)) as unknown as ResolvedModel;
+}
+
+function freeze<T>(value: T, except: ReadonlySet<unknown>): T {
+  if (typeof value !== "object" || value === null || except.has(value)) return value;
+  const prototype: unknown = Object.getPrototypeOf(value);
+  if (prototype !== Object.prototype && prototype !== Array.prototype && prototype !== null) return value;
+  for (const member of Object.values(value)) freeze(member, except);
+  return Object.freeze(value);
+}

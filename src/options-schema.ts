@@ -1,0 +1,272 @@
+/** Every option of the guard, in code spelling. YAML uses the same names in snake_case. */
+import { z } from "zod";
+import type { Logger } from "./core/logger.ts";
+import { scopesFrom, type ScopesInput } from "./core/scope.ts";
+import type { Store } from "./core/store.ts";
+import type { Clock, MaybePromise } from "./core/time.ts";
+import type { Transport } from "./upstream/transport.ts";
+import { checkBaseUrl, checkProxyUrl } from "./upstream/egress.ts";
+import { checkExtraHeaders } from "./upstream/headers.ts";
+import { limitSchema, type HostRequest } from "./options-limits.ts";
+import { callback, duration, instant, list, name, scopeName, seam, secret, size, label } from "./options-values.ts";
+
+/** The host's own check of a client. Null = refuse with 401. `key` is what the client presented, or null. */
+export type AuthFunction = {
+  of(
+    key: string | null,
+    req: HostRequest,
+  ): MaybePromise<{ readonly name: string; readonly scopes?: ScopesInput; readonly models?: readonly string[] } | null>;
+}["of"];
+
+/** Says whose budgets a request touches. */
+export type ScopesFunction = { of(req: HostRequest): MaybePromise<ScopesInput> }["of"];
+
+const GB = 1_073_741_824;
+
+/** Model patterns: names with `*` for any run of characters. */
+const patterns = () => list(label());
+
+const scopeValues = () =>
+  z.record(scopeName(), z.union([z.string(), z.number(), z.bigint(), z.null()], { error: "expected text or a number" })).transform((values, ctx) => {
+    try {
+      return scopesFrom(values);
+    } catch (error) {
+      ctx.addIssue({ code: "custom", message: (error as Error).message });
+      return z.NEVER;
+    }
+  });
+
+const keySchema = z.strictObject({
+  /** Appears in logs, rows and the scope `key`; never the key itself. */
+  name: name(),
+  /** What the client presents. */
+  key: secret(),
+  scopes: scopeValues().prefault({}),
+  /** @default all */
+  models: patterns().nullable().default(null),
+  /** @default never */
+  expires: instant().nullable().default(null),
+  /** Whether its requests may name their scopes by header. */
+  mayAssertScopes: z.boolean().default(false),
+});
+
+const extraHeaders = () =>
+  z.record(z.string(), z.string()).superRefine((headers, ctx) => {
+    for (const [header, value] of Object.entries(headers)) {
+      try {
+        checkExtraHeaders({ [header]: value });
+      } catch (error) {
+        ctx.addIssue({ code: "custom", path: [header], message: (error as Error).message.replace(/^headers: /, "") });
+      }
+    }
+  });
+
+/** Runs a check that throws, and reports its message under the option. */
+function checked(check: (value: string) => unknown, option: string) {
+  return z.string().superRefine((value, ctx) => {
+    try {
+      check(value);
+    } catch (error) {
+      // The check names the option in YAML spelling; the report's line already does.
+      ctx.addIssue({ code: "custom", message: (error as Error).message.replace(new RegExp(`^${option}:? `), "") });
+    }
+  });
+}
+
+const PROVIDERS = ["openai", "openai-compatible"] as const;
+
+const credentialSchema = z.strictObject({
+  name: name(),
+  provider: z.enum(PROVIDERS).default("openai"),
+  /** @default none, for an openai-compatible server that asks for none */
+  apiKey: secret().nullable().default(null),
+  /** With or without a trailing `/v1`. @default the provider's own; an openai-compatible one has none */
+  baseUrl: checked(checkBaseUrl, "base_url").optional(),
+  /** Higher is tried first. */
+  priority: z.number().int().min(-1_000).max(1_000).default(0),
+  weight: z.literal(1).default(1),
+  /** Tried only when all others cannot. */
+  isFallback: z.boolean().default(false),
+  /** What it offers. @default everything */
+  models: patterns().nullable().default(null),
+  proxyUrl: checked(checkProxyUrl, "proxy_url").nullable().default(null),
+  /** Extra request headers. */
+  headers: extraHeaders().default({}),
+  /** Whether a host name may resolve to a private address. */
+  allowPrivate: z.boolean().default(false),
+  /** A label of yours. */
+  tier: label(64).nullable().default(null),
+});
+
+const usdPrice = () => {
+  const expected = "expected USD as a number of 0 or more, or as decimal text";
+  return z.union([z.number().min(0), z.string().regex(/^\d{1,9}(?:\.\d{1,12})?$/, expected)], { error: expected });
+};
+
+const modelSchema = z.strictObject({
+  /** As clients name it. */
+  name: label(),
+  /** As the provider names it. @default the same */
+  model: label().optional(),
+  /** Name of the credential that serves it. @default every one */
+  credential: z.string().optional(),
+  /** USD per million tokens. A missing class costs what its base class costs (cache: input, reasoning: output). */
+  price: z
+    .strictObject({
+      inputPerMtok: usdPrice(),
+      outputPerMtok: usdPrice(),
+      cacheReadPerMtok: usdPrice().optional(),
+      cacheWritePerMtok: usdPrice().optional(),
+      reasoningPerMtok: usdPrice().optional(),
+      /** USD per request, on top. */
+      perRequest: usdPrice().optional(),
+    })
+    .optional(),
+  maxOutputTokens: z.number().int().min(1).max(10_000_000).optional(),
+});
+
+const storeUrl = () =>
+  z.string().superRefine((url, ctx) => {
+    if (url === "memory" || /^sqlite:(?:\/\/)?[^\s]/.test(url)) return;
+    ctx.addIssue({ code: "custom", message: "expected memory or sqlite:<path>, for example sqlite:./data/quotaguard.db" });
+  });
+
+const storeObject = () =>
+  seam<Store>(["limits", "records", "ledger", "ready", "close"], "a store: { url }, or what memoryStore() or sqliteStore() return");
+
+/** Scope -> request header. */
+export const DEFAULT_SCOPE_HEADERS = { user: "x-user-id", team: "x-team-id", role: "x-role", rolegroup: "x-llm-rolegroup", org: "x-org-id" };
+
+const scopesObject = () =>
+  z.strictObject({
+    /** Scopes of your own. */
+    names: list(scopeName()).default([]),
+    /** Take the headers from everybody: only behind a proxy that sets them itself. */
+    trustHeaders: z.boolean().default(false),
+    /** Scope -> request header, added to the defaults; null removes one. */
+    headers: z
+      .record(
+        scopeName(),
+        z
+          .string()
+          .regex(/^[A-Za-z0-9-]+$/, "is not a header name")
+          .nullable(),
+      )
+      .default({})
+      .transform((headers) => {
+        const merged = Object.entries({ ...DEFAULT_SCOPE_HEADERS, ...headers });
+        return Object.fromEntries(merged.flatMap(([scope, header]) => (header === null ? [] : [[scope, header.toLowerCase()] as const])));
+      }),
+    /** In code: the host's own word, from its request. */
+    of: callback<ScopesFunction>().nullable().default(null),
+  });
+
+/** Keys that people invent themselves must not be guessable. */
+const MIN_OWN_KEY = 16;
+
+export const optionsSchema = z.strictObject({
+  version: z.literal(1).optional(),
+  server: z
+    .strictObject({
+      host: label().default("127.0.0.1"),
+      port: z.number().int().min(0).max(65_535).default(8318),
+      /** May use every model and name any scope. It does not open the management tree. */
+      masterKey: secret(MIN_OWN_KEY).nullable().default(null),
+      /** The longest a whole request may take. */
+      requestTimeout: duration().default(300_000),
+      bodyLimit: size(GB).default(10_485_760),
+      loggingLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
+      /** How long open requests may go on after a stop signal. */
+      shutdownTimeout: duration(0).default(30_000),
+      /** As Express's `trust proxy`. */
+      trustProxy: z
+        .union([z.boolean(), z.number().int().min(0), z.string(), list(z.string())], { error: "expected true, false, a hop count or addresses" })
+        .default(false),
+    })
+    .prefault({}),
+  /** Holds limits and records. `{ url: "memory" | "sqlite:<path>" }`, or a store object in code. */
+  store: z.union([storeObject(), z.strictObject({ url: storeUrl().default("memory") })], { error: "expected { url } or a store object" }).optional(),
+  /** Holds the rows. @default the store's own */
+  ledger: z.union([storeObject(), z.strictObject({ url: storeUrl() })], { error: "expected { url } or a store object" }).optional(),
+  /**
+   * Who may call the mounted gateway, in code: `false` (the app authenticates before this mount), your own function, or keys. It replaces
+   * `server.masterKey` and `keys`.
+   */
+  auth: z
+    .union(
+      [
+        z.literal(false),
+        callback<AuthFunction>(),
+        z.strictObject({ masterKey: secret(MIN_OWN_KEY).nullable().default(null), keys: list(keySchema).default([]) }),
+      ],
+      { error: "expected false, { masterKey, keys } or a function (key, req) => principal" },
+    )
+    .optional(),
+  keys: list(keySchema).default([]),
+  scopes: z
+    .union([callback<ScopesFunction>(), scopesObject()], { error: "expected { names, trustHeaders, headers } or, in code, a function" })
+    .prefault({}),
+  limits: list(limitSchema).default([]),
+  estimate: z
+    .strictObject({
+      /** Output tokens when neither the client nor the model's entry says a maximum. */
+      defaultMaxOutputTokens: z.number().int().min(1).max(10_000_000).default(4_096),
+      /** Sends the held maximum upstream, so that the answer cannot cost more. */
+      capOutput: z.boolean().default(true),
+      tokenizer: z.enum(["fast", "exact"]).default("fast"),
+    })
+    .prefault({}),
+  credentials: list(credentialSchema).default([]),
+  models: list(modelSchema).default([]),
+  /** Client-visible name -> model. */
+  modelAlias: z.record(label(), label()).default({}),
+  router: z
+    .strictObject({
+      strategy: z.literal("round-robin").default("round-robin"),
+      reservation: z.strictObject({ ttl: duration(1_000).default(300_000) }).prefault({}),
+    })
+    .prefault({}),
+  resilience: z
+    .strictObject({
+      /** Attempts after the first, each on another credential. */
+      maxRetries: z.number().int().min(0).max(10).default(2),
+      /** Retries as a share of requests. */
+      retryBudget: z.number().min(0).max(1).default(0.1),
+      connectTimeout: duration().default(5_000),
+      /** Streams only. */
+      firstByteTimeout: duration().default(120_000),
+      idleTimeout: duration().default(60_000),
+    })
+    .prefault({}),
+  prices: z.strictObject({ markupPct: z.number().min(0).max(10_000).default(0) }).prefault({}),
+  management: z
+    .strictObject({
+      /** @default none: the tree answers 404 */
+      key: secret(MIN_OWN_KEY).nullable().default(null),
+      path: z
+        .string()
+        .regex(/^(?:\/[A-Za-z0-9._~-]+)+$/, "expected a path such as /v0/management, without a trailing slash")
+        .default("/v0/management"),
+    })
+    .prefault({}),
+  secrets: z.strictObject({ key: secret(MIN_OWN_KEY).nullable().default(null) }).prefault({}),
+  monitoring: z
+    .strictObject({
+      /** Needs the package prom-client. */
+      prometheusEnabled: z.boolean().default(false),
+      /** Opens /metrics to everybody who can reach the port. */
+      metricsPublic: z.boolean().default(false),
+    })
+    .prefault({}),
+  /** In code only. */
+  clock: seam<Clock>(["now", "monotonic", "timer"], "a clock: { now, monotonic, timer }").optional(),
+  /** In code only. pino and console both fit. */
+  logger: seam<Logger>(["debug", "info", "warn", "error"], "a logger: { debug, info, warn, error }").optional(),
+  /** In code only: replaces the HTTP client. */
+  transport: seam<Transport>(["send", "close"], "a transport: { send, close }").optional(),
+});
+
+/** Options that only code can give. */
+export const CODE_ONLY = ["auth", "clock", "logger", "transport"] as const;
+
+export type ParsedOptions = z.output<typeof optionsSchema>;

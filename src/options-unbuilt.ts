@@ -1,0 +1,111 @@
+/** Options of later versions. They are refused by name: an option that is read and ignored would be believed. */
+import type { OptionNode, OptionPath, Problem } from "./options-tree.ts";
+
+/** The values that mean "I do not use this" everywhere. */
+const isOff = (value: unknown): boolean =>
+  value === undefined || value === null || value === false || value === -1 || (Array.isArray(value) && value.length === 0);
+
+const isEmptyMap = (value: unknown): boolean => isObject(value) && Object.keys(value).length === 0;
+
+/** Options that this version does not have; `off` = the values that ask for nothing. Lists are written `[]`. */
+const OPTIONS: readonly { readonly path: string; readonly off?: (value: unknown) => boolean }[] = [
+  { path: "server.replaceV1Models" },
+  { path: "server.defaultModelsRpm" },
+  { path: "store.nodes", off: (value) => isOff(value) || value === "auto" || value === 1 },
+  { path: "credentials[].rpm" },
+  { path: "credentials[].tpm" },
+  { path: "credentials[].maxConcurrent" },
+  { path: "models[].rpm" },
+  { path: "models[].tpm" },
+  { path: "router.sticky" },
+  { path: "router.thresholds" },
+  { path: "router.antiFlapping" },
+  { path: "router.policy" },
+  { path: "router.policies" },
+  { path: "router.ignoreEstimated" },
+  { path: "router.fallbackChains", off: (value) => isOff(value) || isEmptyMap(value) },
+  { path: "fail2ban" },
+  { path: "resilience.circuitBreaker" },
+  { path: "passthrough" },
+  { path: "idempotency" },
+  { path: "prices.rules" },
+  { path: "prices.files" },
+  { path: "monitoring.opentelemetry" },
+  { path: "monitoring.requestLog" },
+  { path: "plugins", off: (value) => isOff(value) || isEmptyMap(value) },
+  { path: "telegram" },
+];
+
+const STRATEGIES = ["fill-first", "weighted", "least-cost", "quota"];
+const PROVIDERS = ["anthropic", "gemini", "vertex-ai", "bedrock", "azure", "qwen", "codex", "antigravity", "iflow", "copilot", "kiro", "proxy"];
+
+const urlOf = (schemes: RegExp, uses: string) => (value: unknown) => (typeof value === "string" && schemes.test(value) ? `use ${uses}` : null);
+const SERVER_URL = /^(?:rediss?|postgres(?:ql)?)(?:\+[a-z0-9]+)?:/i;
+
+/** Values that this version does not have, of options that it has; `refuse` returns what to use instead. */
+const VALUES: readonly { readonly path: string; readonly refuse: (value: unknown) => string | null }[] = [
+  { path: "store.url", refuse: urlOf(SERVER_URL, "memory or sqlite:<path>") },
+  { path: "ledger.url", refuse: urlOf(SERVER_URL, "memory or sqlite:<path>") },
+  { path: "router.strategy", refuse: (value) => (typeof value === "function" || STRATEGIES.includes(String(value)) ? "use round-robin" : null) },
+  { path: "credentials[].weight", refuse: (value) => (typeof value === "number" && value !== 1 ? "leave it out or use 1" : null) },
+  { path: "credentials[].provider", refuse: (value) => (PROVIDERS.includes(String(value)) ? "use openai or openai-compatible" : null) },
+];
+
+const NOT_YET = "not yet available in this version";
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+const partsOf = (path: string): readonly string[] => path.replaceAll("[]", ".[]").split(".");
+
+/** Calls `visit` with what stands at the path, and returns a copy without it if `visit` says so. Nothing is copied in vain: stores and clocks stay themselves. */
+function visitPath(value: unknown, parts: readonly string[], at: OptionPath, visit: (found: unknown, path: OptionPath) => boolean): unknown {
+  const [part, ...rest] = parts;
+  if (part === undefined) return value;
+  if (part === "[]") {
+    if (!Array.isArray(value)) return value;
+    const items = value.map((item: unknown, index) => visitPath(item, rest, [...at, index], visit));
+    return items.some((item, index) => item !== value[index]) ? items : value;
+  }
+  if (!isObject(value) || !Object.hasOwn(value, part)) return value;
+  const path = [...at, part];
+  if (rest.length > 0) {
+    const child = visitPath(value[part], rest, path, visit);
+    return child === value[part] ? value : { ...value, [part]: child };
+  }
+  if (!visit(value[part], path)) return value;
+  const { [part]: _removed, ...kept } = value;
+  return kept;
+}
+
+/** Reports what is asked for and not there, and returns the options without those that only say "off". */
+export function splitUnbuilt(options: unknown): { readonly options: unknown; readonly problems: readonly Problem[] } {
+  const problems: Problem[] = [];
+  let rest = options;
+  for (const { path, off = isOff } of OPTIONS) {
+    rest = visitPath(rest, partsOf(path), [], (value, at) => {
+      if (!off(value)) problems.push({ path: at, message: NOT_YET });
+      return true;
+    });
+  }
+  for (const { path, refuse } of VALUES) {
+    visitPath(rest, partsOf(path), [], (value, at) => {
+      const instead = refuse(value);
+      if (instead !== null) problems.push({ path: at, message: `${NOT_YET}; ${instead}` });
+      return false;
+    });
+  }
+  return { options: rest, problems };
+}
+
+/** Makes the names known to suggestions and to the file reader, which must not take them for data. */
+export function addUnbuilt(root: OptionNode): void {
+  for (const { path } of OPTIONS) {
+    let node: OptionNode | undefined = root;
+    const parts = partsOf(path);
+    for (const part of parts.slice(0, -1)) node = part === "[]" ? node?.item : node?.options.get(part);
+    const last = parts.at(-1) as string;
+    if (node && !node.options.has(last)) node.options.set(last, { options: new Map(), accepts: new Set(["unknown"]) });
+  }
+}

@@ -1,0 +1,107 @@
+import type { LedgerIntent, LedgerRow } from "../core/ledger.ts";
+import type { Ledger, LedgerFilter, LedgerGroup, LedgerTotal } from "../core/store.ts";
+import { totalInputTokens, totalOutputTokens } from "../core/usage.ts";
+
+/** The last `maxRows` finished requests and up to as many open ones. Promises nothing across a crash. */
+export function memoryLedger(maxRows: number): Ledger {
+  const open = new Map<string, LedgerIntent>();
+  /** A ring: the next row replaces the oldest. */
+  const rows: LedgerRow[] = [];
+  let next = 0;
+  const byId = new Map<string, LedgerRow>();
+
+  function matching(filter: LedgerFilter): LedgerRow[] {
+    const found = rows.filter((row) => matches(row, filter));
+    if (filter.state === undefined || filter.state === "intent") {
+      for (const intent of open.values()) {
+        const row = openRow(intent);
+        if (matches(row, filter)) found.push(row);
+      }
+    }
+    return found.sort((a, b) => b.at - a.at || (a.id < b.id ? 1 : -1));
+  }
+
+  return {
+    intent(row) {
+      if (byId.has(row.id)) return undefined;
+      open.set(row.id, row);
+      if (open.size > maxRows) open.delete(open.keys().next().value as string);
+      return undefined;
+    },
+
+    close(row) {
+      if (byId.has(row.id)) return;
+      open.delete(row.id);
+      const oldest = rows[next];
+      if (oldest !== undefined) byId.delete(oldest.id);
+      rows[next] = row;
+      byId.set(row.id, row);
+      next = next + 1 === maxRows ? 0 : next + 1;
+    },
+
+    flush() {
+      return undefined;
+    },
+
+    get(idOrRequestId) {
+      const finished = byId.get(idOrRequestId);
+      if (finished !== undefined) return finished;
+      const intent = open.get(idOrRequestId);
+      if (intent !== undefined) return openRow(intent);
+      return matching({}).find(({ requestId }) => requestId === idOrRequestId);
+    },
+
+    list(filter) {
+      return matching(filter).slice(0, filter.limit);
+    },
+
+    totals(filter, groupBy) {
+      const totals = new Map<string, LedgerTotal>();
+      for (const row of matching(filter)) {
+        const values = groupBy.map((group) => groupValue(row, group));
+        const id = JSON.stringify(values);
+        const sum = totals.get(id);
+        totals.set(id, {
+          group: sum?.group ?? Object.fromEntries(groupBy.map((group, i) => [group, values[i] as string])),
+          requests: (sum?.requests ?? 0) + 1,
+          inputTokens: (sum?.inputTokens ?? 0) + (row.usage === null ? 0 : totalInputTokens(row.usage)),
+          outputTokens: (sum?.outputTokens ?? 0) + (row.usage === null ? 0 : totalOutputTokens(row.usage)),
+          rawNanoUsd: (sum?.rawNanoUsd ?? 0) + (row.rawNanoUsd ?? 0),
+          billedNanoUsd: (sum?.billedNanoUsd ?? 0) + (row.billedNanoUsd ?? 0),
+        });
+      }
+      return [...totals].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, total]) => total);
+    },
+  };
+}
+
+/** What is known of a request that has not ended. */
+function openRow(intent: LedgerIntent): LedgerRow {
+  return {
+    ...intent,
+    state: "intent",
+    status: 0,
+    code: null,
+    latencyMs: 0,
+    firstByteMs: null,
+    attempts: 0,
+    usage: null,
+    provenance: "void",
+    rawNanoUsd: null,
+    billedNanoUsd: null,
+    limit: null,
+  };
+}
+
+function matches(row: LedgerRow, { from, to, scopes, state }: LedgerFilter): boolean {
+  if (from !== undefined && row.at < from) return false;
+  if (to !== undefined && row.at >= to) return false;
+  if (state !== undefined && row.state !== state) return false;
+  return scopes === undefined || Object.entries(scopes).every(([name, value]) => row.scopes[name] === value);
+}
+
+/** A row without the value counts under the empty name. Days are UTC. */
+function groupValue(row: LedgerRow, group: LedgerGroup): string {
+  if (group === "day") return new Date(row.at).toISOString().slice(0, 10);
+  return (group === "org" || group === "team" || group === "user" ? row.scopes[group] : row[group]) ?? "";
+}

@@ -1,0 +1,125 @@
+import { type Kysely, sql } from "kysely";
+import { type Migration, Migrator } from "kysely/migration";
+
+const MIGRATION_TABLE = "quotaguard_migration";
+
+export type SqlFlavour = "sqlite" | "postgres";
+
+/**
+ * Every change of the schema, in order, for SQLite and Postgres alike. A migration that was released is never edited: the next change is a
+ * new entry. They only add; none of them drops or rewrites rows.
+ */
+const migrations = (flavour: SqlFlavour): Readonly<Record<string, Migration>> => ({
+  "0001_records_and_ledger": {
+    async up(db: Kysely<unknown>) {
+      await db.schema
+        .createTable("quotaguard_ledger")
+        .addColumn("id", "text", (column) => column.primaryKey().notNull())
+        .addColumn("request_id", "text", (column) => column.notNull())
+        .addColumn("at", "bigint", (column) => column.notNull())
+        .addColumn("key", "text")
+        .addColumn("org", "text")
+        .addColumn("team", "text")
+        .addColumn("user", "text")
+        .addColumn("scopes", "json")
+        .addColumn("route", "text", (column) => column.notNull())
+        .addColumn("dialect", "text")
+        .addColumn("model", "text")
+        .addColumn("served_model", "text")
+        .addColumn("provider", "text")
+        .addColumn("credential", "text")
+        .addColumn("stream", "bigint", (column) => column.notNull())
+        .addColumn("held", "json", (column) => column.notNull())
+        .addColumn("state", "text", (column) => column.notNull())
+        .addColumn("status", "bigint", (column) => column.notNull())
+        .addColumn("code", "text")
+        .addColumn("latency_ms", "bigint", (column) => column.notNull())
+        .addColumn("first_byte_ms", "bigint")
+        .addColumn("attempts", "bigint", (column) => column.notNull())
+        .addColumn("input_tokens", "bigint")
+        .addColumn("cache_read_tokens", "bigint")
+        .addColumn("cache_write_tokens", "bigint")
+        .addColumn("output_tokens", "bigint")
+        .addColumn("reasoning_tokens", "bigint")
+        .addColumn("reported_usd", "double precision")
+        .addColumn("provenance", "text", (column) => column.notNull())
+        .addColumn("raw_nano_usd", "bigint")
+        .addColumn("billed_nano_usd", "bigint")
+        .addColumn("limit", "text")
+        .execute();
+      await db.schema.createIndex("quotaguard_ledger_at").on("quotaguard_ledger").column("at").execute();
+      // Most requests let us choose the client-visible id too, so that only the client-chosen ones cost an entry.
+      await sql`create index quotaguard_ledger_request_id on quotaguard_ledger (request_id) where request_id <> id`.execute(db);
+
+      await db.schema
+        .createTable("quotaguard_intent")
+        // SQLite's autoincrement keeps its own table: one page more in every commit.
+        .addColumn("seq", flavour === "sqlite" ? "integer" : "bigserial", (column) => column.primaryKey())
+        .addColumn("owner", "text", (column) => column.notNull())
+        .addColumn("body", "text", (column) => column.notNull())
+        .execute();
+      await db.schema
+        .createTable("quotaguard_owner")
+        .addColumn("id", "text", (column) => column.primaryKey().notNull())
+        .addColumn("host", "text", (column) => column.notNull())
+        .addColumn("pid", "bigint", (column) => column.notNull())
+        .addColumn("beat", "bigint", (column) => column.notNull())
+        .execute();
+
+      await db.schema
+        .createTable("quotaguard_record")
+        .addColumn("key", "text", (column) => column.primaryKey().notNull())
+        .addColumn("value", "text", (column) => column.notNull())
+        .addColumn("version", "bigint", (column) => column.notNull())
+        .addColumn("expires_at", "bigint")
+        .execute();
+      await sql`create index quotaguard_record_expires_at on quotaguard_record (expires_at) where expires_at is not null`.execute(db);
+      await db.schema
+        .createTable("quotaguard_meta")
+        .addColumn("key", "text", (column) => column.primaryKey().notNull())
+        .addColumn("value", "bigint", (column) => column.notNull())
+        .execute();
+      await sql`insert into quotaguard_meta (key, value) values ('record_version', 0)`.execute(db);
+    },
+  },
+});
+
+/**
+ * Whether there is nothing to migrate. Throws a {@link NewerSchemaError} when the database was written by a newer version of this package.
+ * Changes nothing.
+ */
+export async function isCurrent<T>(db: Kysely<T>, flavour: SqlFlavour): Promise<boolean> {
+  const known = Object.keys(migrations(flavour));
+  const applied = await appliedMigrations(db);
+  const newer = applied.filter((name) => !known.includes(name));
+  if (newer.length > 0) throw new NewerSchemaError(newer);
+  return applied.length === known.length;
+}
+
+/** Brings the schema up to date. The caller has asked {@link isCurrent} and holds the lock that keeps a second process out. */
+export async function migrate<T>(db: Kysely<T>, flavour: SqlFlavour): Promise<void> {
+  const known = migrations(flavour);
+  const migrator = new Migrator({
+    db,
+    provider: { getMigrations: async () => known },
+    migrationTableName: MIGRATION_TABLE,
+    migrationLockTableName: `${MIGRATION_TABLE}_lock`,
+  });
+  const { error } = await migrator.migrateToLatest();
+  if (error !== undefined) throw error as Error;
+}
+
+/** The database holds migrations that this version does not know. */
+export class NewerSchemaError extends Error {
+  constructor(names: readonly string[]) {
+    super(`it was written by a newer version of quotaguard (migration ${names.join(", ")}): install that version, or name another database`);
+    this.name = "NewerSchemaError";
+  }
+}
+
+async function appliedMigrations<T>(db: Kysely<T>): Promise<readonly string[]> {
+  const tables = await db.introspection.getTables({ withInternalKyselyTables: true });
+  if (!tables.some((table) => table.name === MIGRATION_TABLE)) return [];
+  const { rows } = await sql<{ name: string }>`select name from ${sql.table(MIGRATION_TABLE)}`.execute(db);
+  return rows.map((row) => row.name);
+}

@@ -1,0 +1,197 @@
+/** What the fake upstream says: OpenAI-shaped answers, whole and streamed, from a request body and the changes a script asks for. */
+
+export type FakeUsage =
+  /** As asked for: whole answers carry it, streams when `stream_options.include_usage` is set, in an event of its own. */
+  | "as-asked"
+  /** Never sent. */
+  | "missing"
+  /** Sent, with every figure 0. */
+  | "zero"
+  /** `usage: null` on every event, and no figures at all. */
+  | "null"
+  /** Streams: inside the event that carries the finish reason, asked for or not. */
+  | "in-finish"
+  /** Streams: cumulative figures on every event, asked for or not. */
+  | "cumulative"
+  /** Sent as it stands, whatever it is. */
+  | Readonly<Record<string, unknown>>;
+
+export interface FakeAnswer {
+  /** Pieces of the text; each costs one output token and is one event of a stream. Default: an echo of the last message. */
+  readonly text?: readonly string[];
+  /** Calls this tool instead of answering with text. Default: the first offered function, when the request offers any. */
+  readonly toolCall?: { readonly name: string; readonly arguments: readonly string[] } | null;
+  readonly usage?: FakeUsage;
+  /** Null = none is sent. Default: `stop`, `length` or `tool_calls`. */
+  readonly finishReason?: string | null;
+  /** Whether a stream ends with `data: [DONE]`. Default true. */
+  readonly done?: boolean;
+}
+
+export type FakeOperation = "chat" | "completions" | "embeddings";
+
+export interface Composed {
+  /** The whole answer's body. */
+  readonly whole: () => Record<string, unknown>;
+  /** A stream's events as JSON texts (or `[DONE]`), and the output tokens that each delivers. */
+  readonly events: () => { readonly data: string; readonly outputTokens: number }[];
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+}
+
+/** OpenAI's own maximum of `n`. */
+const MAX_CHOICES = 128;
+
+type Json = Readonly<Record<string, unknown>>;
+
+const isRecord = (value: unknown): value is Json => typeof value === "object" && value !== null && !Array.isArray(value);
+const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
+const countOf = (value: unknown): number | null => (typeof value === "number" && value >= 0 ? Math.floor(value) : null);
+
+/** All texts inside a message's content, a prompt or an input. */
+function textsOf(value: unknown): string[] {
+  if (typeof value === "string") return [value];
+  if (Array.isArray(value)) return value.flatMap(textsOf);
+  return isRecord(value) && typeof value.text === "string" ? [value.text] : [];
+}
+
+const words = (texts: readonly string[]): string[] =>
+  texts
+    .join(" ")
+    .split(/\s+/)
+    .filter((word) => word !== "");
+
+/** How the fake counts input: its whitespace-separated words (at least 1). Token ids in an `input` array count one each. */
+export function fakeInputTokens(body: Json): number {
+  const messages = listOf(body.messages).flatMap((message) => (isRecord(message) ? textsOf(message.content) : []));
+  const numbers = [body.prompt, body.input].flat(2).filter((value) => typeof value === "number").length;
+  return Math.max(1, words([...messages, ...textsOf(body.prompt), ...textsOf(body.input)]).length + numbers);
+}
+
+function echo(body: Json, operation: FakeOperation): string[] {
+  const last = operation === "chat" ? listOf(body.messages).at(-1) : undefined;
+  const said = words(textsOf(isRecord(last) ? last.content : body.prompt)).slice(0, 12);
+  return ["You", " said:", ...said.map((word) => ` ${word}`)];
+}
+
+function toolOf(body: Json, answer: FakeAnswer): FakeAnswer["toolCall"] {
+  if (answer.toolCall !== undefined) return answer.toolCall;
+  const last = listOf(body.messages).at(-1);
+  if (answer.text || body.tool_choice === "none" || (isRecord(last) && last.role === "tool")) return null;
+  const chosen = isRecord(body.tool_choice) && isRecord(body.tool_choice.function) ? body.tool_choice.function.name : undefined;
+  const first = listOf(body.tools).find((tool) => isRecord(tool) && isRecord(tool.function));
+  const offered = isRecord(first) && isRecord(first.function) ? first.function.name : undefined;
+  const name = chosen ?? offered;
+  return typeof name === "string" ? { name, arguments: ['{"city"', ': "Oslo"', "}"] } : null;
+}
+
+function figures(operation: FakeOperation, inputTokens: number, outputTokens: number): Json {
+  if (operation === "embeddings") return { prompt_tokens: inputTokens, total_tokens: inputTokens };
+  return {
+    prompt_tokens: inputTokens,
+    completion_tokens: outputTokens,
+    total_tokens: inputTokens + outputTokens,
+    prompt_tokens_details: { cached_tokens: 0 },
+    completion_tokens_details: { reasoning_tokens: 0 },
+  };
+}
+
+/** Composes the answer to a request body. `serial` makes ids unique, `createdS` is the time in seconds. */
+export function compose(operation: FakeOperation, body: Json, answer: FakeAnswer, serial: number, createdS: number): Composed {
+  if (operation === "embeddings") return embeddings(body, answer);
+  const chat = operation === "chat";
+  const model = typeof body.model === "string" ? body.model : "unknown";
+  const tool = chat ? toolOf(body, answer) : null;
+  const wanted = tool ? tool.arguments : (answer.text ?? echo(body, operation));
+  const cap = countOf(body.max_completion_tokens) ?? countOf(body.max_tokens) ?? wanted.length;
+  const pieces = wanted.slice(0, cap);
+  const finish = answer.finishReason === undefined ? (pieces.length < wanted.length ? "length" : tool ? "tool_calls" : "stop") : answer.finishReason;
+  const choices = Math.min(Math.max(1, countOf(body.n) ?? 1), MAX_CHOICES);
+  const inputTokens = fakeInputTokens(body);
+  const outputTokens = pieces.length * choices;
+  const usage = answer.usage ?? "as-asked";
+  const indices = Array.from({ length: choices }, (_, index) => index);
+  const common = { id: `${chat ? "chatcmpl" : "cmpl"}-fake${serial}`, created: createdS, model };
+  const callId = (index: number): string => `call_fake${serial}_${index}`;
+
+  function usageNow(delivered: number): unknown {
+    if (usage === "zero") return figures(operation, 0, 0);
+    return typeof usage === "object" ? usage : figures(operation, inputTokens, delivered);
+  }
+
+  function whole(): Record<string, unknown> {
+    const text = pieces.join("");
+    const list = indices.map((index) => {
+      if (!chat) return { index, text, logprobs: null, finish_reason: finish };
+      const call = tool && { id: callId(index), type: "function", function: { name: tool.name, arguments: text } };
+      const message = call ? { role: "assistant", content: null, tool_calls: [call] } : { role: "assistant", content: text, refusal: null };
+      return { index, message, logprobs: null, finish_reason: finish };
+    });
+    const completion = { ...common, object: chat ? "chat.completion" : "text_completion", choices: list };
+    if (usage === "missing") return completion;
+    return { ...completion, usage: usage === "null" ? null : usageNow(outputTokens) };
+  }
+
+  function events(): { data: string; outputTokens: number }[] {
+    const list: { data: string; outputTokens: number }[] = [];
+    const asked = isRecord(body.stream_options) && body.stream_options.include_usage === true;
+    const object = chat ? "chat.completion.chunk" : "text_completion";
+    let delivered = 0;
+    const push = (choice: Json | null, tokens: number, last = false): void => {
+      delivered += tokens;
+      const event: Record<string, unknown> = { ...common, object, choices: choice ? [choice] : [] };
+      if (usage === "cumulative" || (usage === "in-finish" && last) || choice === null) event.usage = usageNow(delivered);
+      else if (usage === "null" || (asked && usage !== "missing")) event.usage = null;
+      list.push({ data: JSON.stringify(event), outputTokens: tokens });
+    };
+    const delta = (index: number, content: Json, reason: string | null = null): Json => ({
+      index,
+      delta: content,
+      logprobs: null,
+      finish_reason: reason,
+    });
+    if (chat) for (const index of indices) push(delta(index, { role: "assistant", content: tool ? null : "" }), 0);
+    if (tool) {
+      for (const index of indices) {
+        push(delta(index, { tool_calls: [{ index: 0, id: callId(index), type: "function", function: { name: tool.name, arguments: "" } }] }), 0);
+      }
+    }
+    for (const piece of pieces) {
+      for (const index of indices) {
+        if (!chat) push({ index, text: piece, logprobs: null, finish_reason: null }, 1);
+        else push(delta(index, tool ? { tool_calls: [{ index: 0, function: { arguments: piece } }] } : { content: piece }), 1);
+      }
+    }
+    if (finish !== null) {
+      for (const index of indices)
+        push(chat ? delta(index, {}, finish) : { index, text: "", logprobs: null, finish_reason: finish }, 0, index === choices - 1);
+    }
+    const own = typeof usage === "object" || usage === "as-asked" || usage === "zero";
+    if (own && asked) push(null, 0);
+    if (answer.done ?? true) list.push({ data: "[DONE]", outputTokens: 0 });
+    return list;
+  }
+
+  return { whole, events, inputTokens, outputTokens };
+}
+
+function embeddings(body: Json, answer: FakeAnswer): Composed {
+  const inputTokens = fakeInputTokens(body);
+  const { input } = body;
+  const many = Array.isArray(input) && typeof input[0] !== "number";
+  const dimensions = Math.min(countOf(body.dimensions) ?? 8, 4_096);
+  const vector = (index: number): number[] => Array.from({ length: dimensions }, (_, i) => ((index + 1) * (i + 1)) / 64);
+  // OpenAI's own SDK asks for base64 unless told otherwise.
+  const encode = (values: number[]): number[] | string =>
+    body.encoding_format === "base64" ? Buffer.from(new Float32Array(values).buffer).toString("base64") : values;
+  const count = many ? (input as readonly unknown[]).length : 1;
+  const data = Array.from({ length: count }, (_, index) => ({ object: "embedding", index, embedding: encode(vector(index)) }));
+  const usage = answer.usage ?? "as-asked";
+  const whole = (): Record<string, unknown> => {
+    const list = { object: "list", data, model: body.model };
+    if (usage === "missing") return list;
+    if (usage === "null") return { ...list, usage: null };
+    return { ...list, usage: typeof usage === "object" ? usage : figures("embeddings", usage === "zero" ? 0 : inputTokens, 0) };
+  };
+  return { whole, events: () => [], inputTokens, outputTokens: 0 };
+}

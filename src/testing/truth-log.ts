@@ -1,0 +1,52 @@
+import { createHash } from "node:crypto";
+import type { IncomingHttpHeaders } from "node:http";
+
+/** How a request at the fake upstream ended: answered in full, left by the client, or broken off by the script. */
+export type TruthEnd = "done" | "client" | "upstream";
+
+/** One request as the fake upstream saw it: the billing oracle. Fields change until `ended` resolves. */
+export interface TruthEntry {
+  /** From 1, in order of arrival. */
+  readonly id: number;
+  readonly method: string;
+  readonly path: string;
+  /** As received, with credentials replaced by {@link digestOf}. */
+  readonly headers: Readonly<Record<string, string | readonly string[] | undefined>>;
+  /** The body as received, cut at the log's limit; `bodyBytes` is its full length. */
+  body: Buffer;
+  bodyBytes: number;
+  /** Monotonic ms of the fake's clock. */
+  readonly startedAtMs: number;
+  endedAtMs: number | null;
+  status: number | null;
+  /** Body writes that were made. */
+  chunks: number;
+  /** What a provider would bill: the input once an answer has begun, and the output tokens written before the socket closed. */
+  readonly billed: { inputTokens: number; outputTokens: number };
+  end: TruthEnd | null;
+  /** Resolves when the exchange is over. */
+  readonly ended: Promise<void>;
+}
+
+const SECRET_HEADERS: ReadonlySet<string> = new Set(["authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"]);
+
+/** How a credential header appears in the log: `digestOf("Bearer sk-1")`. */
+export function digestOf(value: string): string {
+  return `sha256:${createHash("sha256").update(value).digest("hex").slice(0, 16)}`;
+}
+
+export function redacted(headers: IncomingHttpHeaders): Record<string, string | string[] | undefined> {
+  const copy: Record<string, string | string[] | undefined> = { ...headers };
+  for (const name of SECRET_HEADERS) {
+    const value = copy[name];
+    if (value !== undefined) copy[name] = digestOf(String(value));
+  }
+  return copy;
+}
+
+/** Sums over all requests, also those that the log no longer holds. */
+export interface TruthTotals {
+  readonly requests: number;
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+}

@@ -1,0 +1,190 @@
+import { describe, expect, test } from "vitest";
+import { loadConfig, type LoadedConfig } from "../../src/config/load.ts";
+import { ConfigError } from "../../src/core/errors.ts";
+import { resolveOptions } from "../../src/options.ts";
+import { folderWith } from "./folder.ts";
+
+type Environment = Readonly<Record<string, string>>;
+
+const MASTER = "a-master-key-of-32-characters-ok";
+
+const load = (env: Environment, file = ""): LoadedConfig => loadConfig({ env, cwd: folderWith({ "quotaguard.yaml": file }) });
+
+function problemsOf(env: Environment, file = ""): readonly string[] {
+  try {
+    load(env, file);
+    return [];
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems;
+    throw error;
+  }
+}
+
+describe("settings", () => {
+  const cases: readonly (readonly [Environment, object])[] = [
+    [{ QUOTAGUARD_HOST: "0.0.0.0", QUOTAGUARD_PORT: "9000" }, { server: { host: "0.0.0.0", port: 9_000 } }],
+    [{ QUOTIO_HOST: "0.0.0.0", QUOTIO_PORT: "9000" }, { server: { host: "0.0.0.0", port: 9_000 } }],
+    [{ QUOTAGUARD_PORT: "1", QUOTIO_PORT: "2" }, { server: { port: 1 } }],
+    [{ SHUTDOWN_TIMEOUT: "25s" }, { server: { shutdownTimeoutMs: 25_000 } }],
+    [{ QUOTAGUARD_STORE_URL: "sqlite:/a.db" }, { store: { kind: "sqlite", path: "/a.db" } }],
+    [{ QUOTAGUARD_LEDGER_URL: "memory", QUOTAGUARD_DB_PATH: "/b.db" }, { ledger: { kind: "memory" } }],
+    [{ QUOTAGUARD_DB_PATH: "/b.db" }, { ledger: { kind: "sqlite", path: "/b.db" } }],
+    [
+      { QUOTAGUARD_STORE_URL: "memory", REDIS_URL: "redis://h", QUOTAGUARD_LEDGER_URL: "memory", DATABASE_URL: "postgres://h" },
+      { store: { kind: "memory" } },
+    ],
+    [{ QUOTAGUARD_PORT: "", QUOTAGUARD_HOST: "" }, { server: { port: 8_318, host: "127.0.0.1" } }],
+  ];
+  test.each(cases)("%j", (env, resolved) => expect(resolveOptions(load(env))).toMatchObject(resolved));
+
+  test("keys", () => {
+    const { auth, management, secrets } = resolveOptions(
+      load({ QUOTAGUARD_MASTER_KEY: MASTER, QUOTAGUARD_MANAGEMENT_KEY: `${MASTER}2`, QUOTAGUARD_SECRET_KEY: `${MASTER}3` }),
+    );
+    expect(auth?.kind === "keys" && auth.masterKey?.reveal()).toBe(MASTER);
+    expect([management.key?.reveal(), secrets.key?.reveal()]).toEqual([`${MASTER}2`, `${MASTER}3`]);
+  });
+
+  test("they go before the file", () =>
+    expect(load({ QUOTAGUARD_PORT: "9000" }, "server: { port: 1, host: a }").server).toEqual({ port: 9_000, host: "a" }));
+
+  test.each<readonly [Environment, string]>([
+    [{ QUOTAGUARD_PORT: "abc" }, "env QUOTAGUARD_PORT: server.port: expected a number, got a string"],
+    [{ QUOTAGUARD_PORT: "70000" }, "env QUOTAGUARD_PORT: server.port: must be at most 65535"],
+    [{ QUOTAGUARD_MASTER_KEY: "sk-…" }, "env QUOTAGUARD_MASTER_KEY: server.master_key: is a sample value"],
+    [{ SHUTDOWN_TIMEOUT: "30" }, "env SHUTDOWN_TIMEOUT: server.shutdown_timeout: expected a duration"],
+    [
+      { REDIS_URL: "redis://h" },
+      "env REDIS_URL: store.url: not yet available in this version; use memory or sqlite:<path> (unset it, or set QUOTAGUARD_STORE_URL, which goes first)",
+    ],
+    [{ DATABASE_URL: "postgresql+asyncpg://u:p@h/db" }, "env DATABASE_URL: ledger.url: not yet available in this version"],
+    [{ QUOTAGUARD_UTLS: "1" }, "env QUOTAGUARD_UTLS: refused: quotaguard does not disguise itself as another TLS client"],
+    [{ CAP_TEAM: "many" }, "env CAP_TEAM: limits[0].bucket.capacity: expected a number"],
+    [{ CAP_TEAM: "-5" }, "env CAP_TEAM: limits[0].bucket.capacity: must be 0 or more"],
+  ])("%j is refused", (env, line) => {
+    const problems = problemsOf(env);
+    expect(problems).toHaveLength(1);
+    expect(problems[0]).toContain(line);
+  });
+
+  test.each([
+    "QUOTAGUARD_CLIPROXY_AUTH_PATH",
+    "QUOTAGUARD_ANTIGRAVITY_PORT",
+    "QUOTAGUARD_ANTIGRAVITY_CSRF",
+    "QUOTAGUARD_ANTIGRAVITY_START_CMD",
+    "QUOTAGUARD_ANTIGRAVITY_START_TIMEOUT",
+    "QUOTAGUARD_GOOGLE_CLIENT_ID",
+    "QUOTAGUARD_GOOGLE_CLIENT_SECRET",
+    "QUOTAGUARD_IFLOW_CLIENT_ID",
+    "QUOTAGUARD_IFLOW_CLIENT_SECRET",
+    "QUOTAGUARD_COLLECTOR_WORKERS",
+    "QUOTAGUARD_COLLECTOR_JITTER",
+    "QUOTAGUARD_TELEGRAM_TOKEN",
+    "QWEN_API_KEY",
+    "QWEN_BASE_URL",
+    "QUOTIO_AUTH_DIR",
+    "QUOTIO_CONFIG_DIR",
+    "QUOTIO_DEBUG",
+    "QUOTIO_PASSTHROUGH_ENABLED",
+    "QUOTIO_CLI_PROXY_PORT",
+    "ANTHROPIC_API_KEY",
+    "GEMINI_API_KEY",
+  ])("%s is not yet available", (name) => {
+    expect(problemsOf({ [name]: "x" })).toEqual([`env ${name}: not yet available in this version; unset it`]);
+    expect(problemsOf({ [name]: "" })).toEqual([]);
+  });
+
+  test("QUOTAGUARD_UTLS=0 asks for nothing", () => expect(problemsOf({ QUOTAGUARD_UTLS: "0" })).toEqual([]));
+
+  test("a mistyped variable of ours is a warning, others are none of our business", () => {
+    expect(load({ QUOTAGUARD_MASTERKEY: "x", PATH: "/bin" }).warnings).toEqual([
+      "env QUOTAGUARD_MASTERKEY: unknown variable, ignored; did you mean QUOTAGUARD_MASTER_KEY?",
+    ]);
+    expect(load({ QUOTAGUARD_PORT: "1", OPENAI_API_KEY: "sk-1" }).warnings).toEqual([]);
+    expect(load({ OPENAI_BASE_URL: "http://x.test" }).warnings).toEqual(["env OPENAI_BASE_URL: ignored, because OPENAI_API_KEY is not set"]);
+  });
+});
+
+describe("OPENAI_API_KEY", () => {
+  const env = { OPENAI_API_KEY: "sk-env", OPENAI_BASE_URL: "http://relay.test/v1" };
+  const namesOf = (file: string): readonly string[] => resolveOptions(load(env, file)).credentials.map(({ name }) => name);
+
+  test("makes a credential", () => {
+    const { credentials } = resolveOptions(load(env));
+    expect(credentials).toHaveLength(1);
+    expect(credentials[0]).toMatchObject({ name: "openai", provider: "openai", origin: "http://relay.test", basePath: "" });
+    expect(credentials[0]?.apiKey?.reveal()).toBe("sk-env");
+  });
+
+  test("not where the provider has one", () => {
+    expect(namesOf("credentials: [{ name: mine, api_key: sk-a }]")).toEqual(["mine"]);
+    expect(namesOf("credentials: [{ name: mine, provider: openai, api_key: sk-a }]")).toEqual(["mine"]);
+  });
+
+  test("beside those of other providers, under a free name", () => {
+    expect(namesOf('credentials: [{ name: local, provider: openai-compatible, base_url: "http://127.0.0.1:1" }]')).toEqual(["local", "openai"]);
+    expect(namesOf('credentials: [{ name: openai, provider: openai-compatible, base_url: "http://127.0.0.1:1" }]')).toEqual(["openai", "openai-env"]);
+  });
+});
+
+describe("TokenGuard's variables", () => {
+  /** `scope capacity/refill` of each limit. */
+  const limitsOf = (env: Environment, file = ""): readonly string[] =>
+    resolveOptions(load(env, file)).limits.map(({ name, unit, kind, estimate, mode }) => {
+      if (!("bucket" in kind)) return `${name} ${unit}`;
+      return `${name} ${unit} ${String(kind.bucket.capacity)}/${kind.bucket.refillPerSec} ${estimate} ${mode}`;
+    });
+
+  const cases: readonly (readonly [Environment, readonly string[]])[] = [
+    [{}, []],
+    [{ CAP_TEAM: "5000", RATE_TEAM: "25" }, ["budget-team tokens 5000/25 expected enforce"]],
+    [{ CAP_USER: "100" }, ["budget-user tokens 100/5 expected enforce"]],
+    [{ RATE_ROLE: "0.5" }, ["budget-role tokens 1000/0.5 expected enforce"]],
+    [{ CAP_GLOBAL: "10000", RATE_GLOBAL: "50" }, []],
+    [{ CAP_GLOBAL: "10000", RATE_GLOBAL: "50", ENFORCE_GLOBAL_SCOPE: "true" }, ["budget-global tokens 10000/50 expected enforce"]],
+    [{ ENFORCE_GLOBAL_SCOPE: "1" }, ["budget-global tokens 1000/5 expected enforce"]],
+    [
+      { BUCKET_CAPACITY: "10", BUCKET_REFILL_PER_SEC: "0", CAP_ROLEGROUP: "20" },
+      [
+        "budget-team tokens 10/0 expected enforce",
+        "budget-rolegroup tokens 20/0 expected enforce",
+        "budget-role tokens 10/0 expected enforce",
+        "budget-user tokens 10/0 expected enforce",
+      ],
+    ],
+  ];
+  test.each(cases)("%j", (env, limits) => expect(limitsOf(env)).toEqual(limits));
+
+  test.each([
+    ["true", true],
+    ["TRUE", true],
+    ["1", true],
+    ["yes", true],
+    ["Yes", true],
+    ["on", true],
+    [" on ", true],
+    ["false", false],
+    ["0", false],
+    ["no", false],
+    ["off", false],
+    ["", false],
+    ["2", false],
+    ["enabled", false],
+  ])("ENFORCE_GLOBAL_SCOPE=%j is %j", (text, enforced) => expect(limitsOf({ ENFORCE_GLOBAL_SCOPE: text })).toHaveLength(enforced ? 1 : 0));
+
+  test("replace a limit of that name in the file and leave the others", () => {
+    const file =
+      "limits:\n  - { name: other, scope: user, unit: requests, window: { limit: 1, per: hour } }\n  - { name: budget-team, scope: team, unit: tokens, window: { limit: 1, per: hour }, mode: shadow }\n";
+    expect(limitsOf({ CAP_TEAM: "7", CAP_USER: "8" }, file)).toEqual([
+      "other requests",
+      "budget-team tokens 7/5 expected enforce",
+      "budget-user tokens 8/5 expected enforce",
+    ]);
+    const { sources } = load({ CAP_TEAM: "7" }, file);
+    expect([sources.get("limits[1].bucket.capacity"), sources.get("limits[1].mode"), sources.get("limits[0].name")]).toEqual([
+      "env CAP_TEAM",
+      undefined,
+      "quotaguard.yaml:2",
+    ]);
+  });
+});

@@ -1,0 +1,88 @@
+import { describe, expect, test } from "vitest";
+import { loadConfig } from "../../src/config/load.ts";
+import { describeOptions } from "../../src/config/report.ts";
+import { resolveOptions } from "../../src/options.ts";
+import { memoryStore } from "../../src/stores/memory.ts";
+import { folderWith } from "./folder.ts";
+
+const MASTER = "a-master-key-of-32-characters-ok";
+const FILE = `server: { master_key: ${MASTER}, request_timeout: 90s, body_limit: 2mb }
+keys:
+  - { name: k, key: qg_${MASTER}, scopes: { user: alice }, expires: 2027-01-01 }
+limits:
+  - name: month
+    scope: [user, model]
+    unit: usd
+    window: { limit: 20, per: month }
+    overrides: { alice_b: 50 }
+    enforce_from: 2026-12-01
+  - { name: calls, scope: user, unit: requests, window: { limit: -1, per: 10m } }
+  - { name: bucket, scope: user, unit: tokens, bucket: { capacity: 5, refill_per_sec: 1 } }
+credentials:
+  - { name: c, provider: openai-compatible, api_key: sk-${MASTER}, base_url: "http://127.0.0.1:1/v1", headers: { x-token: ${MASTER} }, proxy_url: "http://u:${MASTER}@127.0.0.1:2" }
+`;
+
+describe("describeOptions", () => {
+  const rowsOf = (): ReadonlyMap<string, readonly [string, string]> => {
+    const config = loadConfig({ cwd: folderWith({ "quotaguard.yaml": FILE }), env: { QUOTAGUARD_PORT: "9000" } });
+    return new Map(describeOptions(resolveOptions(config), config.sources).map(({ path, value, source }) => [path, [value, source]]));
+  };
+
+  test.each([
+    ["server.port", "9000", "env QUOTAGUARD_PORT"],
+    ["server.host", "127.0.0.1", "default"],
+    ["server.master_key", "[redacted]", "quotaguard.yaml:1"],
+    ["server.request_timeout", "90s", "quotaguard.yaml:1"],
+    ["server.body_limit", "2mb", "quotaguard.yaml:1"],
+    ["store.url", "memory", "default"],
+    ["ledger.url", "the store's own", "default"],
+    ["keys[0].key", "[redacted]", "quotaguard.yaml:3"],
+    ["keys[0].scopes.user", "alice", "quotaguard.yaml:3"],
+    ["keys[0].expires", "2027-01-01T00:00:00.000Z", "quotaguard.yaml:3"],
+    ["keys[0].models", "all", "default"],
+    ["scopes.headers.rolegroup", "x-llm-rolegroup", "default"],
+    ["limits[0].scope", "user, model", "quotaguard.yaml:6"],
+    ["limits[0].window.limit", "20", "quotaguard.yaml:8"],
+    ["limits[0].window.time_zone", "UTC", "default"],
+    ["limits[0].overrides.alice_b", "50", "quotaguard.yaml:9"],
+    ["limits[0].enforce_from", "2026-12-01T00:00:00.000Z", "quotaguard.yaml:10"],
+    ["limits[0].estimate", "ceiling", "default"],
+    ["limits[1].window.limit", "-1 (unlimited)", "quotaguard.yaml:11"],
+    ["limits[1].window.per", "10m", "quotaguard.yaml:11"],
+    ["limits[2].bucket.refill_per_sec", "1", "quotaguard.yaml:12"],
+    ["credentials[0].base_url", "http://127.0.0.1:1", "quotaguard.yaml:14"],
+    ["credentials[0].headers.x-token", "[redacted]", "quotaguard.yaml:14"],
+    ["credentials[0].proxy_url", "http://[redacted]@127.0.0.1:2", "quotaguard.yaml:14"],
+    ["router.reservation.ttl", "5m", "default"],
+    ["management.key", "none", "default"],
+    ["models", "none", "default"],
+  ])("%s = %s (%s)", (path, value, source) => expect(rowsOf().get(path)).toEqual([value, source]));
+
+  test("has no secret in it, and each path once", () => {
+    const rows = rowsOf();
+    expect(JSON.stringify([...rows])).not.toContain(MASTER);
+    const config = loadConfig({ cwd: folderWith({ "quotaguard.yaml": FILE }), env: {} });
+    expect(describeOptions(resolveOptions(config))).toHaveLength(rows.size);
+  });
+
+  test("names what code brought along", () => {
+    const options = resolveOptions({
+      store: memoryStore(),
+      scopes: () => ({}),
+      auth: async () => null,
+      limits: [{ name: "a", scope: "user", unit: "tokens", bucket: { capacity: () => 1, refillPerSec: 0 } }],
+    });
+    const rows = new Map(describeOptions(options).map(({ path, value }) => [path, value]));
+    expect(rows.get("store.url")).toBe("an object (memory)");
+    expect(rows.get("scopes.of")).toBe("a function");
+    expect(rows.get("auth")).toBe("a function");
+    expect(rows.get("limits[0].bucket.capacity")).toBe("a function");
+  });
+
+  test.each([
+    [{}, "undecided: a gateway needs server.master_key, keys or auth"],
+    [{ auth: false as const }, "the app in front of the gateway"],
+  ])("says how clients are authenticated: %j", (options, value) => {
+    expect(describeOptions(resolveOptions(options)).find(({ path }) => path === "auth")?.value).toBe(value);
+  });
+});
