@@ -1,5 +1,6 @@
 /** The composition root: options in, handlers out. */
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { loadConfig } from "./config/load.ts";
 import type { Admin } from "./core/admin.ts";
 import type { Context, Recorder, Services } from "./core/context.ts";
 import { ConfigError, GuardError } from "./core/errors.ts";
@@ -73,8 +74,11 @@ export interface QuotaGuard {
   close(): Promise<void>;
 }
 
-/** Builds a guard. Throws ConfigError at once when an option is wrong; starts to open its store at once. */
-export function createGuard(input?: GuardOptions): QuotaGuard {
+/**
+ * Builds a guard and starts to open its store. Without options it takes file and environment ({@link loadConfig}); with options it reads neither.
+ * Throws ConfigError at once when an option is wrong.
+ */
+export function createGuard(input: GuardOptions = loadConfig()): QuotaGuard {
   return guardOf(resolveOptions(input));
 }
 

@@ -49,16 +49,15 @@ const UNBUILT: readonly string[] = [
   "QUOTAGUARD_COLLECTOR_WORKERS",
   "QUOTAGUARD_COLLECTOR_JITTER",
   "QUOTAGUARD_TELEGRAM_TOKEN",
-  "QWEN_API_KEY",
-  "QWEN_BASE_URL",
   "QUOTIO_AUTH_DIR",
   "QUOTIO_CONFIG_DIR",
   "QUOTIO_DEBUG",
   "QUOTIO_PASSTHROUGH_ENABLED",
   "QUOTIO_CLI_PROXY_PORT",
-  "ANTHROPIC_API_KEY",
-  "GEMINI_API_KEY",
 ];
+
+/** Keys that other programs put into the environment too: they are no reason to refuse, yet nobody should think that they are used. */
+export const OTHER_PROVIDERS: readonly string[] = ["ANTHROPIC_API_KEY", "GEMINI_API_KEY", "QWEN_API_KEY"];
 
 const OWN_PREFIX = "QUOTAGUARD_";
 const OTHER_OWN = ["QUOTAGUARD_CONFIG_PATH", "QUOTAGUARD_UTLS"];

@@ -4,7 +4,7 @@ import { Secret } from "../core/secret.ts";
 import { checkOptions, optionNames, type GuardOptions } from "../options.ts";
 import { nearest } from "../core/nearest.ts";
 import { formatPath, type OptionPath, type Problem } from "../options-tree.ts";
-import { environmentOptions, environmentProblems, environmentReader, OWN_VARIABLES, type EnvironmentReader } from "./env.ts";
+import { environmentOptions, environmentProblems, environmentReader, OTHER_PROVIDERS, OWN_VARIABLES, type EnvironmentReader } from "./env.ts";
 import { findConfigFile, readDotEnv, type ConfigFile, type Environment } from "./file.ts";
 import { liteLlmProblems } from "./litellm.ts";
 import { originLabel, originOf, sourceLabel, type Origin, type Origins } from "./origin.ts";
@@ -119,6 +119,9 @@ function warningsOf(env: EnvironmentReader): readonly string[] {
   });
   if (env.get("OPENAI_BASE_URL") !== undefined && env.get("OPENAI_API_KEY") === undefined) {
     warnings.push("env OPENAI_BASE_URL: ignored, because OPENAI_API_KEY is not set");
+  }
+  for (const name of OTHER_PROVIDERS) {
+    if (env.get(name) !== undefined) warnings.push(`env ${name}: ignored, because this version does not have that provider yet`);
   }
   return warnings;
 }
