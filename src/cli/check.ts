@@ -63,11 +63,11 @@ function configFindings(options: ResolvedOptions): Finding[] {
 }
 
 async function storeFinding(options: ResolvedOptions): Promise<Finding> {
-  const what = `store ${options.store.kind === "sqlite" ? options.store.path : options.store.kind}`;
+  const what = "store";
   try {
     const stores = await openStores(options, systemClock, silentLogger);
     await stores.close();
-    return { what, ok: true, detail: "opens" };
+    return { what, ok: true, detail: `opens (${options.store.kind === "sqlite" ? options.store.path : options.store.kind})` };
   } catch (error) {
     return { what, ok: false, detail: (error as Error).message };
   }

@@ -48,10 +48,10 @@ export interface Dialect {
   read(operation: Operation, bytes: Buffer, body: Readonly<Record<string, unknown>>): Call;
   /** The request's bytes with the changes made, or the very same buffer when nothing has to change. */
   rewrite(call: Call, changes: RequestChanges): Buffer;
-  /** The usage in a whole response. Null = none or not plausible. */
-  usage(body: unknown): Usage | null;
-  /** The text that a whole response delivered, for counting when it has no usage. */
-  outputText(body: unknown): string;
+  /**
+   * What a whole response used: the provider's figures, or its text for counting when it has none. Null = it is no response of this dialect.
+   */
+  readResponse(bytes: Buffer): { readonly usage: Usage } | { readonly text: string } | null;
   observer(options: ObserverOptions): StreamObserver;
   errorBody(error: GuardError): Record<string, unknown>;
   /** One event that tells a client in mid-stream that it failed. */

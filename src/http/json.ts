@@ -33,23 +33,17 @@ function escaped(bytes: Buffer, quote: number): boolean {
   return slashes % 2 === 1;
 }
 
-function checkDepth(value: unknown): void {
-  let level: unknown[] = [value];
-  for (let depth = 0; level.length > 0; depth += 1) {
-    if (depth > MAX_DEPTH) throw new GuardError("body_invalid", `the body is nested deeper than ${MAX_DEPTH} levels`);
-    const next: unknown[] = [];
-    for (const item of level) {
-      if (Array.isArray(item)) {
-        for (const child of item) if (typeof child === "object" && child !== null) next.push(child);
-      } else {
-        const fields = item as Record<string, unknown>;
-        for (const key in fields) {
-          const child = fields[key];
-          if (typeof child === "object" && child !== null) next.push(child);
-        }
-      }
-    }
-    level = next;
+/** Recursion is bounded by the very depth it checks. */
+function checkDepth(value: object, depth: number): void {
+  if (depth > MAX_DEPTH) throw new GuardError("body_invalid", `the body is nested deeper than ${MAX_DEPTH} levels`);
+  if (Array.isArray(value)) {
+    for (const child of value) if (typeof child === "object" && child !== null) checkDepth(child as object, depth + 1);
+    return;
+  }
+  const fields = value as Readonly<Record<string, unknown>>;
+  for (const key in fields) {
+    const child = fields[key];
+    if (typeof child === "object" && child !== null) checkDepth(child, depth + 1);
   }
 }
 
@@ -64,6 +58,6 @@ export function parseObject(bytes: Buffer): Record<string, unknown> {
     throw new GuardError("body_invalid", "the body is not valid JSON");
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) throw new GuardError("body_invalid", "the body must be a JSON object");
-  checkDepth(value);
+  checkDepth(value, 0);
   return value as Record<string, unknown>;
 }

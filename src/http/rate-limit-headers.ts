@@ -26,16 +26,25 @@ function windowSeconds(rule: Rule): number | null {
   return null;
 }
 
-const policies = new WeakMap<Rule, string>();
+interface Policy {
+  readonly rules: readonly Rule[];
+  readonly text: string;
+}
 
-function policyOf(name: string, { unit, rule }: Charge): string {
-  let policy = policies.get(rule);
-  if (policy === undefined) {
-    const seconds = windowSeconds(rule);
-    policy = `${quoted(name)};q=${shown(unit, size(rule))}${seconds === null ? "" : `;w=${seconds}`};qu="${unit === "usd" ? "micro-usd" : unit.replaceAll("_", "-")}"`;
-    policies.set(rule, policy);
-  }
-  return policy;
+/** The limits of a request are one array for all requests with the same scopes; what they promise changes only with their rules. */
+const policies = new WeakMap<readonly VisibleLimit[], Policy>();
+
+function policyOf(limits: readonly VisibleLimit[], charges: readonly Charge[]): string {
+  const known = policies.get(limits);
+  if (known && known.rules.length === charges.length && known.rules.every((rule, i) => rule === charges[i]?.rule)) return known.text;
+  const text = charges.map((charge, i) => policyItem((limits[i] as VisibleLimit).name, charge)).join(", ");
+  policies.set(limits, { rules: charges.map(({ rule }) => rule), text });
+  return text;
+}
+
+function policyItem(name: string, { unit, rule }: Charge): string {
+  const period = windowSeconds(rule);
+  return `${quoted(name)};q=${shown(unit, size(rule))}${period === null ? "" : `;w=${period}`};qu="${unit === "usd" ? "micro-usd" : unit.replaceAll("_", "-")}"`;
 }
 
 const seconds = (ms: number): number => Math.ceil(ms / 1_000);
@@ -45,7 +54,6 @@ const seconds = (ms: number): number => Math.ceil(ms / 1_000);
  * requests and tokens limits. Name/value pairs; limits and standings are by charge.
  */
 export function rateLimitHeaders(limits: readonly VisibleLimit[], charges: readonly Charge[], standings: readonly Standing[]): string[] {
-  let policy = "";
   let state = "";
   let requests = -1;
   let tokens = -1;
@@ -55,15 +63,14 @@ export function rateLimitHeaders(limits: readonly VisibleLimit[], charges: reado
     if (!standing) continue;
     const { name } = limits[i] as VisibleLimit;
     const { unit } = charge;
-    const comma = policy === "" ? "" : ", ";
-    policy += comma + policyOf(name, charge);
+    const comma = state === "" ? "" : ", ";
     const remaining = Math.max(0, shown(unit, standing.available));
     state += `${comma}${quoted(name)};r=${remaining}${standing.resetMs === null ? "" : `;t=${seconds(standing.resetMs)}`}`;
     if (unit === "requests" && tighter(standings, i, requests)) requests = i;
     else if (unit === "tokens" && tighter(standings, i, tokens)) tokens = i;
   }
-  if (policy === "") return [];
-  const headers = ["ratelimit-policy", policy, "ratelimit", state];
+  if (state === "") return [];
+  const headers = ["ratelimit-policy", policyOf(limits, charges), "ratelimit", state];
   if (requests >= 0) openaiHeaders(headers, "requests", charges[requests] as Charge, standings[requests] as Standing);
   if (tokens >= 0) openaiHeaders(headers, "tokens", charges[tokens] as Charge, standings[tokens] as Standing);
   return headers;

@@ -1,21 +1,10 @@
-import type {
-  Amounts,
-  Charge,
-  ConcurrencyRule,
-  ExpiredReservation,
-  FinishResult,
-  LimitStore,
-  ReserveResult,
-  Rule,
-  Shortfall,
-  Standing,
-} from "../core/store.ts";
+import type { Amounts, Charge, ExpiredReservation, FinishResult, LimitStore, ReserveResult, Rule, Shortfall, Standing } from "../core/store.ts";
 import type { LimitBackend, Reservation } from "./backend.ts";
 import { bucket } from "./bucket.ts";
 import { calendar, isOutside } from "./calendar.ts";
 import { checkAmounts, checkCharge, checkRule, checkTtl } from "./check.ts";
 import { concurrency, extendHold } from "./concurrency.ts";
-import { LINGER_MS, type ConcurrencyState, type Kind, type Kinds, type LimitState } from "./kind.ts";
+import { LINGER_MS, type Kind, type Kinds, type LimitState } from "./kind.ts";
 import { sliding } from "./window.ts";
 
 export const exactKinds: Kinds = { bucket, sliding, calendar, concurrency };
@@ -72,14 +61,19 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
     }
   }
 
+  function hasLapsed(state: LimitState, kind: Kind<Rule, LimitState>, at: number): boolean {
+    // No state lapses before it has lingered; asked first because it is cheap.
+    return at - state.t >= LINGER_MS && at >= kind.lapsesAt(state);
+  }
+
   /** The state of a key if it still says anything. */
   function stateOf(key: string, rule: Rule, kind: Kind<Rule, LimitState>, at: number): LimitState | undefined {
     const state = backend.state(key);
     if (state === undefined) return undefined;
-    if (state.kind !== rule.kind)
+    if (state.kind !== rule.kind) {
       throw new RangeError(`limit ${key} is a ${state.kind} and cannot be charged as a ${rule.kind}: the kind belongs into the key`);
-    // No state lapses before it has lingered; asked first because it is cheap.
-    return at - state.t >= LINGER_MS && at >= kind.lapsesAt(state) ? undefined : state;
+    }
+    return hasLapsed(state, kind, at) ? undefined : state;
   }
 
   function standing(state: LimitState, rule: Rule, kind: Kind<Rule, LimitState>, at: number): Standing {
@@ -192,6 +186,23 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
     return { kind: "allowed", replayed: true, skipped, standings: currentStandings(charges) };
   }
 
+  /** Replaces one charge by what was spent. */
+  function correct(opId: string, { key, rule, amount }: Charge, place: number, spent: number): void {
+    const stored = backend.state(key);
+    // Another kind of limit has the key by now: what was charged is gone with its counter.
+    if (stored !== undefined && stored.kind !== rule.kind) return;
+    const at = timeFor(rule);
+    const kind = kindOf(rule);
+    if (stored !== undefined && !hasLapsed(stored, kind, at)) {
+      if (kind.settle(stored, rule, place, amount, spent, at, opId)) backend.save(stored);
+    } else if (spent > amount) {
+      // What is absent is whole: a refund leaves nothing to store, an overage does.
+      const state = kind.fresh(key, rule, at);
+      kind.settle(state, rule, place, amount, spent, at, opId);
+      backend.insert(state);
+    }
+  }
+
   function finish(opId: string, actual: Amounts | null): FinishResult {
     begin();
     const known = backend.find(opId, now);
@@ -199,45 +210,33 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
     if (known !== undefined) {
       const { charges, places, skipped } = known;
       for (let i = 0; i < charges.length; i += 1) {
-        if (skipped?.has(i) === true) continue;
-        const { key, rule, unit, amount } = charges[i] as Charge;
-        const spent = actual === null ? 0 : (actual[unit] ?? amount);
-        if (spent === amount || rule.kind === "concurrency") continue;
-        const at = timeFor(rule);
-        const kind = kindOf(rule);
-        const state = stateOf(key, rule, kind, at);
-        const current = state ?? kind.fresh(key, rule, at);
-        if (!kind.settle(current, rule, places[i] ?? 0, amount, spent, at, opId)) continue;
-        // A state that is absent is whole: a refund to it leaves nothing to store.
-        if (state !== undefined) backend.save(state);
-        else if (spent > amount) backend.insert(current);
+        const charge = charges[i] as Charge;
+        const spent = actual === null ? 0 : (actual[charge.unit] ?? charge.amount);
+        if (spent !== charge.amount && charge.rule.kind !== "concurrency" && skipped?.has(i) !== true) correct(opId, charge, places[i] ?? 0, spent);
       }
-      freePlaces(opId, known);
+      movePlaces(opId, known, null);
     }
     backend.close(opId, now);
     if (known === undefined) return "unknown";
     return known.expired || now >= known.expiresAt ? "late" : "applied";
   }
 
-  /** Changes the places that a reservation holds, whether or not their state has lapsed; `change` says whether it did. */
-  function eachPlace({ charges, skipped }: Reservation, change: (state: ConcurrencyState, rule: ConcurrencyRule) => boolean): void {
+  /** Prolongs the places that a reservation holds, or frees them (null), whether or not their state has lapsed. */
+  function movePlaces(opId: string, { charges, skipped }: Reservation, until: number | null): void {
     for (let i = 0; i < charges.length; i += 1) {
       const { key, rule } = charges[i] as Charge;
       if (rule.kind !== "concurrency" || skipped?.has(i) === true) continue;
       const state = backend.state(key);
-      if (state?.kind === "concurrency" && change(state, rule)) backend.save(state);
+      if (state?.kind !== "concurrency") continue;
+      if (until === null ? kinds.concurrency.settle(state, rule, 0, 1, 0, now, opId) : extendHold(state, opId, until)) backend.save(state);
     }
-  }
-
-  function freePlaces(opId: string, reservation: Reservation): void {
-    eachPlace(reservation, (state, rule) => kinds.concurrency.settle(state, rule, 0, 1, 0, now, opId));
   }
 
   /** Frees its places; all else stays charged as held and can be corrected for {@link LATE_MS} from `expiresAt`. */
   function end(opId: string, reservation: Reservation): void {
     reservation.expired = true;
     backend.update(opId, reservation);
-    freePlaces(opId, reservation);
+    movePlaces(opId, reservation, null);
   }
 
   return {
@@ -280,7 +279,7 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
       if (now + ttlMs <= known.expiresAt) return true;
       known.expiresAt = now + ttlMs;
       backend.update(opId, known);
-      eachPlace(known, (state) => extendHold(state, opId, known.expiresAt));
+      movePlaces(opId, known, known.expiresAt);
       return true;
     },
 

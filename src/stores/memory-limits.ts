@@ -75,7 +75,6 @@ export class MemoryLimits implements LimitBackend {
 
   update(opId: string, reservation: Reservation): void {
     if (!reservation.expired) return;
-    this.#nextDue = Math.min(this.#nextDue, reservation.expiresAt + LATE_MS + SPARE_MS);
     const place = this.#nextExpired;
     const dropped = this.#expired[place];
     if (dropped !== undefined) {

@@ -1,7 +1,6 @@
-import { openaiUsage, fieldsOf } from "../usage.ts";
 import type { Dialect } from "../dialect.ts";
 import { readRequest, rewriteRequest } from "./request.ts";
-import { errorBody, outputText } from "./response.ts";
+import { errorBody, readResponse } from "./response.ts";
 import { openaiObserver } from "./stream.ts";
 
 /** OpenAI's chat completions, completions and embeddings. */
@@ -14,8 +13,7 @@ export const openai: Dialect = {
   ],
   read: readRequest,
   rewrite: rewriteRequest,
-  usage: (body) => openaiUsage(fieldsOf(body)?.usage),
-  outputText,
+  readResponse,
   observer: openaiObserver,
   errorBody,
   errorEvent: (error) => Buffer.from(`data: ${JSON.stringify(errorBody(error))}\n\n`),

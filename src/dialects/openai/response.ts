@@ -1,5 +1,6 @@
 import type { GuardError } from "../../core/errors.ts";
-import { fieldsOf } from "../usage.ts";
+import type { Usage } from "../../core/usage.ts";
+import { fieldsOf, openaiUsage } from "../usage.ts";
 
 const string = (value: unknown): string => (typeof value === "string" ? value : "");
 
@@ -18,11 +19,46 @@ export function choiceText(choice: Readonly<Record<string, unknown>>): string {
   return text;
 }
 
-/** The text of all choices of a whole response. */
-export function outputText(body: unknown): string {
-  const choices = fieldsOf(body)?.choices;
-  if (!Array.isArray(choices)) return "";
-  return choices.map((choice) => choiceText(fieldsOf(choice) ?? {})).join("");
+const OPEN_BRACE = 0x7b;
+const CLOSE_BRACE = 0x7d;
+const USAGE = Buffer.from('"usage":');
+
+/**
+ * The usage at an answer's end, without parsing the answer: it is forwarded as it came, so all that is needed are a few numbers. A quote inside
+ * a string is escaped, so `"usage":` cannot come from generated text. Null = not found this way.
+ */
+function usageAtEnd(bytes: Buffer): Usage | null {
+  if (bytes[0] !== OPEN_BRACE) return null;
+  const at = bytes.lastIndexOf(USAGE);
+  const start = bytes.indexOf(OPEN_BRACE, at);
+  if (at < 0 || start < 0 || bytes.lastIndexOf(CLOSE_BRACE) <= start) return null;
+  let depth = 0;
+  for (let i = start; i < bytes.length; i += 1) {
+    const byte = bytes[i];
+    if (byte === OPEN_BRACE) depth += 1;
+    else if (byte === CLOSE_BRACE && (depth -= 1) === 0) return openaiUsage(parse(bytes.toString("latin1", start, i + 1)));
+  }
+  return null;
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** What a whole response used, or its text when it does not say. Null = no JSON object. */
+export function readResponse(bytes: Buffer): { readonly usage: Usage } | { readonly text: string } | null {
+  const atEnd = usageAtEnd(bytes);
+  if (atEnd) return { usage: atEnd };
+  const body = fieldsOf(parse(bytes.toString()));
+  if (!body) return null;
+  const usage = openaiUsage(body.usage);
+  if (usage) return { usage };
+  const { choices } = body;
+  return { text: Array.isArray(choices) ? choices.map((choice) => choiceText(fieldsOf(choice) ?? {})).join("") : "" };
 }
 
 const TYPES: Readonly<Record<number, string>> = {

@@ -8,7 +8,6 @@ import { nanoToUsd } from "../../core/money.ts";
 import type { Secret } from "../../core/secret.ts";
 import type { Timer } from "../../core/time.ts";
 import type { Usage } from "../../core/usage.ts";
-import { fieldsOf } from "../../dialects/usage.ts";
 import type { Dialect, StreamObserver } from "../../dialects/dialect.ts";
 import { responseHeaders } from "../../upstream/headers.ts";
 import { providerRow, retryAfterMs } from "../../upstream/providers.ts";
@@ -217,20 +216,13 @@ export class Attempt implements ResponseHandler, Source {
 
   #whole(): void {
     const bytes = this.#body();
-    let body: unknown;
-    try {
-      body = JSON.parse(bytes.toString());
-    } catch {
-      this.fail(new GuardError("upstream_protocol", "the upstream's answer is not valid JSON"), true);
-      return;
-    }
-    if (!fieldsOf(body)) {
+    const read = this.#dialect.readResponse(bytes);
+    if (!read) {
       this.fail(new GuardError("upstream_protocol", "the upstream's answer is not a JSON object"), true);
       return;
     }
-    const usage = this.#dialect.usage(body);
-    if (usage) this.#charge(usage, "exact");
-    else this.#charge(this.#countedUsage(this.#settings.countTokens(this.#dialect.outputText(body))), "counted");
+    if ("usage" in read) this.#charge(read.usage, "exact");
+    else this.#charge(this.#countedUsage(this.#settings.countTokens(read.text)), "counted");
     const headers = this.#replyHeaders();
     const { charged } = this.#ctx;
     if (charged?.kind === "usage" && charged.billedNanoUsd !== null) headers.push("x-quotaguard-cost-usd", nanoToUsd(charged.billedNanoUsd).toFixed(9));

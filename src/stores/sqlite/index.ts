@@ -80,8 +80,8 @@ export function sqliteStore(
       recover(self);
       if (ours) startServing(db);
       const upkeep = clock.timer(BEAT_EVERY_MS, () => maintain());
-      live = { db, ours, limits: sqliteLimits(db, clock), records, ledger, owners: self, upkeep };
       for (const watcher of early) watcher.stop = records.watch(watcher.prefix, watcher.fn);
+      live = { db, ours, limits: sqliteLimits(db, clock), records, ledger, owners: self, upkeep };
     } catch (error) {
       if (ours) db.close();
       throw startProblem(error, path);

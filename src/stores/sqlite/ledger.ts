@@ -108,7 +108,7 @@ export function sqliteLedger({ db, transact, queries, owners, clock, logger }: L
     if (withRows) rows = [];
     for (const row of finished) leavePack(row.id);
     newPack?.resolve();
-    if (failures > 0) recovered();
+    if (failures > 0 || (withRows && dropped > 0)) caughtUp();
     if (withRows && waiters.length > 0) release();
     return true;
   }
@@ -153,9 +153,9 @@ export function sqliteLedger({ db, transact, queries, owners, clock, logger }: L
     refused.reject(storeUnavailable(error, delayMs));
   }
 
-  function recovered(): void {
+  function caughtUp(): void {
     failures = 0;
-    logger.info({ droppedRefusals: dropped }, "the ledger can be written again");
+    logger.info({ droppedRefusals: dropped }, "the ledger has caught up");
     dropped = 0;
   }
 

@@ -2,17 +2,9 @@ import type { DatabaseSync } from "node:sqlite";
 
 import type { Rule } from "../../core/store.ts";
 import type { Clock } from "../../core/time.ts";
+import { LATE_MS, SPARE_MS, TOMBSTONE_MS, type LimitBackend, type Reservation } from "../../limits/backend.ts";
 import { decodeReservation, decodeState, encodeReservation, encodeState } from "../../limits/codec.ts";
-import {
-  exactKinds,
-  LATE_MS,
-  limitEngine,
-  SPARE_MS,
-  TOMBSTONE_MS,
-  type LimitBackend,
-  type LimitEngine,
-  type Reservation,
-} from "../../limits/engine.ts";
+import { exactKinds, limitEngine, type LimitEngine } from "../../limits/engine.ts";
 import type { Kind, Kinds, LimitState } from "../../limits/kind.ts";
 import { transactor } from "./dialect.ts";
 import { storeUnavailable } from "./trouble.ts";

@@ -10,7 +10,7 @@ export const MEMORY_PATH = ":memory:";
 /** How long a statement may wait for another process's lock. SQLite waits inside the call, so this is how long our event loop can stand still. */
 const BUSY_TIMEOUT_MS = 500;
 /** While starting nobody waits for the event loop, and another process may be migrating. */
-export const START_BUSY_TIMEOUT_MS = 2000;
+const START_BUSY_TIMEOUT_MS = 2000;
 /** A WAL that a long reader let grow is cut back to this. */
 const WAL_BYTES = 64 * 1024 * 1024;
 

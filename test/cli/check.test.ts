@@ -1,0 +1,157 @@
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { fakeUpstream, type FakeUpstream } from "quotaguard/testing";
+import { table } from "../../src/cli/output.ts";
+import { freePort } from "../setup/server-process.ts";
+import { endChildren, folder, quotaguard, type Folder } from "../helpers/child.ts";
+
+const KEYS = ["qg-key-of-alice-0001", "master-key-for-tests-1", "admin-key-for-tests-0001", "sk-upstream-secret-canary-1", "header-secret-canary", "proxy-password-canary"];
+const [KEY, MASTER, ADMIN, UPSTREAM_KEY] = KEYS as [string, string, string, string];
+
+let upstream: FakeUpstream;
+let place: Folder;
+beforeAll(async () => {
+  upstream = await fakeUpstream({ keys: [UPSTREAM_KEY] });
+});
+afterAll(() => upstream.close());
+beforeEach(() => {
+  place = folder();
+});
+afterEach(async () => {
+  await endChildren();
+  place.remove();
+});
+
+interface Report {
+  readonly ok: boolean;
+  readonly config: string;
+  readonly warnings: readonly string[];
+  readonly options: readonly { readonly path: string; readonly value: string; readonly source: string }[];
+  readonly checks: readonly { readonly what: string; readonly ok: boolean; readonly detail: string }[];
+}
+
+const yaml = (more = ""): string => `server: { master_key: ${MASTER} }
+store: { url: "sqlite:./quota.db" }
+management: { key: ${ADMIN} }
+keys:
+  - { name: alice, key: ${KEY}, scopes: { user: alice } }
+credentials:
+  - name: main
+    api_key: ${UPSTREAM_KEY}
+    base_url: ${upstream.url}
+    headers: { x-team: header-secret-canary }
+${more}`;
+
+async function check(file: string, env: Readonly<Record<string, string>> = {}) {
+  place.write("quotaguard.yaml", file);
+  const { code, stdout, stderr } = await quotaguard(["check", "--json"], { cwd: place.path, env }).ended;
+  for (const secret of KEYS) expect(stdout + stderr).not.toContain(secret);
+  return { code, ...(JSON.parse(stdout) as Report) };
+}
+
+describe("check", () => {
+  test("everything works: exit 0, every effective value with its source", async () => {
+    const report = await check(yaml(), { QUOTAGUARD_PORT: "8400" });
+    expect(report.code).toBe(0);
+    expect(report).toMatchObject({ ok: true, config: `${place.path}/quotaguard.yaml`, warnings: [] });
+    expect(report.options).toEqual(
+      expect.arrayContaining([
+        { path: "server.port", value: "8400", source: "env QUOTAGUARD_PORT" },
+        { path: "server.master_key", value: "[redacted]", source: "quotaguard.yaml:1" },
+        { path: "server.shutdown_timeout", value: "30s", source: "default" },
+        { path: "store.url", value: `sqlite:${place.path}/quota.db`, source: "quotaguard.yaml:2" },
+        { path: "keys[0].key", value: "[redacted]", source: "quotaguard.yaml:5" },
+        { path: "credentials[0].api_key", value: "[redacted]", source: "quotaguard.yaml:8" },
+        { path: "credentials[0].headers.x-team", value: "[redacted]", source: "quotaguard.yaml:10" },
+        // What `serve` takes unless told otherwise.
+        { path: "monitoring.prometheus_enabled", value: "true", source: "default" },
+      ]),
+    );
+    expect(report.checks).toEqual([
+      { what: "client auth", ok: true, detail: "1 key and a master key" },
+      { what: "store", ok: true, detail: `opens (${place.path}/quota.db)` },
+      { what: "credential main", ok: true, detail: `answers (${upstream.url})` },
+    ]);
+  });
+
+  test("a wrong provider key is told as such", async () => {
+    const { code, checks } = await check(yaml().replace(UPSTREAM_KEY, "sk-some-other-key"));
+    expect(code).toBe(1);
+    expect(checks.at(-1)).toMatchObject({ what: "credential main", ok: false, detail: expect.stringMatching(/status 401: the key is not accepted/) });
+  });
+
+  test("a provider that cannot be reached", async () => {
+    const port = await freePort();
+    const { code, checks } = await check(yaml(`  - { name: gone, provider: openai-compatible, base_url: "http://127.0.0.1:${port}", proxy_url: null }\n`));
+    expect(code).toBe(1);
+    expect(checks.filter(({ ok }) => !ok)).toEqual([{ what: "credential gone", ok: false, detail: expect.stringContaining("ECONNREFUSED") }]);
+  });
+
+  test("a limit in USD where nothing has a price", async () => {
+    const limits = "limits:\n  - { name: day, scope: user, unit: usd, window: { limit: 1, per: day } }\n";
+    const { code, checks } = await check(yaml(limits));
+    expect(code).toBe(1);
+    expect(checks.filter(({ ok }) => !ok)).toEqual([{ what: "limit day", ok: false, detail: expect.stringContaining("model_not_priced") }]);
+    const priced = await check(yaml(`${limits}models:\n  - { name: gpt-4o, price: { input_per_mtok: 1, output_per_mtok: 2 } }\n`));
+    expect(priced.code).toBe(0);
+  });
+
+  test("nobody may call, nothing can be served, and the store does not open: all are told at once", async () => {
+    place.write("junk.db", "this is not a database".repeat(50));
+    const { code, checks } = await check('store: { url: "sqlite:./junk.db" }\n');
+    expect(code).toBe(1);
+    expect(checks.filter(({ ok }) => !ok).map(({ what }) => what)).toEqual(["client auth", "credentials", "store"]);
+    expect(checks.at(-1)?.detail).toContain("store.url");
+  });
+
+  test("a wrong file: exit 2 and the problems", async () => {
+    place.write("quotaguard.yaml", yaml("limts: []\n"));
+    const { code, stdout, stderr } = await quotaguard(["check"], { cwd: place.path }).ended;
+    expect([code, stdout]).toEqual([2, ""]);
+    expect(stderr).toContain("quotaguard.yaml:11:1: limts: unknown option; did you mean limits?");
+  });
+
+  test("the table: aligned, without colours in a pipe, no secret in it", async () => {
+    place.write("quotaguard.yaml", yaml());
+    const { code, stdout } = await quotaguard(["check"], { cwd: place.path, env: { QUOTAGUARD_PROT: "1" } }).ended;
+    expect(code).toBe(0);
+    for (const secret of KEYS) expect(stdout).not.toContain(secret);
+    expect(stdout).not.toContain("\u001b[");
+    const lines = stdout.split("\n");
+    expect(lines[0]).toBe(`${place.path}/quotaguard.yaml`);
+    const at = lines[1]?.indexOf("source") ?? 0;
+    const rows = lines.slice(2, lines.indexOf(""));
+    expect(rows.length).toBeGreaterThan(40);
+    for (const row of rows) expect(row.slice(at - 2)).toMatch(/^ {2}(?:default|env \w+|quotaguard\.yaml:\d+)$/);
+    expect(stdout).toMatch(/^warn {2}configuration +env QUOTAGUARD_PROT: unknown variable, ignored; did you mean QUOTAGUARD_PORT\?$/m);
+    expect(stdout).toMatch(/^ok {4}store +opens/m);
+    expect(lines.at(-2)).toBe("everything works");
+  });
+});
+
+describe("tables", () => {
+  const rows = [
+    ["option", "value", "source"],
+    ["store.url", "sqlite:/a/very/long/path/that/does/not/fit/anywhere.db", "default"],
+    ["keys[0].models", "gpt-4o, gpt-4o-mini, gpt-3.5-turbo-instruct", "file.yaml:12"],
+  ];
+
+  test("are as wide as they must be", () => {
+    expect(table(rows).split("\n")).toHaveLength(3);
+    expect(table(rows).split("\n")[1]).toBe("store.url       sqlite:/a/very/long/path/that/does/not/fit/anywhere.db  default");
+  });
+
+  test.each([80, 60, 40])("fit %i columns, each cell below its head", (columns) => {
+    const lines = table(rows, { columns }).split("\n");
+    expect(Math.max(...lines.map(({ length }) => length))).toBeLessThanOrEqual(columns);
+    const [, second, third] = ["option", "value", "source"].map((head) => lines[0]?.indexOf(head) ?? 0) as [number, number, number];
+    const column = (from: number, to?: number): string => lines.slice(1).map((line) => line.slice(from, to).trim()).join(" ");
+    expect(column(second, third).replaceAll(" ", "")).toBe(rows.slice(1).map((row) => row[1]).join("").replaceAll(" ", ""));
+  });
+
+  test("colours do not count as width", () => {
+    const plain = table(rows, { columns: 60 });
+    const painted = table(rows, { columns: 60, paint: (text) => `\u001b[2m${text}\u001b[22m` });
+    // oxlint-disable-next-line no-control-regex -- the escape sequences of colours start with a control character
+    expect(painted.replaceAll(/\u001b\[\d+m/g, "")).toBe(plain);
+  });
+});
