@@ -20,9 +20,8 @@ export function refill(s: BucketState, now: number): void {
   s.t = now;
   if (s.level >= s.capacity) return fill(s);
   if (s.n === 0) return;
+  // After a long idle time whole · n is not exact any more, but then it is above any capacity.
   const whole = Math.floor(dt / s.d);
-  // Asked before multiplying: a long idle time must not overflow.
-  if (whole > Math.floor((s.capacity - s.level) / s.n)) return fill(s);
   const parts = (dt - whole * s.d) * s.n + s.carry;
   const units = Math.floor(parts / s.d);
   s.level += whole * s.n + units;

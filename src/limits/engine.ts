@@ -161,7 +161,7 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
       } else {
         kind.advance(state, rule, at);
         const place = kind.take(state, amount, at, opId, expiresAt);
-        if (place !== 0) (places ??= Array.from(charges, () => 0))[i] = place;
+        if (place !== 0) (places ??= charges.map(() => 0))[i] = place;
         if (fresh[i] === true) backend.insert(state);
         else backend.save(state);
       }

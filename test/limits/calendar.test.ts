@@ -50,6 +50,10 @@ describe("calendarBounds", () => {
     ]);
   });
 
+  it("a day whose first half hour is skipped along with the last of the day before: Toronto, 1919", () => {
+    expect(iso("day", "America/Toronto", "1919-03-31T12:00:00Z").slice(1, 3)).toEqual(["1919-03-31T04:30Z", "1919-04-01T04:00Z"]);
+  });
+
   it("a date that never was: Samoa left out 30 December 2011", () => {
     expect(iso("day", "Pacific/Apia", "2011-12-31T12:00:00Z")).toEqual([
       "2011-12-30T10:00Z",

@@ -280,6 +280,22 @@ describe.each(harnesses)("limits on %s", (name, make) => {
     expect(h.store.settle("none", { tokens: 5 })).toBe("applied");
   });
 
+  it("a wait beyond 9e15 ms is never, up to it exact", () => {
+    // Two units in 95,000 years.
+    const b = B(10, 2, 3_000_000_000_000_000);
+    h.at(0).store.reserve("a", [charge("b", b, 10)], 1000);
+    expect(h.store.reserve("six", [charge("b", b, 6)], 1000)).toMatchObject({ worst: { waitMs: 9_000_000_000_000_000 } });
+    expect(h.store.reserve("seven", [charge("b", b, 7)], 1000)).toMatchObject({ worst: { waitMs: null }, standings: [{ resetMs: null }] });
+  });
+
+  it("the fastest rate fills the largest bucket after the longest time", () => {
+    const b = B(4_000_000_000_000_000, 1_000_000_000_000, 1);
+    h.at(0).store.reserve("a", [charge("b", b, 4_000_000_000_000_000)], 1000);
+    h.store.settle("a", { tokens: 8_000_000_000_000_000 });
+    expect(h.at(7999).store.peek([{ key: "b", rule: b }])).toEqual([{ available: 3_999_000_000_000_000, resetMs: 1 }]);
+    expect(h.at(50 * 365 * DAY).store.peek([{ key: "b", rule: b }])).toEqual([{ available: 4_000_000_000_000_000, resetMs: 0 }]);
+  });
+
   it("a clock that jumped ahead and was put back freezes neither bucket nor window", () => {
     const bucket = B(100, 1, 40);
     const window = W(100, 10_000, 1000);
