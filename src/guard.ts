@@ -7,6 +7,7 @@ import { ConfigError, GuardError } from "./core/errors.ts";
 import { eventEmitter, type Events } from "./core/events.ts";
 import { idFactory } from "./core/id.ts";
 import { silentLogger } from "./core/logger.ts";
+import { OpenSet } from "./core/open-set.ts";
 import { scopesFrom, type ScopesInput } from "./core/scope.ts";
 import { sequence, type Step } from "./core/step.ts";
 import type { Ledger } from "./core/store.ts";
@@ -102,7 +103,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   const prices = priceBook({ models: options.models, markupPct: options.prices.markupPct });
   const services: { -readonly [K in keyof Services]: Services[K] } = { clock, logger, events, pricer: prices, recorder: notStarted };
   const pool = poolOf(options);
-  const open = new Set<Context>();
+  const open = new OpenSet<Context>();
   const declared = new Map(options.limits.map((limit) => [limit.name, limit]));
   let runtime: Runtime | undefined;
   let broken = false;

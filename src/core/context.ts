@@ -145,6 +145,9 @@ export class Context {
   /** Written by the edge when it closes. */
   outcome: Outcome | undefined;
 
+  /** Where it stands among its guard's open requests. */
+  place = -1;
+
   readonly #reader: CallReader;
   #call: MaybePromise<Call> | undefined;
   #after: AfterHook[] | undefined;
