@@ -2,7 +2,8 @@
 /** The `quotaguard` command: one file per subcommand, loaded only when it is asked for. */
 import { Command } from "commander";
 import { VERSION } from "../core/version.ts";
-import { EXIT_USAGE, reportFailure } from "./output.ts";
+import { EXIT_USAGE, reportFailure, type CommonFlags } from "./output.ts";
+import type { ServeFlags } from "./serve.ts";
 
 const program = new Command("quotaguard")
   .description("LLM quota, routing and billing. Without an app around it: `quotaguard serve`.")
@@ -16,15 +17,22 @@ const common = (command: Command): Command =>
 common(program.command("serve").description("run the gateway as a server of its own"))
   .option("--host <address>", "address to listen on")
   .option("--port <number>", "port to listen on; 0 takes a free one")
-  .action(async (flags) => {
+  .action(async (flags: ServeFlags) => {
     const { serve } = await import("./serve.ts");
     await serve(flags);
   });
 
-common(program.command("check").description("check the configuration, the store and each credential")).action(async (flags) => {
+common(program.command("check").description("check the configuration, the store and each credential")).action(async (flags: CommonFlags) => {
   const { check } = await import("./check.ts");
   process.exitCode = await check(flags);
 });
+
+// Whoever reads may stop reading (`| head`): no reason to fail.
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") throw error;
+  });
+}
 
 program.parseAsync().catch((error: unknown) => {
   process.exitCode = reportFailure(error, process.argv.includes("--json"));

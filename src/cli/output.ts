@@ -16,7 +16,7 @@ type Style = "bold" | "dim" | "green" | "red" | "yellow" | "cyan";
 
 /** Colours text when a person reads it: honours --no-color, NO_COLOR and pipes. */
 export function painter(flags: CommonFlags): (style: Style, text: string) => string {
-  const isOn = flags.color !== false && process.stdout.isTTY === true && !process.env.NO_COLOR;
+  const isOn = flags.color !== false && process.stdout.isTTY && !process.env.NO_COLOR;
   return (style, text) => (isOn ? styleText(style, text, { validateStream: false }) : text);
 }
 

@@ -60,7 +60,13 @@ function handOver(ctx: Context, res: ServerResponse): void {
   const headers = ctx.replyHeaders;
   if (!headers || res.headersSent) return;
   ctx.replyHeaders = undefined;
-  for (let i = 0; i < headers.length; i += 2) res.setHeader(headers[i] as string, headers[i + 1] as string);
+  for (let i = 0; i < headers.length; i += 2) {
+    const name = headers[i] as string;
+    const before = res.getHeader(name);
+    // Two budgets on one route: the lists of their limits are joined, the tightest of the single figures is whoever came last.
+    const isList = before !== undefined && (name === "ratelimit" || name === "ratelimit-policy");
+    res.setHeader(name, isList ? `${String(before)}, ${headers[i + 1]}` : (headers[i + 1] as string));
+  }
 }
 
 /** One part on a route that the host chose: `app.post("/v1/chat/completions", auth(…), budgets(…), …)`. */

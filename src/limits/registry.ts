@@ -60,6 +60,8 @@ export function limitRegistry(options: { readonly records: RecordStore; readonly
   let version = 1;
 
   function inForce(name: string, label: string, nowMs: number): RuntimeNumbers | undefined {
+    // Asked for each limit of each request, and usually nothing was set.
+    if (runtime.size === 0) return undefined;
     const found = runtime.get(`${name}\n${label}`);
     return found && (found.until === null || found.until > nowMs) ? found : undefined;
   }
@@ -69,11 +71,12 @@ export function limitRegistry(options: { readonly records: RecordStore; readonly
     const dynamic = isDynamic(definition.kind);
     const make: MakeRule = (numbers, facts, nowMs) => ruleOf(definition, numbers, facts, nowMs);
     const plain = cachedRule(make, dynamic);
+    const hasOverrides = Object.keys(definition.overrides).length > 0;
     const special = new Map<string, { readonly numbers: LimitNumbers; readonly rule: MakeRule }>();
 
     function numbersFor(label: string, nowMs: number): LimitNumbers | null {
       const set = inForce(definition.name, label, nowMs);
-      if (set) return set;
+      if (set || !hasOverrides) return set ?? null;
       const local = label.slice(label.indexOf("/") + 1);
       const override = definition.overrides[label] ?? definition.overrides[local];
       return override === undefined ? null : { limit: override };

@@ -54,7 +54,10 @@ export class Attempt implements ResponseHandler, Source {
   #phase: Phase = "waiting";
   #status = 0;
   #headers: UpstreamHeaders = {};
+  /** The body of a whole answer, or what a stream delivered before its sink was there. */
   #chunks: Buffer[] = [];
+  /** Of a stream: not yet looked at. */
+  #arrived: Buffer[] = [];
   #size = 0;
   #observer: StreamObserver | undefined;
   #sink: Sink | undefined;
@@ -95,7 +98,12 @@ export class Attempt implements ResponseHandler, Source {
   }
 
   data(chunk: Buffer): boolean {
-    if (this.#phase === "streaming") return this.#event(chunk);
+    if (this.#phase === "streaming") {
+      // All that one read of the socket brings is looked at and delivered as one: a chunk is the unit that costs.
+      this.#arrived.push(chunk);
+      if (this.#arrived.length === 1) process.nextTick(deliverArrived, this);
+      return !this.#paused;
+    }
     this.#chunks.push(chunk);
     this.#size += chunk.length;
     if (this.#size > (this.#phase === "error" ? MAX_ERROR_BYTES : MAX_ANSWER_BYTES)) {
@@ -112,9 +120,10 @@ export class Attempt implements ResponseHandler, Source {
   }
 
   fail(error: GuardError, sent: boolean): void {
+    this.deliver();
     if (this.#phase === "over") return;
     if (this.#phase === "streaming" && this.#resolve === undefined) {
-      this.#broken(error);
+      this.#closeStream(error);
       return;
     }
     const timedOut = error.code === "upstream_timeout";
@@ -131,7 +140,7 @@ export class Attempt implements ResponseHandler, Source {
     this.#sink = sink;
     const early = this.#chunks;
     this.#chunks = [];
-    for (const chunk of early) this.#deliver(chunk);
+    for (const chunk of early) this.#give(chunk);
     if (this.#ended === true) sink.end();
     else if (this.#ended) sink.error(this.#ended);
   }
@@ -147,6 +156,8 @@ export class Attempt implements ResponseHandler, Source {
   cancel(): void {
     if (this.#phase === "over") return;
     this.#exchange?.abort();
+    // What has arrived was billed, whether or not it was still delivered.
+    this.#look();
     const waiting = this.#resolve !== undefined;
     if (this.#observer && !waiting) this.#charge(this.#observer.usage(), "counted");
     else this.#ctx.charged = this.#sent ? { kind: "input" } : { kind: "nothing" };
@@ -156,22 +167,28 @@ export class Attempt implements ResponseHandler, Source {
 
   // --- streams
 
-  #event(chunk: Buffer): boolean {
-    let bytes: Buffer | null;
+  /** Delivers what has arrived since the last time. */
+  deliver(): void {
+    const bytes = this.#look();
+    if (bytes === null) return;
+    // Failover stays possible until there is something to deliver: headers alone are no first byte.
+    if (this.#resolve) this.#firstByte();
+    else this.#timer?.refresh();
+    this.#give(bytes);
+  }
+
+  /** Shows the observer what has arrived; returns what may be forwarded of it. */
+  #look(): Buffer | null {
+    const arrived = this.#arrived;
+    if (arrived.length === 0 || this.#phase !== "streaming") return null;
+    this.#arrived = [];
     try {
-      bytes = (this.#observer as StreamObserver).push(chunk);
+      return (this.#observer as StreamObserver).push(arrived.length === 1 ? (arrived[0] as Buffer) : Buffer.concat(arrived));
     } catch (error) {
       this.#exchange?.abort();
       this.fail(error as GuardError, true);
-      return true;
+      return null;
     }
-    // Failover stays possible until there is something to deliver: headers alone are no first byte.
-    if (bytes !== null) {
-      if (this.#resolve) this.#firstByte();
-      else this.#timer?.refresh();
-      this.#deliver(bytes);
-    } else this.#timer?.refresh();
-    return !this.#paused;
   }
 
   #firstByte(): void {
@@ -184,32 +201,36 @@ export class Attempt implements ResponseHandler, Source {
     this.#settle({ status: this.#status, headers, body: this });
   }
 
-  #deliver(bytes: Buffer): void {
+  #give(bytes: Buffer): void {
     if (!this.#sink) this.#chunks.push(bytes);
     else if (!this.#sink.chunk(bytes)) this.#paused = true;
   }
 
   #endStream(): void {
+    this.deliver();
+    if (this.#phase === "streaming") this.#closeStream(null);
+  }
+
+  /**
+   * The stream is over, by its end or by a fault. One that came to its proper end is complete, whatever the connection did then. Any other failed: before the
+   * first byte another credential may take over; after it, what was delivered is charged and the client is told by an event, never by a forged end.
+   */
+  #closeStream(fault: GuardError | null): void {
     const observer = this.#observer as StreamObserver;
     const { rest, complete } = observer.end();
-    if (!complete) {
-      this.fail(new GuardError("upstream_protocol", "the upstream's stream ended before its answer was complete"), true);
+    const error = complete ? null : (fault ?? new GuardError("upstream_protocol", "the upstream's stream ended before its answer was complete"));
+    if (error && this.#resolve) {
+      this.#observer = undefined;
+      this.fail(error, true);
       return;
     }
     if (this.#resolve) this.#firstByte();
-    if (rest) this.#deliver(rest);
-    this.#charge(observer.usage(), "exact");
-    this.#finish({ kind: "served", status: this.#status }, this.#status, null);
-    this.#ended = true;
-    this.#sink?.end();
-  }
-
-  /** Failed after the first byte: what was delivered is charged, and the client is told by an event, never by a forged end. */
-  #broken(error: GuardError): void {
-    this.#charge(this.#observer?.usage() ?? null, "counted");
-    this.#finish({ kind: "failed", error }, this.#status, error);
-    this.#ended = error;
-    this.#sink?.error(error);
+    if (rest && !error) this.#give(rest);
+    this.#charge(observer.usage(), error ? "counted" : "exact");
+    this.#finish(error ? { kind: "failed", error } : { kind: "served", status: this.#status }, this.#status, error);
+    this.#ended = error ?? true;
+    if (error) this.#sink?.error(error);
+    else this.#sink?.end();
   }
 
   // --- whole answers
@@ -304,6 +325,8 @@ export class Attempt implements ResponseHandler, Source {
     resolve?.(result);
   }
 }
+
+const deliverArrived = (attempt: Attempt): void => attempt.deliver();
 
 /** A provider may repeat the key that it refused: it is ours, not the caller's. */
 function redacted(bytes: Buffer, key: Secret | null): Buffer {

@@ -75,10 +75,15 @@ export function proxyStep(options: ProxyOptions): Step {
       const next = ctx.choice.next();
       const lease = isPromise(next) ? await next : next;
       if (!lease) break;
+      // Only a retry that can be made is paid for.
+      if (last && !retryBudget.take()) {
+        lease.release({ kind: "abandoned" });
+        break;
+      }
       const result = await attempt(ctx, call, lease);
       if (!("error" in result)) return result;
       last = result;
-      if (!result.retryable || ctx.gone || tries === maxRetries || !retryBudget.take()) break;
+      if (!result.retryable || ctx.gone) break;
     }
     if (!last) throw new GuardError("no_credential", "no credential can serve this request now", { param: "model" });
     if (last.answer) return last.answer;
