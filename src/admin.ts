@@ -50,7 +50,10 @@ export function adminOf(parts: AdminParts): Admin {
   };
 
   async function ruleFor(limit: CompiledLimit, address: BucketAddress): Promise<BucketRule | null> {
-    const scopes = { ...(address.id === undefined ? {} : { [address.scope]: address.id }), ...(address.org === undefined ? {} : { org: address.org }) };
+    const scopes = {
+      ...(address.id === undefined ? {} : { [address.scope]: address.id }),
+      ...(address.org === undefined ? {} : { org: address.org }),
+    };
     const rule = await limit.rule(place(address).label, { scopes, principal: undefined, req: undefined as never }, clock.now());
     return rule?.kind === "bucket" ? rule : null;
   }
@@ -59,7 +62,10 @@ export function adminOf(parts: AdminParts): Admin {
     const limit = bucketLimit(address.scope, false);
     const rule = limit && (await ruleFor(limit, address));
     if (!limit || !rule) {
-      throw new GuardError("not_found", `scope ${address.scope} has no tokens bucket${address.id === undefined ? "" : " for this id"}; POST /config/budget sets one`);
+      throw new GuardError(
+        "not_found",
+        `scope ${address.scope} has no tokens bucket${address.id === undefined ? "" : " for this id"}; POST /config/budget sets one`,
+      );
     }
     const [standing] = await store.limits.peek([{ key: limit.key(place(address).key), rule }]);
     return { tokens: standing?.available ?? rule.capacity, capacity: rule.capacity, refillPerSec: (rule.n * 1_000) / rule.d };
@@ -82,7 +88,13 @@ export function adminOf(parts: AdminParts): Admin {
       uptimeSeconds: Math.floor((clock.monotonic() - startedAt) / 1_000),
       openRequests: parts.openRequests(),
       waitingSettlements: parts.holds.waiting,
-      credentials: pool.credentials.map(({ name, provider, isFallback, priority }) => ({ name, provider, isFallback, priority, inFlight: pool.inFlight(name) })),
+      credentials: pool.credentials.map(({ name, provider, isFallback, priority }) => ({
+        name,
+        provider,
+        isFallback,
+        priority,
+        inFlight: pool.inFlight(name),
+      })),
     }),
     limits: () =>
       registry.all().map(({ name, definition }) => ({

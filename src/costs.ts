@@ -90,7 +90,10 @@ export function routeCosts(parts: CostParts, option: ResolvedCost | CostFunction
   return {
     costOf(ctx, _call, { units }) {
       if (!countsTokens(units)) return freeCost;
-      if (option === null) throw new Error(`budgets() on ${ctx.route} needs \`cost\`: a limit counts ${[...units].join(", ")}, and this is not a model call we can price`);
+      if (option === null)
+        throw new Error(
+          `budgets() on ${ctx.route} needs \`cost\`: a limit counts ${[...units].join(", ")}, and this is not a model call we can price`,
+        );
       if (typeof option !== "function") return costFrom(parts, ctx, option, units);
       return andThen(option(ctx.host as HostRequest), (value) => costFrom(parts, ctx, resolveCost(value), units));
     },
@@ -113,7 +116,12 @@ function costFrom(parts: CostParts, ctx: Context, cost: ResolvedCost, units: Rea
 
 function statedAmounts({ usd, tokens, inputTokens, outputTokens }: Extract<ResolvedCost, { kind: "amounts" }>): Amounts {
   const sum = inputTokens === undefined && outputTokens === undefined ? undefined : (inputTokens ?? 0) + (outputTokens ?? 0);
-  return defined({ usd: usd === undefined ? undefined : usdToNano(usd), tokens: tokens ?? sum, input_tokens: inputTokens, output_tokens: outputTokens });
+  return defined({
+    usd: usd === undefined ? undefined : usdToNano(usd),
+    tokens: tokens ?? sum,
+    input_tokens: inputTokens,
+    output_tokens: outputTokens,
+  });
 }
 
 function modelAmounts(parts: CostParts, ctx: Context, cost: Extract<ResolvedCost, { kind: "model" }>, units: ReadonlySet<Unit>): Amounts {

@@ -132,7 +132,8 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     nextId: idFactory(clock.now),
     bodyLimit: options.server.bodyLimitBytes,
     onOpen(ctx) {
-      if (closing) throw new GuardError("overloaded", "the gateway is shutting down; try again", { retryAfterMs: 1_000, headers: { connection: "close" } });
+      if (closing)
+        throw new GuardError("overloaded", "the gateway is shutting down; try again", { retryAfterMs: 1_000, headers: { connection: "close" } });
       open.add(ctx);
       ctx.after(forget);
     },
@@ -181,7 +182,15 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   const ofHost = scopesStep({ headers: {}, trustHeaders: false, of: null });
 
   const admin: Admin = {
-    health: () => runtime?.admin.health() ?? { status: status(), store: options.store.kind, uptimeSeconds: 0, openRequests: open.size, waitingSettlements: 0, credentials: [] },
+    health: () =>
+      runtime?.admin.health() ?? {
+        status: status(),
+        store: options.store.kind,
+        uptimeSeconds: 0,
+        openRequests: open.size,
+        waitingSettlements: 0,
+        credentials: [],
+      },
     limits: () => runtime?.admin.limits() ?? [],
     bucket: async (address) => (await waitForStart()).admin.bucket(address),
     setBucket: async (address, numbers) => (await waitForStart()).admin.setBucket(address, numbers),
@@ -199,7 +208,10 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     if (open.size > 0) {
       await new Promise<void>((resolve) => {
         const timer = clock.timer(options.server.shutdownTimeoutMs, () => {
-          logger.warn({ open: open.size }, "requests were still open at the end of the shutdown timeout; they are cut and charged by what they delivered");
+          logger.warn(
+            { open: open.size },
+            "requests were still open at the end of the shutdown timeout; they are cut and charged by what they delivered",
+          );
           for (const ctx of open) ctx.leave();
           for (const ctx of open) void ctx.close({ status: 499, code: "client_closed", error: null });
           resolve();
@@ -215,7 +227,14 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
 
   const guard: QuotaGuard = {
     handler() {
-      const call = sequence(authStep(modeOf()), scopes, access, lazy((built) => built.callBudgets(false)), credentials, proxy);
+      const call = sequence(
+        authStep(modeOf()),
+        scopes,
+        access,
+        lazy((built) => built.callBudgets(false)),
+        credentials,
+        proxy,
+      );
       const list = sequence(authStep(modeOf()), models);
       const gateway = gatewayHandler({ call, models: list }, opening);
       const { key, path: adminPath } = options.management;
@@ -257,7 +276,13 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     fetch(given = {}) {
       if (options.credentials.length === 0) throw new ConfigError(["credentials: guard.fetch() needs at least one credential to send calls with"]);
       const source = given.scopes ?? {};
-      const call = sequence(ofHost, access, lazy((built) => built.callBudgets(true)), credentials, proxy);
+      const call = sequence(
+        ofHost,
+        access,
+        lazy((built) => built.callBudgets(true)),
+        credentials,
+        proxy,
+      );
       const scopesOf = async (init: RequestInit) => scopesFrom(typeof source === "function" ? await source(init) : source);
       return inProcessFetch({ ...opening, call, models, scopesOf });
     },

@@ -23,9 +23,12 @@ export async function openStores(options: ResolvedOptions, clock: Clock, logger:
   };
   const store = await open(options.store);
   const isSame = options.ledger.kind === "store" || samePlace(options.ledger, options.store);
-  const rows = isSame ? store : await open(options.ledger as ResolvedStore);
+  const rows = isSame ? store : await open(options.ledger);
   if (store.shared && !rows.shared) {
-    logger.warn({ code: "QG_LEDGER_LOCAL", store: store.name, ledger: rows.name }, "the store is shared and the ledger is not: each node keeps only its own rows");
+    logger.warn(
+      { code: "QG_LEDGER_LOCAL", store: store.name, ledger: rows.name },
+      "the store is shared and the ledger is not: each node keeps only its own rows",
+    );
   }
   return {
     store,

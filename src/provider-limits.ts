@@ -15,7 +15,13 @@ const HEADERS = ["limit", "remaining", "reset"].flatMap((what) => [`x-ratelimit-
 
 export type ProviderLimits =
   | { readonly kind: "skipped"; readonly reason: string }
-  | { readonly kind: "known"; readonly capacity: number; readonly refillPerSec: number; readonly tokens: number; readonly headers: Readonly<Record<string, string>> };
+  | {
+      readonly kind: "known";
+      readonly capacity: number;
+      readonly refillPerSec: number;
+      readonly tokens: number;
+      readonly headers: Readonly<Record<string, string>>;
+    };
 
 /** Throws `upstream_*` when the account cannot be asked. */
 export async function providerLimits(pool: Pool, transport: Transport, clock: Clock): Promise<ProviderLimits> {
@@ -41,7 +47,15 @@ function ask(credential: Credential, transport: Transport, clock: Clock): Promis
       reject(new GuardError("upstream_timeout", "the provider did not answer the limit probe in time"));
     });
     const exchange = transport.send(
-      { origin, path: basePath + row.paths.chat, method: "POST", headers: requestHeaders({}, row, credential, body.length), body, allowPrivate, proxyUrl },
+      {
+        origin,
+        path: basePath + row.paths.chat,
+        method: "POST",
+        headers: requestHeaders({}, row, credential, body.length),
+        body,
+        allowPrivate,
+        proxyUrl,
+      },
       {
         head(status, headers) {
           answer = { status, headers };

@@ -1,8 +1,8 @@
-import type { Context, Recorder } from "./core/context.ts";
+import type { Context, Recorder, Reservation } from "./core/context.ts";
 import type { Lease } from "./core/credential.ts";
 import type { LedgerIntent, LedgerRow, LedgerState } from "./core/ledger.ts";
 import { nanoToUsd } from "./core/money.ts";
-import type { Charge, Ledger, Unit } from "./core/store.ts";
+import { UNITS, type Charge, type Ledger, type Unit } from "./core/store.ts";
 import type { LimitCells, Metrics } from "./metering/metrics.ts";
 import type { BudgetWatch } from "./middleware/budgets.ts";
 
@@ -85,7 +85,8 @@ export function budgetWatch(metrics: Metrics | null): BudgetWatch {
         metrics?.debt(limit, unit, actual - amount);
         if (events.has("debt")) events.emit("debt", { requestId: ctx.requestId, limit, unit, amount: actual - amount });
       }
-      if (events.has("settled")) events.emit("settled", { requestId: ctx.requestId, scopes: ctx.scopes ?? NO_SCOPES, amounts: ending, provenance: ctx.provenance });
+      if (events.has("settled"))
+        events.emit("settled", { requestId: ctx.requestId, scopes: ctx.scopes ?? NO_SCOPES, amounts: ending, provenance: ctx.provenance });
     },
   };
 }
@@ -130,7 +131,10 @@ function openRow(ctx: Context, lease: Lease | undefined): OpenRow {
 function heldBy(ctx: Context): LedgerIntent["held"] {
   const { reservations } = ctx;
   if (!reservations) return NOTHING_HELD;
-  return reservations.length === 1 ? (reservations[0] as { held: LedgerIntent["held"] }).held : Object.assign({}, ...reservations.map(({ held }) => held));
+  if (reservations.length === 1) return (reservations[0] as Reservation).held;
+  const most: { [unit in Unit]?: number } = {};
+  for (const { held } of reservations) for (const unit of UNITS) if (held[unit] !== undefined) most[unit] = Math.max(most[unit] ?? 0, held[unit]);
+  return most;
 }
 
 /** A request that never reached a provider was refused; what it was charged tells the rest. */
@@ -143,7 +147,7 @@ function stateOf(ctx: Context): LedgerState {
 }
 
 function closeRow(ctx: Context): LedgerRow {
-  const row = (ctx.row as OpenRow | undefined) ?? openRow(ctx, ctx.lease);
+  const row: OpenRow = ctx.row ?? openRow(ctx, ctx.lease);
   const { charged, outcome, startedAt, firstByteAt } = ctx;
   const metered = charged?.kind === "usage" ? charged : null;
   row.state = stateOf(ctx);

@@ -75,8 +75,16 @@ export async function buildRuntime(init: RuntimeInit, pool: Pool): Promise<Runti
   const keeper = holds({ clock, logger, ttlMs: options.router.reservation.ttlMs });
   const countTokens = options.estimate.tokenizer === "exact" ? await exactTokenizer() : fastTokenizer;
   const estimate = estimator({ tokenizer: countTokens, defaultMaxOutputTokens: options.estimate.defaultMaxOutputTokens });
-  const outputMaxima = new Map(options.models.flatMap(({ name, maxOutputTokens }) => (maxOutputTokens === undefined ? [] : [[name, maxOutputTokens] as const])));
-  const costs: CostParts = { estimate, countTokens, prices, capOutput: options.estimate.capOutput, maxOutputTokensOf: (model) => outputMaxima.get(model) ?? null };
+  const outputMaxima = new Map(
+    options.models.flatMap(({ name, maxOutputTokens }) => (maxOutputTokens === undefined ? [] : [[name, maxOutputTokens] as const])),
+  );
+  const costs: CostParts = {
+    estimate,
+    countTokens,
+    prices,
+    capOutput: options.estimate.capOutput,
+    maxOutputTokensOf: (model) => outputMaxima.get(model) ?? null,
+  };
   const calls = callCosts(costs, pool);
   const shared = {
     resolve: pool.resolve,
@@ -95,7 +103,8 @@ export async function buildRuntime(init: RuntimeInit, pool: Pool): Promise<Runti
     holds: keeper,
     registry,
     admin: adminOf({ store, ledger, registry, pool, holds: keeper, transport, services, openRequests: init.openRequests, status: init.status }),
-    callBudgets: (requiredByDefault) => budgetsStep({ ...shared, calls, route: routeCosts(costs, null), planner: planner({ registry, requiredByDefault }) }),
+    callBudgets: (requiredByDefault) =>
+      budgetsStep({ ...shared, calls, route: routeCosts(costs, null), planner: planner({ registry, requiredByDefault }) }),
     partBudgets({ limits, cost }) {
       for (const limit of limits) registry.add(limit);
       const names = limits.map(({ name }) => name);
@@ -151,4 +160,3 @@ function sweeper(store: Store, clock: Clock, services: Services): { stop(): void
     },
   };
 }
-

@@ -35,7 +35,8 @@ app.post(
 );
 
 const port = Number(process.env.PORT ?? 8318);
-app.listen(port, "127.0.0.1", () => {
+app.listen(port, "127.0.0.1", (error) => {
+  if (error) throw error;
   console.log(`Two keys share one team's bucket; the second may only use gpt-4o-mini:
 
   curl -i http://127.0.0.1:${port}/api/v1/chat/completions -H 'Authorization: Bearer qg_example-key-of-alice' -H 'Content-Type: application/json' -d '{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]}'

@@ -15,7 +15,8 @@ app.use(
 );
 
 const port = Number(process.env.PORT ?? 8318);
-app.listen(port, "127.0.0.1", () => {
+app.listen(port, "127.0.0.1", (error) => {
+  if (error) throw error;
   console.log(`Three calls a minute pass, the fourth is a 429:
 
   curl -i http://127.0.0.1:${port}/llm/v1/chat/completions -H 'Authorization: Bearer qg_example-key-of-alice' -H 'Content-Type: application/json' -d '{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hi"}]}'

@@ -21,7 +21,13 @@ app.use(express.json());
 app.post("/summarise", guard.budgets({ limits: ["user-day"], cost: { model: "gpt-4o", maxOutputTokens: 800 } }), async (req, res) => {
   const { text = "" } = req.body as { text?: string };
   const stream = await openai.chat.completions.create(
-    { model: "gpt-4o", messages: [{ role: "user", content: `Summarise: ${text}` }], max_tokens: 800, stream: true, stream_options: { include_usage: true } },
+    {
+      model: "gpt-4o",
+      messages: [{ role: "user", content: `Summarise: ${text}` }],
+      max_tokens: 800,
+      stream: true,
+      stream_options: { include_usage: true },
+    },
     { signal: contextOf(req).signal },
   );
   for await (const chunk of stream) {
@@ -33,7 +39,8 @@ app.post("/summarise", guard.budgets({ limits: ["user-day"], cost: { model: "gpt
 });
 
 const port = Number(process.env.PORT ?? 8318);
-app.listen(port, "127.0.0.1", () => {
+app.listen(port, "127.0.0.1", (error) => {
+  if (error) throw error;
   console.log(`Each call holds 0.8 cents and settles what it used; a day has 2 cents. Without a login it is a 400:
 
   curl -i http://127.0.0.1:${port}/summarise -H 'x-login: alice' -H 'Content-Type: application/json' -d '{"text":"a long story about quotas"}'

@@ -33,7 +33,8 @@ const server = app.listen(port, "127.0.0.1", (error) => {
     console.error(`Port ${port} is in use; stop what uses it, or choose another: PORT=8319 npm start`);
     process.exit(1);
   }
-  const call = (body: string) => `curl -sN -w '\\n' http://127.0.0.1:${port}/v1/chat/completions -H 'Authorization: Bearer ${key}' -H 'Content-Type: application/json' -d '${body}'`;
+  const call = (body: string) =>
+    `curl -sN -w '\\n' http://127.0.0.1:${port}/v1/chat/completions -H 'Authorization: Bearer ${key}' -H 'Content-Type: application/json' -d '${body}'`;
   console.log(`
 QuotaGuard is in your Express app at http://127.0.0.1:${port} (state in ./data, provider scripted)
 

@@ -42,7 +42,10 @@ export async function check(flags: CommonFlags): Promise<number> {
   );
   print("");
   const verdicts = findings.map(({ ok }) => (ok ? "ok" : "FAIL"));
-  const lines = [...config.warnings.map((warning) => ["warn", "configuration", warning]), ...findings.map(({ what, detail }, i) => [verdicts[i] as string, what, detail])];
+  const lines = [
+    ...config.warnings.map((warning) => ["warn", "configuration", warning]),
+    ...findings.map(({ what, detail }, i) => [verdicts[i] as string, what, detail]),
+  ];
   print(table(lines, { paint: (text, _row, column) => (column === 0 ? paint(STYLES[text as keyof typeof STYLES], text) : text) }));
   print("");
   print(failed.length === 0 ? "everything works" : `${failed.length} of ${findings.length} checks failed`);
@@ -53,12 +56,26 @@ function configFindings(options: ResolvedOptions): Finding[] {
   const findings: Finding[] = [];
   const { auth } = options;
   findings.push(
-    auth ? { what: "client auth", ok: true, detail: auth.kind === "keys" ? `${auth.keys.length} ${auth.keys.length === 1 ? "key" : "keys"}${auth.masterKey ? " and a master key" : ""}` : auth.kind } : { what: "client auth", ok: false, detail: "nobody may call: set server.master_key or keys" },
+    auth
+      ? {
+          what: "client auth",
+          ok: true,
+          detail:
+            auth.kind === "keys"
+              ? `${auth.keys.length} ${auth.keys.length === 1 ? "key" : "keys"}${auth.masterKey ? " and a master key" : ""}`
+              : auth.kind,
+        }
+      : { what: "client auth", ok: false, detail: "nobody may call: set server.master_key or keys" },
   );
   if (options.credentials.length === 0) findings.push({ what: "credentials", ok: false, detail: "none: nothing can be served" });
   const priced = new Set(options.models.filter(({ price }) => price).map(({ name }) => name));
   const money = options.limits.find(({ unit }) => unit === "usd");
-  if (money && priced.size === 0) findings.push({ what: `limit ${money.name}`, ok: false, detail: "counts USD, and no model has a price: every call would be refused with model_not_priced" });
+  if (money && priced.size === 0)
+    findings.push({
+      what: `limit ${money.name}`,
+      ok: false,
+      detail: "counts USD, and no model has a price: every call would be refused with model_not_priced",
+    });
   return findings;
 }
 
@@ -98,13 +115,27 @@ function probe(credential: ResolvedCredential, transport: Transport): Promise<Fi
       say(false, "no answer within 10 s");
     });
     const exchange = transport.send(
-      { origin, path: basePath + row.paths.models, method: "GET", headers: requestHeaders({}, row, credential, null), body: null, allowPrivate, proxyUrl },
+      {
+        origin,
+        path: basePath + row.paths.models,
+        method: "GET",
+        headers: requestHeaders({}, row, credential, null),
+        body: null,
+        allowPrivate,
+        proxyUrl,
+      },
       {
         head(code) {
           status = code;
         },
         data: () => true,
-        end: () => say(status < 400, status < 400 ? `answers (${origin})` : `the provider answers with status ${status}${status === 401 || status === 403 ? ": the key is not accepted" : ""}`),
+        end: () =>
+          say(
+            status < 400,
+            status < 400
+              ? `answers (${origin})`
+              : `the provider answers with status ${status}${status === 401 || status === 403 ? ": the key is not accepted" : ""}`,
+          ),
         fail: (error) => say(false, error.message),
       },
     );

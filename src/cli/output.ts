@@ -85,6 +85,9 @@ export function reportFailure(error: unknown, json: boolean): number {
   const isConfig = error instanceof ConfigError;
   const problems = isConfig ? error.problems : [error instanceof Error ? error.message : String(error)];
   if (json) print(JSON.stringify({ ok: false, problems }));
-  else process.stderr.write(`${isConfig ? "The configuration has problems:\n" : ""}${problems.map((line) => (isConfig ? `  - ${line}` : line)).join("\n")}\n`);
+  else
+    process.stderr.write(
+      `${isConfig ? "The configuration has problems:\n" : ""}${problems.map((line) => (isConfig ? `  - ${line}` : line)).join("\n")}\n`,
+    );
   return isConfig ? EXIT_USAGE : EXIT_FAILED;
 }

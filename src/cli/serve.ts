@@ -20,12 +20,17 @@ export async function serve(flags: ServeFlags): Promise<void> {
   const config = loadConfig({ path: flags.config, flags: { server }, defaults: SERVE_DEFAULTS });
   const options = resolveOptions(config);
   const problems = [
-    ...(options.credentials.length === 0 ? ["credentials: none is configured, so nothing can be served; add one to the file, or set OPENAI_API_KEY"] : []),
+    ...(options.credentials.length === 0
+      ? ["credentials: none is configured, so nothing can be served; add one to the file, or set OPENAI_API_KEY"]
+      : []),
     ...(options.auth === null ? ["keys: nobody may call; add a key under keys, or set server.master_key (QUOTAGUARD_MASTER_KEY)"] : []),
   ];
   if (problems.length > 0) throw new ConfigError(problems);
   // Standard output is for what a script reads.
-  const logger = pino({ level: options.server.loggingLevel, base: undefined, redact: ["*.authorization", "*.apiKey", "*.key"] }, pino.destination({ dest: 2, sync: true }));
+  const logger = pino(
+    { level: options.server.loggingLevel, base: undefined, redact: ["*.authorization", "*.apiKey", "*.key"] },
+    pino.destination({ dest: 2, sync: true }),
+  );
   for (const warning of config.warnings) logger.warn({ code: "QG_CONFIG" }, warning);
 
   const starting = startLogger(logger);

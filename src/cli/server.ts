@@ -46,7 +46,13 @@ export async function gatewayServer({ guard, options, logger }: GatewayServerOpt
   app.get("/health", (_req, res) => {
     const { status, store, uptimeSeconds, credentials } = guard.admin.health();
     const isServing = status === "ok" && credentials.length > 0;
-    res.status(isServing ? 200 : 503).json({ status: isServing ? "healthy" : "unhealthy", state: status, store, uptime_seconds: uptimeSeconds, total_credentials: credentials.length });
+    res.status(isServing ? 200 : 503).json({
+      status: isServing ? "healthy" : "unhealthy",
+      state: status,
+      store,
+      uptime_seconds: uptimeSeconds,
+      total_credentials: credentials.length,
+    });
   });
   app.get("/metrics", metricsHandler(guard, options));
   app.use((req, res, next) => {

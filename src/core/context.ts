@@ -37,7 +37,13 @@ export interface Reservation {
  */
 export type Charged =
   | { readonly kind: "nothing" }
-  | { readonly kind: "usage"; readonly usage: Usage; readonly provenance: "exact" | "counted"; readonly rawNanoUsd: number | null; readonly billedNanoUsd: number | null }
+  | {
+      readonly kind: "usage";
+      readonly usage: Usage;
+      readonly provenance: "exact" | "counted";
+      readonly rawNanoUsd: number | null;
+      readonly billedNanoUsd: number | null;
+    }
   | { readonly kind: "input" }
   | { readonly kind: "estimate" };
 

@@ -119,7 +119,7 @@ function fromBody(body: unknown): GuardError | undefined {
   const fields = inner as Record<string, unknown>;
   // `request_id` is in every body that we render and in none of a provider's, so a provider's own code is not taken for ours.
   if (typeof fields.code !== "string" || !Object.hasOwn(STATUS, fields.code) || typeof fields.request_id !== "string") return undefined;
-  return new GuardError(fields.code as ErrorCode, String(fields.message ?? fields.code), {
+  return new GuardError(fields.code as ErrorCode, textOf(fields.message) ?? fields.code, {
     param: textOf(fields.param),
     limit: textOf(fields.limit),
     scope: textOf(fields.scope),
@@ -139,7 +139,9 @@ export class ConfigError extends Error {
   readonly problems: readonly string[];
 
   constructor(problems: readonly string[]) {
-    super(problems.length === 1 ? problems[0] : `${problems.length} problems in the configuration:\n${problems.map((line) => `  - ${line}`).join("\n")}`);
+    super(
+      problems.length === 1 ? problems[0] : `${problems.length} problems in the configuration:\n${problems.map((line) => `  - ${line}`).join("\n")}`,
+    );
     this.name = "ConfigError";
     this.problems = problems;
   }

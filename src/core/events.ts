@@ -19,8 +19,20 @@ export interface GuardEvents {
     readonly status: number;
   };
   refused: { readonly requestId: string; readonly scopes: Scopes; readonly error: GuardError };
-  "would-refuse": { readonly requestId: string; readonly scopes: Scopes; readonly limit: string; readonly needed: number; readonly available: number };
-  attempt: { readonly requestId: string; readonly credential: string; readonly model: string; readonly status: number | null; readonly code: ErrorCode | null };
+  "would-refuse": {
+    readonly requestId: string;
+    readonly scopes: Scopes;
+    readonly limit: string;
+    readonly needed: number;
+    readonly available: number;
+  };
+  attempt: {
+    readonly requestId: string;
+    readonly credential: string;
+    readonly model: string;
+    readonly status: number | null;
+    readonly code: ErrorCode | null;
+  };
   settled: { readonly requestId: string; readonly scopes: Scopes; readonly amounts: Amounts; readonly provenance: Provenance };
   debt: { readonly requestId: string; readonly limit: string; readonly unit: Unit; readonly amount: number };
 }
@@ -41,8 +53,8 @@ export function eventEmitter(logger: Logger): Events {
     on(name, listener) {
       let set = listeners.get(name);
       if (!set) listeners.set(name, (set = new Set()));
-      set.add(listener as Listener<never>);
-      return () => void set.delete(listener as Listener<never>);
+      set.add(listener);
+      return () => void set.delete(listener);
     },
     has(name) {
       const set = listeners.get(name);

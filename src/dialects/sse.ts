@@ -13,7 +13,8 @@ const CR = 0x0d;
 export function lastBoundary(bytes: Buffer): number {
   const length = bytes.length;
   // By far the most common: the buffer ends exactly with an event.
-  if (length >= 2 && bytes[length - 1] === LF && (bytes[length - 2] === LF || (bytes[length - 2] === CR && endsLine(bytes, length - 2)))) return length;
+  if (length >= 2 && bytes[length - 1] === LF && (bytes[length - 2] === LF || (bytes[length - 2] === CR && endsLine(bytes, length - 2))))
+    return length;
   for (let i = length - 1; i > 0; i -= 1) {
     const byte = bytes[i];
     if (byte === LF) {

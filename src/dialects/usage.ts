@@ -7,7 +7,8 @@ const MOST_TOKENS = 1_000_000_000;
 
 type Fields = Readonly<Record<string, unknown>>;
 
-export const fieldsOf = (value: unknown): Fields | null => (typeof value === "object" && value !== null && !Array.isArray(value) ? (value as Fields) : null);
+export const fieldsOf = (value: unknown): Fields | null =>
+  typeof value === "object" && value !== null && !Array.isArray(value) ? (value as Fields) : null;
 
 /** A count, 0 when absent, null when it is not plausible. */
 function count(value: unknown): number | null {
@@ -15,7 +16,14 @@ function count(value: unknown): number | null {
   return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= MOST_TOKENS ? value : null;
 }
 
-function usageFrom(input: unknown, output: unknown, cacheRead: unknown, cacheWrite: unknown, reasoning: unknown, reportedUsd?: unknown): Usage | null {
+function usageFrom(
+  input: unknown,
+  output: unknown,
+  cacheRead: unknown,
+  cacheWrite: unknown,
+  reasoning: unknown,
+  reportedUsd?: unknown,
+): Usage | null {
   const all = [count(input), count(output), count(cacheRead), count(cacheWrite), count(reasoning)] as const;
   const [inputTokens, outputTokens, cacheReadTokens, cacheWriteTokens, reasoningTokens] = all;
   if (inputTokens === null || outputTokens === null || cacheReadTokens === null || cacheWriteTokens === null || reasoningTokens === null) return null;
@@ -52,7 +60,7 @@ export function anthropicUsage(value: unknown): Usage | null {
 /** Gemini's `usageMetadata`: thoughts stand beside the candidates, cached content inside the prompt. */
 export function geminiUsage(value: unknown): Usage | null {
   const usage = fieldsOf(value);
-  if (!usage || usage.promptTokenCount === undefined) return null;
+  if (usage?.promptTokenCount === undefined) return null;
   const prompt = count(usage.promptTokenCount);
   const tool = count(usage.toolUsePromptTokenCount);
   const cached = count(usage.cachedContentTokenCount);

@@ -22,9 +22,13 @@ export function readBody(req: IncomingMessage, limit: number): MaybePromise<Buff
   // Parsers set `body` to an empty object (or leave undefined) when the content type was not theirs: then the stream is still unread.
   if (body !== undefined && req.readableEnded) return capped(bytesOf(body), limit);
   if (encoding !== undefined && encoding !== "identity") {
-    throw new GuardError("unsupported_encoding", `request bodies must not be compressed (content-encoding: ${/^[\w, -]{1,40}$/.test(encoding) ? encoding : "?"})`, {
-      headers: { "accept-encoding": "identity" },
-    });
+    throw new GuardError(
+      "unsupported_encoding",
+      `request bodies must not be compressed (content-encoding: ${/^[\w, -]{1,40}$/.test(encoding) ? encoding : "?"})`,
+      {
+        headers: { "accept-encoding": "identity" },
+      },
+    );
   }
   const declared = Number(req.headers["content-length"]);
   if (declared > limit) throw tooLarge(limit);

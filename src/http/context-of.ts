@@ -68,7 +68,11 @@ class HostMeter implements RequestQuota {
   }
 
   #add(report: ReportedUsage): void {
-    const usage: Usage = { ...NO_USAGE, inputTokens: count(report.inputTokens, "inputTokens"), outputTokens: count(report.outputTokens, "outputTokens") };
+    const usage: Usage = {
+      ...NO_USAGE,
+      inputTokens: count(report.inputTokens, "inputTokens"),
+      outputTokens: count(report.outputTokens, "outputTokens"),
+    };
     const known = report.usd !== undefined ? usdToNano(report.usd) : this.#price(report.model ?? null, usage);
     const { rawNanoUsd, priced } = this.#reported;
     this.#reported = { usage: addUsage(this.#reported.usage, usage), rawNanoUsd: rawNanoUsd + (known ?? 0), priced: priced && known !== null };
@@ -119,7 +123,8 @@ const meters = new WeakMap<Context, RequestQuota>();
 /** The quota of a request that passed one of our steps. Throws when none ran. */
 export function contextOf(req: object): RequestQuota {
   const ctx = knownContext(req);
-  if (!ctx) throw new GuardError("internal", "contextOf: no quotaguard step ran on this request; mount guard.budgets() or guard.scopes() before the handler");
+  if (!ctx)
+    throw new GuardError("internal", "contextOf: no quotaguard step ran on this request; mount guard.budgets() or guard.scopes() before the handler");
   let meter = meters.get(ctx);
   if (!meter) meters.set(ctx, (meter = new HostMeter(ctx)));
   return meter;

@@ -21,7 +21,15 @@ export type OnRefused = (error: GuardError, req: IncomingMessage, res: ServerRes
 
 const noEvents = (): Buffer => Buffer.alloc(0);
 
-function refuse(thrown: unknown, ctx: Context, req: IncomingMessage, res: ServerResponse, next: Next, matched: Matched | undefined, onRefused?: OnRefused): void {
+function refuse(
+  thrown: unknown,
+  ctx: Context,
+  req: IncomingMessage,
+  res: ServerResponse,
+  next: Next,
+  matched: Matched | undefined,
+  onRefused?: OnRefused,
+): void {
   const error = asGuardError(thrown, ctx);
   error.requestId = ctx.requestId;
   ctx.failure = error;
@@ -32,13 +40,22 @@ function refuse(thrown: unknown, ctx: Context, req: IncomingMessage, res: Server
   }
   const answer = matched ? dialectRefusal(error, matched.dialect, false) : problemRefusal(error);
   // The rest of a body that nobody will read must not keep the connection busy.
-  if (!req.readableEnded && !res.headersSent && error.status >= 400 && req.headers["content-length"] !== "0" && hasBody(req)) res.setHeader("connection", "close");
+  if (!req.readableEnded && !res.headersSent && error.status >= 400 && req.headers["content-length"] !== "0" && hasBody(req))
+    res.setHeader("connection", "close");
   respond(res, ctx, answer, noEvents);
 }
 
 const hasBody = (req: IncomingMessage): boolean => req.headers["content-length"] !== undefined || req.headers["transfer-encoding"] !== undefined;
 
-function run(step: Step, ctx: Context, req: IncomingMessage, res: ServerResponse, next: Next, matched: Matched | undefined, onRefused?: OnRefused): void {
+function run(
+  step: Step,
+  ctx: Context,
+  req: IncomingMessage,
+  res: ServerResponse,
+  next: Next,
+  matched: Matched | undefined,
+  onRefused?: OnRefused,
+): void {
   const deliver = (answer: Answer | void): void => {
     if (answer === undefined) {
       handOver(ctx, res);

@@ -23,7 +23,7 @@ const BODYLESS = new Set([101, 204, 205, 304]);
 export function inProcessFetch(options: InProcessOptions): InProcessFetch {
   return async function guardedFetch(input, init = {}) {
     const request = input instanceof Request ? input : null;
-    const url = new URL(request?.url ?? String(input));
+    const url = new URL(input instanceof Request ? input.url : input);
     const method = (init.method ?? request?.method ?? "GET").toUpperCase();
     const signal = init.signal ?? request?.signal;
     signal?.throwIfAborted();
@@ -78,7 +78,8 @@ async function answerOf(options: InProcessOptions, ctx: Context, method: string,
   try {
     if (ctx.failure) throw ctx.failure;
     if (!matched) throw new GuardError("not_found", `${ctx.path} is not a path of a known dialect`);
-    if (method !== matched.method) throw new GuardError("method_not_allowed", `use ${matched.method} for ${matched.route}`, { headers: { allow: matched.method } });
+    if (method !== matched.method)
+      throw new GuardError("method_not_allowed", `use ${matched.method} for ${matched.route}`, { headers: { allow: matched.method } });
     const scopes = await options.scopesOf(init);
     ctx.principal = { kind: "host", name: "in-process", scopes, models: null, mayAssertScopes: false };
     const answer = await (matched.kind === "call" ? options.call : options.models)(ctx);

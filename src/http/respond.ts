@@ -17,7 +17,7 @@ export function respond(res: ServerResponse, ctx: Context, answer: Answer, error
   if (ctx.replyHeaders) headers.push(...ctx.replyHeaders);
   if (isSource(body)) {
     res.writeHead(answer.status, headers);
-    const sink = new ResponseSink(res as Flushable, body, ctx, errorEvent);
+    const sink = new ResponseSink(res, body, ctx, errorEvent);
     body.start(sink);
     sink.begin();
     return;

@@ -10,7 +10,7 @@ const EXACT = 9_000_000_000_000_000;
  */
 
 /** Brings `s` to `now` under its own definition. The stamp moves even at capacity: a full bucket earns nothing while it waits. */
-export function refill(s: BucketState, now: number): void {
+function refill(s: BucketState, now: number): void {
   const dt = now - s.t;
   if (dt <= 0) {
     // A clock that was put back far would freeze the bucket for the size of the jump.
@@ -35,7 +35,7 @@ function fill(s: BucketState): void {
 }
 
 /** Puts a refilled `s` under another definition: what was earned stays earned, at most a part of a unit is lost, nothing is gained. */
-export function adopt(s: BucketState, rule: BucketRule): void {
+function adopt(s: BucketState, rule: BucketRule): void {
   if (s.d !== rule.d) {
     const product = s.carry * rule.d;
     s.carry = product > EXACT ? 0 : Math.floor(product / s.d);

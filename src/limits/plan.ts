@@ -92,7 +92,7 @@ export function planner(options: PlannerOptions): Planner {
       const known = variants?.get(variant);
       if (known) return known;
       const built = build(scopes, request);
-      if (!variants || variants.size >= MAX_VARIANTS) plans.set(scopes, (variants = new Map()));
+      if (!variants || variants.size >= MAX_VARIANTS) plans.set(scopes, (variants = new Map<string, readonly PlannedLimit[]>()));
       variants.set(variant, built);
       return built;
     },
@@ -113,7 +113,7 @@ export function chargeOf(planned: PlannedLimit, amount: number, facts: LimitFact
     if (!rule) return null;
     const enforce = planned.limit.enforcing(nowMs);
     const { last } = planned;
-    if (last && last.amount === amount && last.rule === rule && last.enforce === enforce) return last;
+    if (last?.amount === amount && last.rule === rule && last.enforce === enforce) return last;
     planned.last = { key: planned.key, rule, unit: planned.limit.definition.unit, amount, enforce };
     return planned.last;
   });

@@ -54,7 +54,9 @@ export function requireKey(key: Secret, clock: Clock): RequestHandler {
       known = undefined;
     }
     if (known && known.wrong >= WRONG_KEYS) {
-      throw new GuardError("forbidden", "too many wrong management keys from this address; wait before the next try", { retryAfterMs: known.until - now });
+      throw new GuardError("forbidden", "too many wrong management keys from this address; wait before the next try", {
+        retryAfterMs: known.until - now,
+      });
     }
     const verdict = match(req.headers.authorization);
     // A request without any key is a mistake, not a guess.

@@ -80,7 +80,11 @@ export function managementRouter(options: ManagementOptions): Router {
     const scopes = Object.fromEntries(Object.entries({ org, team, user }).filter((entry): entry is [string, string] => entry[1] !== undefined));
     const totals = await admin.usage({ ...(from === undefined ? {} : { from }), ...(to === undefined ? {} : { to }), scopes }, groupBy);
     res.json({
-      usage: totals.map(({ rawNanoUsd, billedNanoUsd, ...rest }) => ({ ...rest, rawUsd: nanoToUsd(rawNanoUsd), billedUsd: nanoToUsd(billedNanoUsd) })),
+      usage: totals.map(({ rawNanoUsd, billedNanoUsd, ...rest }) => ({
+        ...rest,
+        rawUsd: nanoToUsd(rawNanoUsd),
+        billedUsd: nanoToUsd(billedNanoUsd),
+      })),
     });
   });
   outer.use("/", tokenGuardRouter(admin));

@@ -39,7 +39,10 @@ export function tokenGuardRouter(admin: Admin): Router {
     const { scope, id: given, org, capacity, refillPerSec } = parse(Budget, req.body);
     if (scope !== "global" && given === undefined) throw invalid("id required for non-global scope", "id");
     if (scope === "global" && given !== undefined) throw invalid("scope global has no id", "id");
-    const bucket = await admin.setBucket({ scope, id: given, org }, { ...(capacity === undefined ? {} : { capacity }), ...(refillPerSec === undefined ? {} : { refillPerSec }) });
+    const bucket = await admin.setBucket(
+      { scope, id: given, org },
+      { ...(capacity === undefined ? {} : { capacity }), ...(refillPerSec === undefined ? {} : { refillPerSec }) },
+    );
     res.json({ ok: true, scope: scope === "global" ? "global" : `${scope}:${given}`, bucket });
   });
 

@@ -95,7 +95,13 @@ export function authStep(mode: AuthMode): Step {
     const { authenticate } = mode;
     const accept = (ctx: Context, found: Awaited<ReturnType<Authenticate>>): void => {
       if (!found) throw wrongKey();
-      ctx.principal = { kind: "host", name: found.name, scopes: scopesFrom(found.scopes ?? {}), models: found.models ?? null, mayAssertScopes: false };
+      ctx.principal = {
+        kind: "host",
+        name: found.name,
+        scopes: scopesFrom(found.scopes ?? {}),
+        models: found.models ?? null,
+        mayAssertScopes: false,
+      };
     };
     return function auth(ctx) {
       return andThen(authenticate(presentedKey(ctx.headers), ctx.host), (found) => accept(ctx, found));

@@ -124,12 +124,34 @@ export function budgetsStep(options: BudgetsOptions): Step {
     const { charges, used } = await chargesOf(ctx, planned, cost, nowMs);
     const result = await options.holds.reserve(options.store, opId, charges);
     if (result.kind === "limited") throw refusal(used, charges, result);
-    if (result.kind !== "allowed") throw new GuardError("store_unavailable", "the store's clock does not agree with this server's; check the time of both");
-    accept(ctx, { opId, charges, limits: used, held: heldOf(charges), forCall: ctx.carriesCall && options.calls !== null, store: options.store, input: cost.input, owner: options }, cost, result);
+    if (result.kind !== "allowed")
+      throw new GuardError("store_unavailable", "the store's clock does not agree with this server's; check the time of both");
+    accept(
+      ctx,
+      {
+        opId,
+        charges,
+        limits: used,
+        held: heldOf(charges),
+        forCall: ctx.carriesCall && options.calls !== null,
+        store: options.store,
+        input: cost.input,
+        owner: options,
+      },
+      cost,
+      result,
+    );
   }
 
   /** The store cannot decide: each limit's own policy does. */
-  async function degrade(ctx: Context, opId: string, used: readonly PlannedLimit[], charges: readonly Charge[], cost: Cost, error: unknown): Promise<void> {
+  async function degrade(
+    ctx: Context,
+    opId: string,
+    used: readonly PlannedLimit[],
+    charges: readonly Charge[],
+    cost: Cost,
+    error: unknown,
+  ): Promise<void> {
     if (!GuardError.is(error) || error.code !== "store_unavailable") throw error;
     if (used.some(({ limit }, i) => limit.definition.onStoreError === "deny" && charges[i]?.enforce)) {
       options.watch.storeFailed("deny");
@@ -144,7 +166,16 @@ export function budgetsStep(options: BudgetsOptions): Step {
     if (result.kind !== "allowed") throw error;
     accept(
       ctx,
-      { opId: `${opId}.l`, charges: kept, limits: keptBy, held: heldOf(kept), forCall: ctx.carriesCall && options.calls !== null, store: options.local, input: cost.input, owner: options },
+      {
+        opId: `${opId}.l`,
+        charges: kept,
+        limits: keptBy,
+        held: heldOf(kept),
+        forCall: ctx.carriesCall && options.calls !== null,
+        store: options.local,
+        input: cost.input,
+        owner: options,
+      },
       cost,
       result,
     );
@@ -183,7 +214,13 @@ export function budgetsStep(options: BudgetsOptions): Step {
   }
 
   /** The output cap that makes every short limit fit, when all of them allow shortening. */
-  function shorterCap(ctx: Context, call: Call, used: readonly PlannedLimit[], charges: readonly Charge[], failing: readonly Shortfall[]): number | null {
+  function shorterCap(
+    ctx: Context,
+    call: Call,
+    used: readonly PlannedLimit[],
+    charges: readonly Charge[],
+    failing: readonly Shortfall[],
+  ): number | null {
     let cap = Infinity;
     for (const short of failing) {
       if (used[short.index]?.limit.definition.whenShort !== "shorten") return null;
@@ -206,7 +243,10 @@ function needsOf(planned: readonly PlannedLimit[]): Needs {
   if (!known) {
     const definitions = planned.map(({ limit }) => limit.definition);
     const isOutput = (unit: Unit): boolean => unit === "usd" || unit === "tokens" || unit === "output_tokens";
-    known = { units: new Set(definitions.map(({ unit }) => unit)), capsOutput: definitions.some(({ unit, estimate }) => estimate === "ceiling" && isOutput(unit)) };
+    known = {
+      units: new Set(definitions.map(({ unit }) => unit)),
+      capsOutput: definitions.some(({ unit, estimate }) => estimate === "ceiling" && isOutput(unit)),
+    };
     needs.set(planned, known);
   }
   return known;
@@ -273,7 +313,11 @@ function refusalOf(planned: PlannedLimit, result: Extract<ReserveResult, { kind:
   const facts = { limit: limit.name, scope: limit.scopeLabel, needed, available, headers };
   const what = `limit ${limit.name} (per ${limit.scopeLabel})`;
   if (worst.tooSmall) {
-    return new GuardError("budget_too_small", `${what} is smaller than this request: it needs ${needed} ${UNIT_NAMES[unit]}; ask for less output or send less input`, facts);
+    return new GuardError(
+      "budget_too_small",
+      `${what} is smaller than this request: it needs ${needed} ${UNIT_NAMES[unit]}; ask for less output or send less input`,
+      facts,
+    );
   }
   const stuck = result.failing.some(({ waitMs }) => waitMs === null);
   const hint = stuck ? "it does not refill by itself" : `retry in ${Math.max(1, Math.ceil((worst.waitMs ?? 0) / 1_000))} s`;

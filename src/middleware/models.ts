@@ -81,7 +81,8 @@ export function modelsStep(options: ModelsOptions): Step {
     const id = idOf(ctx);
     if (id === null) return json({ object: "list", data: visible });
     const found = visible.find((model) => model.id === id);
-    if (!found) throw new GuardError("model_not_found", "there is no such model; GET /v1/models lists what is offered", { status: 404, param: "model" });
+    if (!found)
+      throw new GuardError("model_not_found", "there is no such model; GET /v1/models lists what is offered", { status: 404, param: "model" });
     return json(found);
   };
 }
@@ -119,7 +120,15 @@ function fetchList(options: ModelsOptions, credential: Credential): Promise<read
     });
     const { origin, basePath, allowPrivate, proxyUrl } = credential;
     const exchange = options.transport.send(
-      { origin, path: basePath + row.paths.models, method: "GET", headers: requestHeaders({}, row, credential, null), body: null, allowPrivate, proxyUrl },
+      {
+        origin,
+        path: basePath + row.paths.models,
+        method: "GET",
+        headers: requestHeaders({}, row, credential, null),
+        body: null,
+        allowPrivate,
+        proxyUrl,
+      },
       {
         head(code) {
           status = code;

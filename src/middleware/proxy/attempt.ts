@@ -246,7 +246,8 @@ export class Attempt implements ResponseHandler, Source {
     else this.#charge(this.#countedUsage(this.#settings.countTokens(read.text)), "counted");
     const headers = this.#replyHeaders();
     const { charged } = this.#ctx;
-    if (charged?.kind === "usage" && charged.billedNanoUsd !== null) headers.push("x-quotaguard-cost-usd", nanoToUsd(charged.billedNanoUsd).toFixed(9));
+    if (charged?.kind === "usage" && charged.billedNanoUsd !== null)
+      headers.push("x-quotaguard-cost-usd", nanoToUsd(charged.billedNanoUsd).toFixed(9));
     this.#ctx.firstByteAt = this.#ctx.services.clock.monotonic();
     this.#finish({ kind: "served", status: this.#status }, this.#status, null);
     this.#settle({ status: this.#status, headers, body: bytes });
@@ -266,7 +267,10 @@ export class Attempt implements ResponseHandler, Source {
     const waitMs = retryAfterMs(this.#headers, this.#ctx.services.clock.now());
     const code = "upstream_refused";
     const status = this.#status >= 400 ? this.#status : 502;
-    const error = new GuardError(code, `the provider answered with status ${this.#status}`, { status, ...(waitMs === null ? {} : { retryAfterMs: waitMs }) });
+    const error = new GuardError(code, `the provider answered with status ${this.#status}`, {
+      status,
+      ...(waitMs === null ? {} : { retryAfterMs: waitMs }),
+    });
     this.#ctx.charged = { kind: "nothing" };
     this.#finish({ kind: "refused", status: this.#status, retryAfterMs: waitMs }, this.#status, error);
     const headers = this.#replyHeaders();
