@@ -29,6 +29,8 @@ import { buildRuntime, poolOf, type Runtime } from "./runtime.ts";
 
 /** How long a request waits for a guard that is still starting. */
 const START_WAIT_MS = 10_000;
+/** How long a request that was cut at shutdown has to tell its client. */
+const CUT_WAIT_MS = 500;
 
 export interface FetchOptions {
   /** Whose budgets the calls touch: values, or a function of each call's `init`. */
@@ -199,30 +201,47 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   };
   let management: Handler | undefined;
 
+  /** Resolves true when nothing is open any more, false after `ms`. */
+  function idleWithin(ms: number): Promise<boolean> {
+    if (open.size === 0) return Promise.resolve(true);
+    return new Promise((resolve) => {
+      const timer = clock.timer(ms, () => resolve(false));
+      idle = () => {
+        timer.cancel();
+        resolve(true);
+      };
+    });
+  }
+
   async function drain(): Promise<void> {
-    try {
-      await starting;
-    } catch {
-      return;
-    }
-    if (open.size > 0) {
-      await new Promise<void>((resolve) => {
-        const timer = clock.timer(options.server.shutdownTimeoutMs, () => {
-          logger.warn(
-            { open: open.size },
-            "requests were still open at the end of the shutdown timeout; they are cut and charged by what they delivered",
-          );
-          for (const ctx of open) ctx.leave();
-          for (const ctx of open) void ctx.close({ status: 499, code: "client_closed", error: null });
-          resolve();
-        });
-        idle = () => {
-          timer.cancel();
-          resolve();
-        };
-      });
+    if (!(await startedWithin(options.server.shutdownTimeoutMs))) return;
+    if (!(await idleWithin(options.server.shutdownTimeoutMs))) {
+      logger.warn({ open: open.size }, "requests were still open at the end of the shutdown timeout; they are cut and charged by what they delivered");
+      const reason = new GuardError("overloaded", "the gateway is shutting down and had to cut this request; try again", { retryAfterMs: 1_000 });
+      for (const ctx of open) ctx.leave(reason);
+      await idleWithin(CUT_WAIT_MS);
+      await Promise.all([...open].map((ctx) => ctx.close({ status: 503, code: reason.code, error: reason })));
     }
     await runtime?.close();
+  }
+
+  /** Waits for a start that may never end; one that ends later closes what it opened. */
+  function startedWithin(ms: number): Promise<boolean> {
+    return new Promise((resolve) => {
+      const timer = clock.timer(ms, () => {
+        logger.warn({}, "the guard was closed before its store could be opened");
+        starting.then(() => runtime?.close()).catch(() => {});
+        resolve(false);
+      });
+      const settle = (isStarted: boolean): void => {
+        timer.cancel();
+        resolve(isStarted);
+      };
+      starting.then(
+        () => settle(true),
+        () => settle(false),
+      );
+    });
   }
 
   const guard: QuotaGuard = {

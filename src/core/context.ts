@@ -160,7 +160,8 @@ export class Context {
   #corrections: AfterHook[] | undefined;
   #closed = false;
   #gone = false;
-  #onGone: (() => void) | undefined;
+  #onGone: ((reason: GuardError | null) => void) | undefined;
+  #reason: GuardError | null = null;
   #controller: AbortController | undefined;
 
   constructor(init: ContextInit) {
@@ -207,10 +208,10 @@ export class Context {
     return this.#gone;
   }
 
-  /** The one listener for the client's leaving (the proxy's); called at once if it already has. */
-  onGone(fn: (() => void) | undefined): void {
+  /** The one listener for the request's untimely end (the proxy's); called at once if it is over already. The reason is null when the client left. */
+  onGone(fn: ((reason: GuardError | null) => void) | undefined): void {
     this.#onGone = fn;
-    if (fn && this.#gone) fn();
+    if (fn && this.#gone) fn(this.#reason);
   }
 
   /** Aborted when the client leaves. Made on first use: the gateway's own path uses {@link onGone}. */
@@ -222,11 +223,12 @@ export class Context {
     return this.#controller.signal;
   }
 
-  /** Called by the edge when the client leaves before the end. */
-  leave(): void {
+  /** Called by the edge when the client leaves before the end, or by the guard with the reason why it must go. */
+  leave(reason: GuardError | null = null): void {
     if (this.#gone) return;
     this.#gone = true;
-    this.#onGone?.();
+    this.#reason = reason;
+    this.#onGone?.(reason);
     this.#controller?.abort();
   }
 

@@ -12,7 +12,7 @@ const isInteger = (value: unknown, most: number): value is number =>
   Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= most;
 
 /** Whether a value may be charged: an integer from 0 to 9e15 and not -0, which would not survive being stored as text. */
-const isAmount(value: unknown): value is number {
+function isAmount(value: unknown): value is number {
   return isInteger(value, MAX_AMOUNT) && !Object.is(value, -0);
 }
 

@@ -81,7 +81,7 @@ export const isDynamic = (kind: LimitKind): boolean => typeof valueOf(kind) === 
 export function ruleOf(definition: LimitDefinition, numbers: LimitNumbers, facts: LimitFacts, nowMs: number): MaybePromise<Rule | null> {
   const { kind, name } = definition;
   const size = numbers.limit ?? numberOf(name, valueOf(kind), facts);
-  return andThen(size, (limit) => (limit < 0 ? null : ruleWith(definition, limit, numbers, nowMs)));
+  return andThen(size, (limit) => (limit === -1 ? null : ruleWith(definition, limit, numbers, nowMs)));
 }
 
 function ruleWith({ kind, unit }: LimitDefinition, size: number, numbers: LimitNumbers, nowMs: number): Rule {

@@ -2,9 +2,16 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { fakeUpstream, type FakeUpstream } from "quotaguard/testing";
 import { table } from "../../src/cli/output.ts";
 import { freePort } from "../setup/server-process.ts";
-import { endChildren, folder, quotaguard, type Folder } from "../helpers/child.ts";
+import { endChildren, folder, quotaguard, ROOT, shell, type Folder } from "../helpers/child.ts";
 
-const KEYS = ["qg-key-of-alice-0001", "master-key-for-tests-1", "admin-key-for-tests-0001", "sk-upstream-secret-canary-1", "header-secret-canary", "proxy-password-canary"];
+const KEYS = [
+  "qg-key-of-alice-0001",
+  "master-key-for-tests-1",
+  "admin-key-for-tests-0001",
+  "sk-upstream-secret-canary-1",
+  "header-secret-canary",
+  "proxy-password-canary",
+];
 const [KEY, MASTER, ADMIN, UPSTREAM_KEY] = KEYS as [string, string, string, string];
 
 let upstream: FakeUpstream;
@@ -81,7 +88,9 @@ describe("check", () => {
 
   test("a provider that cannot be reached", async () => {
     const port = await freePort();
-    const { code, checks } = await check(yaml(`  - { name: gone, provider: openai-compatible, base_url: "http://127.0.0.1:${port}", proxy_url: null }\n`));
+    const { code, checks } = await check(
+      yaml(`  - { name: gone, provider: openai-compatible, base_url: "http://127.0.0.1:${port}", proxy_url: null }\n`),
+    );
     expect(code).toBe(1);
     expect(checks.filter(({ ok }) => !ok)).toEqual([{ what: "credential gone", ok: false, detail: expect.stringContaining("ECONNREFUSED") }]);
   });
@@ -128,6 +137,13 @@ describe("check", () => {
   });
 });
 
+test("a reader that stops reading is no failure", async () => {
+  place.write("quotaguard.yaml", yaml());
+  const command = `set -o pipefail; "${process.execPath}" --conditions=@quotaguard/source "${ROOT}/src/cli/main.ts" check | head -1`;
+  const { code, stdout, stderr } = await shell(command, { cwd: place.path }).ended;
+  expect([code, stdout, stderr]).toEqual([0, `${place.path}/quotaguard.yaml\n`, ""]);
+});
+
 describe("tables", () => {
   const rows = [
     ["option", "value", "source"],
@@ -144,8 +160,18 @@ describe("tables", () => {
     const lines = table(rows, { columns }).split("\n");
     expect(Math.max(...lines.map(({ length }) => length))).toBeLessThanOrEqual(columns);
     const [, second, third] = ["option", "value", "source"].map((head) => lines[0]?.indexOf(head) ?? 0) as [number, number, number];
-    const column = (from: number, to?: number): string => lines.slice(1).map((line) => line.slice(from, to).trim()).join(" ");
-    expect(column(second, third).replaceAll(" ", "")).toBe(rows.slice(1).map((row) => row[1]).join("").replaceAll(" ", ""));
+    const column = (from: number, to?: number): string =>
+      lines
+        .slice(1)
+        .map((line) => line.slice(from, to).trim())
+        .join(" ");
+    expect(column(second, third).replaceAll(" ", "")).toBe(
+      rows
+        .slice(1)
+        .map((row) => row[1])
+        .join("")
+        .replaceAll(" ", ""),
+    );
   });
 
   test("colours do not count as width", () => {

@@ -83,7 +83,7 @@ describe("serve", () => {
   test("text for people: where it listens, what it uses, and no secret", async () => {
     const file = place.write("mine.yaml", yaml());
     const child = quotaguard(["serve", "--config", "mine.yaml"], options());
-    const line = await child.line(/listens on/);
+    const line = await child.line(/listens on .*/);
     const url = /http:\/\/\S+/.exec(line)?.[0] ?? "";
     expect((await fetch(`${url}/health`)).status).toBe(200);
     await child.line(/try +curl/);

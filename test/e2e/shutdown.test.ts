@@ -192,6 +192,23 @@ test("a whole answer that does not come is cut, too, and its input stays charged
   expect(charged).toBeLessThan(100);
 });
 
+test("who is cut is told so by the gateway, and not called a client that left", async () => {
+  upstream.script(({ body }) => ({ fault: { at: body.stream === true ? 3 : "start", how: "hang" } }));
+  const { child, url } = await start("300ms");
+  const stream = reading(post(url, { stream: true }));
+  await stream.begun;
+  const whole = post(url).then((response) => response.text());
+  await upstream.received(2);
+  child.kill("SIGTERM");
+  expect(await child.ended).toMatchObject({ code: 0 });
+  const text = await stream.text;
+  expect(text.match(/"error"/g)).toHaveLength(1);
+  expect(text).not.toContain(CUT);
+  expect(await whole).not.toContain("the client left");
+  const { rows } = await afterwards();
+  expect(rows.map(({ code }) => code)).not.toContain("client_closed");
+});
+
 test("a second signal stops at once, with exit 1", async () => {
   upstream.script({ fault: { at: 2, how: "hang" } });
   const { child, url } = await start("15s");
@@ -240,7 +257,9 @@ test("SIGKILL in mid-stream: the next start closes the row as unknown, charged a
   const held = orphan?.held.tokens ?? 0;
   expect(held).toBeGreaterThan(700);
   const settled = rows.find(({ state }) => state === "settled")?.usage;
-  expect((await guard.admin.bucket({ scope: "user", id: "alice" })).tokens).toBe(CAPACITY - held - (settled?.inputTokens ?? 0) - (settled?.outputTokens ?? 0));
+  expect((await guard.admin.bucket({ scope: "user", id: "alice" })).tokens).toBe(
+    CAPACITY - held - (settled?.inputTokens ?? 0) - (settled?.outputTokens ?? 0),
+  );
 
   // Here one at a time is allowed, and the dead request still has its slot.
   const app = express().use(guard.handler());

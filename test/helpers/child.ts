@@ -77,7 +77,8 @@ function run(file: string, args: readonly string[], { cwd, env = {} }: ChildOpti
 }
 
 /** `quotaguard <args>`, from the source. */
-export const quotaguard = (args: readonly string[], options: ChildOptions): Child => run(process.execPath, ["--conditions=@quotaguard/source", MAIN, ...args], options);
+export const quotaguard = (args: readonly string[], options: ChildOptions): Child =>
+  run(process.execPath, ["--conditions=@quotaguard/source", MAIN, ...args], options);
 
 /** A command as a shell would run it. */
 export const shell = (command: string, options: ChildOptions): Child => run("bash", ["-c", command], options);

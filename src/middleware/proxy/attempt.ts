@@ -81,7 +81,7 @@ export class Attempt implements ResponseHandler, Source {
       this.#timer = this.#ctx.services.clock.timer(this.#call.stream ? firstByteTimeoutMs : requestTimeoutMs, () => this.#timeout());
       this.#exchange = dispatch(this);
       this.#sent = true;
-      this.#ctx.onGone(() => this.cancel());
+      this.#ctx.onGone((reason) => this.cancel(reason));
     });
   }
 
@@ -152,8 +152,8 @@ export class Attempt implements ResponseHandler, Source {
     this.#exchange?.resume();
   }
 
-  /** The client is gone: the upstream stops at once, and what it delivered is charged. */
-  cancel(): void {
+  /** The client is gone, or must go for a reason: the upstream stops at once, and what it delivered is charged. */
+  cancel(reason: GuardError | null = null): void {
     if (this.#phase === "over") return;
     this.#exchange?.abort();
     // What has arrived was billed, whether or not it was still delivered.
@@ -162,7 +162,11 @@ export class Attempt implements ResponseHandler, Source {
     if (this.#observer && !waiting) this.#charge(this.#observer.usage(), "counted");
     else this.#ctx.charged = this.#sent ? { kind: "input" } : { kind: "nothing" };
     this.#finish({ kind: "abandoned" }, this.#status || null, null);
-    this.#settle({ error: new GuardError("upstream_unreachable", "the client left"), retryable: false, answer: null });
+    this.#settle({ error: reason ?? new GuardError("upstream_unreachable", "the client left"), retryable: false, answer: null });
+    if (reason && !waiting) {
+      this.#ended = reason;
+      this.#sink?.error(reason);
+    }
   }
 
   // --- streams

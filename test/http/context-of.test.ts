@@ -1,0 +1,131 @@
+import { describe, expect, test } from "vitest";
+import type { Context, Pricer } from "../../src/core/context.ts";
+import { NO_USAGE, totalInputTokens, totalOutputTokens } from "../../src/core/usage.ts";
+import { contextOf, type RequestQuota } from "../../src/http/context-of.ts";
+import { contextWith, kit } from "../core/context-kit.ts";
+
+/** 1 nano-USD a token in, 10 out, with a markup of 10 %; only `known` has a price. */
+const pricer: Pricer = {
+  cost(model, _credential, usage) {
+    if (model !== "known") return null;
+    const rawNanoUsd = totalInputTokens(usage) + 10 * totalOutputTokens(usage);
+    return { rawNanoUsd, billedNanoUsd: Math.ceil(rawNanoUsd * 1.1) };
+  },
+};
+
+function metered(): { ctx: Context; quota: RequestQuota } {
+  const ctx = contextWith(kit({ pricer }).services);
+  ctx.scopes = { user: "alice" };
+  const req = { [Symbol.for("quotaguard.context")]: ctx };
+  return { ctx, quota: contextOf(req) };
+}
+
+const used = ({ charged }: Context) => (charged?.kind === "usage" ? charged : undefined);
+const chunk = (id: string, input: number, output: number) => ({ id, model: "known", choices: [], usage: { prompt_tokens: input, completion_tokens: output } });
+
+test("a request that passed none of our steps has no quota", () => {
+  expect(() => contextOf({})).toThrow("no quotaguard step ran on this request");
+});
+
+test("one request has one quota, with its id, scopes and signal", () => {
+  const ctx = contextWith(kit().services);
+  const req = { [Symbol.for("quotaguard.context")]: ctx };
+  const quota = contextOf(req);
+  expect(contextOf(req)).toBe(quota);
+  expect([quota.requestId, quota.scopes]).toEqual(["req-1", {}]);
+  ctx.leave();
+  expect(quota.signal.aborted).toBe(true);
+});
+
+describe("what is reported by hand", () => {
+  test("adds", () => {
+    const { ctx, quota } = metered();
+    quota.meter({ model: "known", inputTokens: 10, outputTokens: 2 });
+    quota.meter({ model: "known", inputTokens: 1 });
+    expect(used(ctx)).toMatchObject({ usage: { ...NO_USAGE, inputTokens: 11, outputTokens: 2 }, provenance: "exact", billedNanoUsd: 33 + 2 });
+  });
+
+  test("in USD is the cost", () => {
+    const { ctx, quota } = metered();
+    quota.meter({ usd: 0.5 });
+    quota.meter({ usd: 0.25, inputTokens: 3 });
+    expect(used(ctx)).toMatchObject({ billedNanoUsd: 750_000_000, usage: { inputTokens: 3 } });
+  });
+
+  test("without a price has no cost, then or later", () => {
+    const { ctx, quota } = metered();
+    quota.meter({ inputTokens: 3 });
+    expect(used(ctx)).toMatchObject({ rawNanoUsd: null, billedNanoUsd: null });
+    quota.meter({ model: "known", inputTokens: 3 });
+    expect(used(ctx)).toMatchObject({ rawNanoUsd: null, billedNanoUsd: null, usage: { inputTokens: 6 } });
+  });
+
+  test.each([[{ inputTokens: -1 }], [{ outputTokens: 1.5 }], [{ inputTokens: NaN }], [{ outputTokens: "3" as unknown as number }], [{ usd: NaN }], [{ usd: -1 }], [{ usd: Infinity }], [{ usd: "1" as unknown as number }]])(
+    "is refused when nobody can have used it, and changes nothing: %j",
+    (report) => {
+      const { ctx, quota } = metered();
+      quota.meter({ model: "known", inputTokens: 1 });
+      const before = ctx.charged;
+      expect(() => quota.meter(report)).toThrow(TypeError);
+      expect(ctx.charged).toBe(before);
+    },
+  );
+});
+
+describe("a provider's own object", () => {
+  test("of the same response replaces, of another adds", () => {
+    const { ctx, quota } = metered();
+    quota.meter(chunk("a", 5, 1));
+    quota.meter(chunk("a", 5, 3));
+    quota.meter(chunk("b", 7, 0));
+    expect(used(ctx)?.usage).toEqual({ ...NO_USAGE, inputTokens: 12, outputTokens: 3 });
+  });
+
+  test("without usage is ignored", () => {
+    const { ctx, quota } = metered();
+    quota.meter({ id: "a", choices: [{ delta: { content: "hi" } }], usage: null });
+    expect(ctx.charged).toBeUndefined();
+  });
+
+  test("an Anthropic stream is its start with the last output", () => {
+    const { ctx, quota } = metered();
+    quota.meter({ type: "message_start", message: { id: "m", model: "known", type: "message", usage: { input_tokens: 20, cache_read_input_tokens: 5, output_tokens: 1 } } });
+    quota.meter({ type: "message_delta", usage: { output_tokens: 9 } });
+    quota.meter({ type: "message_delta", usage: { output_tokens: 15 } });
+    expect(used(ctx)).toMatchObject({ usage: { ...NO_USAGE, inputTokens: 20, cacheReadTokens: 5, outputTokens: 15 }, billedNanoUsd: Math.ceil(175 * 1.1) });
+  });
+
+  test("and a report by hand add up", () => {
+    const { ctx, quota } = metered();
+    quota.meter(chunk("a", 5, 1));
+    quota.meter({ model: "known", inputTokens: 2 });
+    quota.meter(chunk("a", 6, 1));
+    expect(used(ctx)?.usage).toMatchObject({ inputTokens: 8, outputTokens: 1 });
+  });
+
+  test("costs what it costs before the markup, and is billed with it", () => {
+    const { ctx, quota } = metered();
+    quota.meter(chunk("a", 100, 0));
+    expect(used(ctx)).toMatchObject({ rawNanoUsd: 100, billedNanoUsd: 111 });
+  });
+});
+
+test("given back, nothing is charged; metered after all, the usage is", () => {
+  const { ctx, quota } = metered();
+  quota.meter(chunk("a", 5, 1));
+  quota.release();
+  expect(ctx.charged).toEqual({ kind: "nothing" });
+  quota.meter({ model: "known", inputTokens: 1 });
+  expect(ctx.charged?.kind).toBe("usage");
+});
+
+test("a report after the end is a correction, one before it is not", async () => {
+  const { ctx, quota } = metered();
+  let corrections = 0;
+  ctx.onCorrection(() => void (corrections += 1));
+  quota.meter(chunk("a", 5, 1));
+  await ctx.close({ status: 200, code: null, error: null });
+  expect(corrections).toBe(0);
+  quota.meter(chunk("a", 5, 2));
+  expect([corrections, used(ctx)?.usage.outputTokens]).toEqual([1, 2]);
+});

@@ -1,0 +1,79 @@
+import express from "express";
+import type { Admin, BucketAddress, BucketView, HealthView } from "../../src/core/admin.ts";
+import { Secret } from "../../src/core/secret.ts";
+import { managementRouter } from "../../src/management/router.ts";
+import { kit, type Kit } from "../core/context-kit.ts";
+import { serve } from "../http/server-kit.ts";
+
+export const KEY = "mgmt-key-1";
+
+export interface AdminCall {
+  readonly name: keyof Admin;
+  readonly args: readonly unknown[];
+}
+
+export const BUCKET: BucketView = { tokens: 7, capacity: 10, refillPerSec: 0.5 };
+export const HEALTH: HealthView = { status: "ok", store: "memory", uptimeSeconds: 3, openRequests: 0, waitingSettlements: 0, credentials: [] };
+
+export interface FakeAdmin extends Admin {
+  readonly calls: AdminCall[];
+  fails: unknown;
+  status: HealthView["status"];
+}
+
+/** An admin that does nothing but note what it was asked for. */
+export function fakeAdmin(): FakeAdmin {
+  const calls: AdminCall[] = [];
+  const note = <T>(name: keyof Admin, args: readonly unknown[], answer: T): Promise<T> => {
+    calls.push({ name, args });
+    return admin.fails === undefined ? Promise.resolve(answer) : Promise.reject(admin.fails as Error);
+  };
+  const total = { group: { model: "gpt-4o" }, requests: 2, inputTokens: 3, outputTokens: 4, rawNanoUsd: 1_500_000_000, billedNanoUsd: 1_650_000_000 };
+  const admin: FakeAdmin = {
+    calls,
+    fails: undefined,
+    status: "ok",
+    health: () => ({ ...HEALTH, status: admin.status }),
+    limits: () => [{ name: "user-day", scope: ["user"], unit: "usd", kind: "window", mode: "enforce" }],
+    bucket: (address: BucketAddress) => note("bucket", [address], BUCKET),
+    setBucket: (address, numbers) => note("setBucket", [address, numbers], BUCKET),
+    syncLimits: () => note("syncLimits", [], { status: "success", message: "done", headers: { "x-ratelimit-limit-tokens": "1000" }, bucket: BUCKET }),
+    usage: (filter, groupBy) => note("usage", [filter, groupBy], [total]),
+  };
+  return admin;
+}
+
+export interface Management extends Kit {
+  readonly admin: FakeAdmin;
+  readonly url: string;
+  /** With the right key unless told otherwise; an object is sent as JSON, text as it is. */
+  ask(path: string, more?: { readonly key?: string | null; readonly method?: string; readonly body?: unknown; readonly headers?: Record<string, string> }): Promise<Answered>;
+}
+
+export interface Answered {
+  readonly status: number;
+  readonly headers: Headers;
+  readonly body: Record<string, unknown>;
+}
+
+export async function management(key: Secret | null = new Secret(KEY)): Promise<Management> {
+  const from = kit();
+  const admin = fakeAdmin();
+  const app = express();
+  app.use("/v0/management", managementRouter({ admin, key, path: "/v0/management", clock: from.clock, logger: from.logger }));
+  const { url } = await serve(app);
+  return {
+    ...from,
+    admin,
+    url,
+    async ask(path, { key: presented = KEY, method, body, headers } = {}) {
+      const response = await fetch(`${url}/v0/management${path}`, {
+        method: method ?? (body === undefined ? "GET" : "POST"),
+        headers: { ...(body === undefined ? {} : { "content-type": "application/json" }), ...(presented === null ? {} : { authorization: `Bearer ${presented}` }), ...headers },
+        ...(body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify(body) }),
+      });
+      const text = await response.text();
+      return { status: response.status, headers: response.headers, body: text.startsWith("{") ? (JSON.parse(text) as Record<string, unknown>) : { text } };
+    },
+  };
+}
