@@ -195,7 +195,9 @@ export class Context {
 
   /** Registers work for after the response: last in, first out. */
   after(hook: AfterHook): void {
-    (this.#after ??= []).push(hook);
+    // A step that finishes behind a client that left must still clean up.
+    if (this.#closed) this.#detached(hook);
+    else (this.#after ??= []).push(hook);
   }
 
   /** Adds a header to whatever is answered. */
@@ -238,7 +240,7 @@ export class Context {
 
   /** Usage became known after the end: the steps that settle by it run once more. Never throws. */
   correct(): void {
-    for (const hook of this.#corrections ?? []) void this.#run(hook);
+    for (const hook of this.#corrections ?? []) this.#detached(hook);
   }
 
   /** Registers work for usage that is reported after the end. */
@@ -270,6 +272,10 @@ export class Context {
       this.services.logger.error({ err: error, requestId: this.requestId }, "after-work failed");
       return undefined;
     }
+  }
+
+  #detached(hook: AfterHook): void {
+    this.#run(hook)?.catch((error: unknown) => this.services.logger.error({ err: error, requestId: this.requestId }, "after-work failed"));
   }
 
   async #finish(hooks: readonly AfterHook[], from: number, pending: Promise<void>): Promise<void> {

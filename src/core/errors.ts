@@ -37,7 +37,7 @@ const MARK = Symbol.for("quotaguard.error");
 
 export interface GuardErrorDetails {
   /** Replaces the code's own status: `upstream_refused` carries the upstream's, a model list's unknown id is 404. */
-  readonly status?: number;
+  readonly status?: number | undefined;
   /** The request field that is at fault. */
   readonly param?: string;
   readonly limit?: string;
@@ -98,7 +98,8 @@ export class GuardError extends Error {
   static from(thrown: unknown): GuardError | undefined {
     for (let value = thrown, depth = 0; typeof value === "object" && value !== null && depth < 8; depth += 1) {
       if (GuardError.is(value)) return value;
-      const found = fromBody((value as { error?: unknown }).error);
+      const { error, status } = value as { error?: unknown; status?: unknown };
+      const found = fromBody(error, numberOf(status));
       if (found) return found;
       value = (value as { cause?: unknown }).cause;
     }
@@ -112,7 +113,7 @@ export class GuardError extends Error {
   }
 }
 
-function fromBody(body: unknown): GuardError | undefined {
+function fromBody(body: unknown, status: number | undefined): GuardError | undefined {
   if (typeof body !== "object" || body === null) return undefined;
   const inner = (body as { error?: unknown }).error ?? body;
   if (typeof inner !== "object" || inner === null) return undefined;
@@ -120,6 +121,7 @@ function fromBody(body: unknown): GuardError | undefined {
   // `request_id` is in every body that we render and in none of a provider's, so a provider's own code is not taken for ours.
   if (typeof fields.code !== "string" || !Object.hasOwn(STATUS, fields.code) || typeof fields.request_id !== "string") return undefined;
   return new GuardError(fields.code as ErrorCode, textOf(fields.message) ?? fields.code, {
+    status: numberOf(fields.status) ?? status,
     param: textOf(fields.param),
     limit: textOf(fields.limit),
     scope: textOf(fields.scope),

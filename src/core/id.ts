@@ -2,6 +2,9 @@ import { randomBytes } from "node:crypto";
 
 const ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz";
 
+/** What five characters can count. */
+const MOST_PER_MS = 32 ** 5 - 1;
+
 function base32(value: number, length: number): string {
   let text = "";
   for (let rest = value, i = 0; i < length; i += 1) {
@@ -22,10 +25,11 @@ export function idFactory(now: () => number): () => string {
   let counter = 0;
   return () => {
     const ms = now();
-    if (ms > time) {
-      time = ms;
+    if (ms > time || counter === MOST_PER_MS) {
+      // A clock that stands still (or was put back) must not bring an id back.
+      time = Math.max(ms, time + 1);
       counter = 0;
-      prefix = base32(ms, 9) + process;
+      prefix = base32(time, 9) + process;
     }
     counter += 1;
     return prefix + base32(counter, 5);

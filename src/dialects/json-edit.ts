@@ -21,9 +21,10 @@ function skipSpace(bytes: Buffer, at: number): number {
 
 /** Index just behind the string that starts at `at`. */
 function skipString(bytes: Buffer, at: number): number {
-  for (let i = at + 1; i < bytes.length; i += 1) {
-    if (bytes[i] === BACKSLASH) i += 1;
-    else if (bytes[i] === QUOTE) return i + 1;
+  for (let end = bytes.indexOf(QUOTE, at + 1); end >= 0; end = bytes.indexOf(QUOTE, end + 1)) {
+    let slashes = 0;
+    while (bytes[end - 1 - slashes] === BACKSLASH) slashes += 1;
+    if (slashes % 2 === 0) return end + 1;
   }
   return bytes.length;
 }
@@ -54,24 +55,43 @@ interface Span {
   readonly end: number;
 }
 
+/** Walks the top-level members: where the key's text stands (with its quotes) and where its value does. Stops when `visit` returns true. */
+function eachMember(bytes: Buffer, visit: (key: Span, value: Span) => boolean): void {
+  let at = skipSpace(bytes, bytes.indexOf(OPEN_BRACE) + 1);
+  while (at < bytes.length && bytes[at] === QUOTE) {
+    const key = { start: at, end: skipString(bytes, at) };
+    at = skipSpace(bytes, key.end);
+    if (bytes[at] === COLON) at = skipSpace(bytes, at + 1);
+    const value = { start: at, end: skipValue(bytes, at) };
+    if (visit(key, value)) return;
+    at = skipSpace(bytes, value.end);
+    if (bytes[at] === COMMA) at = skipSpace(bytes, at + 1);
+  }
+}
+
+/** Whether a top-level key is spelled with an escape. Works on any bytes, also on what is no JSON. */
+export function hasEscapedKey(bytes: Buffer): boolean {
+  let found = false;
+  eachMember(bytes, ({ start, end }) => {
+    const backslash = bytes.indexOf(BACKSLASH, start);
+    found = backslash >= 0 && backslash < end;
+    return found || backslash < 0;
+  });
+  return found;
+}
+
 /** Where the values of the named top-level keys stand: every occurrence, because parsers disagree on which duplicate counts. */
 function valuesOf(bytes: Buffer, keys: ReadonlySet<string>): ReadonlyMap<string, readonly Span[]> {
   const found = new Map<string, Span[]>();
-  let at = skipSpace(bytes, bytes.indexOf(OPEN_BRACE) + 1);
-  while (at < bytes.length && bytes[at] === QUOTE) {
-    const keyEnd = skipString(bytes, at);
-    const key = JSON.parse(bytes.toString("utf8", at, keyEnd)) as string;
-    at = skipSpace(bytes, keyEnd);
-    if (bytes[at] === COLON) at = skipSpace(bytes, at + 1);
-    const end = skipValue(bytes, at);
+  eachMember(bytes, (at, value) => {
+    const key = JSON.parse(bytes.toString("utf8", at.start, at.end)) as string;
     if (keys.has(key)) {
       const spans = found.get(key);
-      if (spans) spans.push({ start: at, end });
-      else found.set(key, [{ start: at, end }]);
+      if (spans) spans.push(value);
+      else found.set(key, [value]);
     }
-    at = skipSpace(bytes, end);
-    if (bytes[at] === COMMA) at = skipSpace(bytes, at + 1);
-  }
+    return false;
+  });
   return found;
 }
 

@@ -36,7 +36,7 @@ export function openaiUsage(value: unknown): Usage | null {
   const usage = fieldsOf(value);
   if (!usage) return null;
   const input = usage.prompt_tokens ?? usage.input_tokens;
-  if (input === undefined) return null;
+  if (input === undefined || input === null) return null;
   const output = count(usage.completion_tokens ?? usage.output_tokens);
   const inputDetails = fieldsOf(usage.prompt_tokens_details ?? usage.input_tokens_details);
   const outputDetails = fieldsOf(usage.completion_tokens_details ?? usage.output_tokens_details);
@@ -53,14 +53,14 @@ export function openaiUsage(value: unknown): Usage | null {
 /** Anthropic's `usage`: the input classes are disjoint already. */
 export function anthropicUsage(value: unknown): Usage | null {
   const usage = fieldsOf(value);
-  if (!usage || (usage.input_tokens === undefined && usage.output_tokens === undefined)) return null;
+  if (!usage || ((usage.input_tokens ?? null) === null && (usage.output_tokens ?? null) === null)) return null;
   return usageFrom(usage.input_tokens, usage.output_tokens, usage.cache_read_input_tokens, usage.cache_creation_input_tokens, 0);
 }
 
 /** Gemini's `usageMetadata`: thoughts stand beside the candidates, cached content inside the prompt. */
 export function geminiUsage(value: unknown): Usage | null {
   const usage = fieldsOf(value);
-  if (usage?.promptTokenCount === undefined) return null;
+  if (usage?.promptTokenCount === undefined || usage.promptTokenCount === null) return null;
   const prompt = count(usage.promptTokenCount);
   const tool = count(usage.toolUsePromptTokenCount);
   const cached = count(usage.cachedContentTokenCount);

@@ -1,4 +1,4 @@
-import type { Charged, Context } from "../core/context.ts";
+import type { Context } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Scopes } from "../core/scope.ts";
 import { addUsage, NO_USAGE, type Usage } from "../core/usage.ts";
@@ -38,8 +38,7 @@ interface Entry {
 class HostMeter implements RequestQuota {
   readonly #ctx: Context;
   readonly #byResponse = new Map<string, Entry>();
-  #reported: { rawNanoUsd: number; usage: Usage; priced: boolean } = { rawNanoUsd: 0, usage: NO_USAGE, priced: true };
-  #costNanoUsd = 0;
+  #reported: Reported = { usage: NO_USAGE, cost: NO_COST };
 
   constructor(ctx: Context) {
     this.#ctx = ctx;
@@ -68,14 +67,9 @@ class HostMeter implements RequestQuota {
   }
 
   #add(report: ReportedUsage): void {
-    const usage: Usage = {
-      ...NO_USAGE,
-      inputTokens: count(report.inputTokens, "inputTokens"),
-      outputTokens: count(report.outputTokens, "outputTokens"),
-    };
-    const known = report.usd !== undefined ? usdToNano(report.usd) : this.#price(report.model ?? null, usage);
-    const { rawNanoUsd, priced } = this.#reported;
-    this.#reported = { usage: addUsage(this.#reported.usage, usage), rawNanoUsd: rawNanoUsd + (known ?? 0), priced: priced && known !== null };
+    const usage: Usage = { ...NO_USAGE, inputTokens: count(report.inputTokens, "inputTokens"), outputTokens: count(report.outputTokens, "outputTokens") };
+    const known = report.usd === undefined ? this.#price(report.model ?? null, usage) : sameCost(usdToNano(amount(report.usd)));
+    this.#reported = { usage: addUsage(this.#reported.usage, usage), cost: addCost(this.#reported.cost, known) };
   }
 
   #take(report: object): boolean {
@@ -89,25 +83,36 @@ class HostMeter implements RequestQuota {
     return true;
   }
 
-  #price(model: string | null, usage: Usage): number | null {
-    return model === null ? null : (this.#ctx.services.pricer.cost(model, null, usage)?.billedNanoUsd ?? null);
+  #price(model: string | null, usage: Usage): Cost | null {
+    return model === null ? null : this.#ctx.services.pricer.cost(model, null, usage);
   }
 
   #apply(): void {
-    let { usage, priced } = this.#reported;
-    this.#costNanoUsd = this.#reported.rawNanoUsd;
+    let { usage, cost } = this.#reported;
     for (const entry of this.#byResponse.values()) {
       usage = addUsage(usage, entry.usage);
-      const cost = this.#price(entry.model, entry.usage);
-      if (cost === null) priced = false;
-      else this.#costNanoUsd += cost;
+      cost = addCost(cost, this.#price(entry.model, entry.usage));
     }
-    const billed = priced ? this.#costNanoUsd : null;
-    const charged: Charged = { kind: "usage", usage, provenance: "exact", rawNanoUsd: billed, billedNanoUsd: billed };
-    this.#ctx.charged = charged;
+    const { rawNanoUsd, billedNanoUsd } = cost ?? { rawNanoUsd: null, billedNanoUsd: null };
+    this.#ctx.charged = { kind: "usage", usage, provenance: "exact", rawNanoUsd, billedNanoUsd };
     if (this.#ctx.closed) this.#ctx.correct();
   }
 }
+
+type Cost = { readonly rawNanoUsd: number; readonly billedNanoUsd: number };
+
+/** What was reported by hand so far; a cost of null = some of it has no price. */
+interface Reported {
+  readonly usage: Usage;
+  readonly cost: Cost | null;
+}
+
+const NO_COST: Cost = { rawNanoUsd: 0, billedNanoUsd: 0 };
+
+const sameCost = (nanoUsd: number): Cost => ({ rawNanoUsd: nanoUsd, billedNanoUsd: nanoUsd });
+
+const addCost = (a: Cost | null, b: Cost | null): Cost | null =>
+  a && b ? { rawNanoUsd: a.rawNanoUsd + b.rawNanoUsd, billedNanoUsd: a.billedNanoUsd + b.billedNanoUsd } : null;
 
 const isReported = (report: object): report is ReportedUsage =>
   ["inputTokens", "outputTokens", "usd"].some((field) => Object.hasOwn(report, field)) && !Object.hasOwn(report, "usage");
@@ -116,6 +121,11 @@ function count(value: number | undefined, field: string): number {
   if (value === undefined) return 0;
   if (!Number.isInteger(value) || value < 0) throw new TypeError(`meter: ${field} must be a whole number of tokens`);
   return value;
+}
+
+function amount(usd: number): number {
+  if (typeof usd !== "number" || !Number.isFinite(usd) || usd < 0) throw new TypeError("meter: usd must be an amount of 0 or more");
+  return usd;
 }
 
 const meters = new WeakMap<Context, RequestQuota>();

@@ -56,6 +56,14 @@ function run(
   matched: Matched | undefined,
   onRefused?: OnRefused,
 ): void {
+  const fail = (thrown: unknown): void => {
+    try {
+      refuse(thrown, ctx, req, res, next, matched, onRefused);
+    } catch (fault) {
+      // The host's own refusal failed: that is for the host's error handler.
+      next(fault);
+    }
+  };
   const deliver = (answer: Answer | void): void => {
     if (answer === undefined) {
       handOver(ctx, res);
@@ -65,10 +73,10 @@ function run(
   try {
     if (ctx.failure) throw ctx.failure;
     const result = step(ctx);
-    if (isPromise(result)) result.then(deliver).catch((error: unknown) => refuse(error, ctx, req, res, next, matched, onRefused));
+    if (isPromise(result)) result.then(deliver).catch(fail);
     else deliver(result);
   } catch (error) {
-    refuse(error, ctx, req, res, next, matched, onRefused);
+    fail(error);
   }
 }
 

@@ -30,10 +30,10 @@ export function inProcessFetch(options: InProcessOptions): InProcessFetch {
     const headers = Object.fromEntries(new Headers(init.headers ?? request?.headers).entries());
     // The SDK's own base URL may carry a prefix before `/v1`; only the path from there counts, its host and key are dropped.
     const matched = matchPath(suffix(url.pathname), true);
-    const bytes = await bodyBytes(init, request, options.bodyLimit);
     const id = options.nextId();
     const reader: CallReader = {
-      call(ctx) {
+      async call(ctx) {
+        const bytes = await bodyBytes(init, request, options.bodyLimit);
         if (matched?.kind !== "call") throw new GuardError("body_invalid", "this path does not carry a model call");
         return callFrom(bytes, matched.dialect, matched.operation, ctx);
       },
@@ -53,12 +53,14 @@ export function inProcessFetch(options: InProcessOptions): InProcessFetch {
     admit(ctx, options);
     const leave = (): void => ctx.leave();
     signal?.addEventListener("abort", leave, { once: true });
+    let status = 499;
     const over = (): void => {
       signal?.removeEventListener("abort", leave);
       const error = ctx.failure ?? null;
-      void ctx.close({ status: error?.status ?? 200, code: ctx.gone ? "client_closed" : (error?.code ?? null), error });
+      void ctx.close({ status, code: ctx.gone ? "client_closed" : (error?.code ?? null), error });
     };
     const answer = await answerOf(options, ctx, method, matched, init);
+    status = answer.status;
     if (signal?.aborted) {
       if (isSource(answer.body)) answer.body.cancel();
       over();

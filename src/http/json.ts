@@ -1,4 +1,5 @@
 import { GuardError } from "../core/errors.ts";
+import { hasEscapedKey } from "../dialects/json-edit.ts";
 
 /** Parses a request body. A byte cap alone is no bound: millions of tiny keys, or very deep nesting, block the event loop for seconds. */
 
@@ -8,10 +9,14 @@ const MAX_TOKENS = 120_000;
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
 
-/** Counts `:` and `,` outside strings and stops at the cap. Only bodies that could exceed it are scanned. */
-function checkTokens(bytes: Buffer): void {
+/**
+ * Counts `:` and `,` and nesting outside strings and stops at the caps, before a parser spends seconds on them. Only bodies that could exceed them
+ * are scanned.
+ */
+function checkStructure(bytes: Buffer): void {
   if (bytes.length <= MAX_TOKENS) return;
   let tokens = 0;
+  let depth = 0;
   for (let i = 0; i < bytes.length; i += 1) {
     const byte = bytes[i];
     if (byte === QUOTE) {
@@ -23,9 +28,14 @@ function checkTokens(bytes: Buffer): void {
     } else if (byte === 0x3a || byte === 0x2c) {
       tokens += 1;
       if (tokens > MAX_TOKENS) throw new GuardError("body_invalid", `the body has more than ${MAX_TOKENS} JSON members`);
-    }
+    } else if (byte === 0x7b || byte === 0x5b) {
+      depth += 1;
+      if (depth > MAX_DEPTH + 1) throw tooDeep();
+    } else if (byte === 0x7d || byte === 0x5d) depth -= 1;
   }
 }
+
+const tooDeep = (): GuardError => new GuardError("body_invalid", `the body is nested deeper than ${MAX_DEPTH} levels`);
 
 function escaped(bytes: Buffer, quote: number): boolean {
   let slashes = 0;
@@ -35,7 +45,7 @@ function escaped(bytes: Buffer, quote: number): boolean {
 
 /** Recursion is bounded by the very depth it checks. */
 function checkDepth(value: object, depth: number): void {
-  if (depth > MAX_DEPTH) throw new GuardError("body_invalid", `the body is nested deeper than ${MAX_DEPTH} levels`);
+  if (depth > MAX_DEPTH) throw tooDeep();
   if (Array.isArray(value)) {
     for (const child of value) if (typeof child === "object" && child !== null) checkDepth(child as object, depth + 1);
     return;
@@ -50,7 +60,9 @@ function checkDepth(value: object, depth: number): void {
 /** The body as an object. Throws `body_invalid`; the message never repeats the body. */
 export function parseObject(bytes: Buffer): Record<string, unknown> {
   if (bytes.length === 0) throw new GuardError("body_invalid", "the body is empty; send a JSON object");
-  checkTokens(bytes);
+  checkStructure(bytes);
+  // No client escapes a key by itself. Parsers do not agree on such keys, and what we read must be what the provider reads.
+  if (bytes.includes(BACKSLASH) && hasEscapedKey(bytes)) throw new GuardError("body_invalid", "the body's keys must be written without escapes");
   let value: unknown;
   try {
     value = JSON.parse(bytes.toString());

@@ -16,7 +16,9 @@ function quoted(name: string): string {
 }
 
 /** Money is shown in millionths of a dollar: the fields are integers. */
-const shown = (unit: Unit, amount: number): number => (unit === "usd" ? Math.floor(amount / 1_000) : amount);
+/** The largest integer of a structured field (RFC 9651 3.3.1). */
+const MOST = 999_999_999_999_999;
+const shown = (unit: Unit, amount: number): number => Math.min(MOST, unit === "usd" ? Math.floor(amount / 1_000) : amount);
 const size = (rule: Rule): number => (rule.kind === "bucket" ? rule.capacity : rule.limit);
 
 function windowSeconds(rule: Rule): number | null {
@@ -44,10 +46,10 @@ function policyOf(limits: readonly VisibleLimit[], charges: readonly Charge[]): 
 
 function policyItem(name: string, { unit, rule }: Charge): string {
   const period = windowSeconds(rule);
-  return `${quoted(name)};q=${shown(unit, size(rule))}${period === null ? "" : `;w=${period}`};qu="${unit === "usd" ? "micro-usd" : unit.replaceAll("_", "-")}"`;
+  return `${quoted(name)};q=${shown(unit, size(rule))}${period === null ? "" : `;w=${Math.min(MOST, period)}`};qu="${unit === "usd" ? "micro-usd" : unit.replaceAll("_", "-")}"`;
 }
 
-const seconds = (ms: number): number => Math.ceil(ms / 1_000);
+const seconds = (ms: number): number => Math.min(MOST, Math.ceil(ms / 1_000));
 
 /**
  * `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers), one member per limit, and OpenAI's `x-ratelimit-*` for the tightest

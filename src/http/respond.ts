@@ -16,7 +16,12 @@ export function respond(res: ServerResponse, ctx: Context, answer: Answer, error
   headers.push("x-request-id", ctx.requestId);
   if (ctx.replyHeaders) headers.push(...ctx.replyHeaders);
   if (isSource(body)) {
-    res.writeHead(answer.status, headers);
+    try {
+      res.writeHead(answer.status, headers);
+    } catch (error) {
+      body.cancel();
+      throw error;
+    }
     const sink = new ResponseSink(res, body, ctx, errorEvent);
     body.start(sink);
     sink.begin();

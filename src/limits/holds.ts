@@ -22,6 +22,9 @@ export interface Holds {
   close(): void;
 }
 
+/** Whether the store could not be asked, so that asking again may help. */
+const isAway = (error: unknown): boolean => !(error instanceof RangeError || error instanceof TypeError);
+
 export type Ending = Amounts | "release" | "lapse";
 
 interface Waiting {
@@ -45,9 +48,15 @@ export function holds(options: { readonly clock: Clock; readonly logger: Logger;
   let extender: Timer | undefined;
   let retrier: Timer | undefined;
   let closed = false;
+  /** Taken out of `waiting` and being tried. */
+  let underWay = 0;
 
   function wait(store: LimitStore, opId: string, ending: Ending, error: unknown): void {
-    if (waiting.length >= MAX_WAITING) {
+    if (!isAway(error)) {
+      refused({ store, opId, ending, since: clock.monotonic() }, error);
+      return;
+    }
+    if (waiting.length + underWay >= MAX_WAITING) {
       logger.error({ opId, err: error }, "a settlement was dropped: too many are waiting for the store; the hold stays charged as estimated");
       return;
     }
@@ -57,22 +66,39 @@ export function holds(options: { readonly clock: Clock; readonly logger: Logger;
   }
 
   async function retry(): Promise<void> {
+    retrier?.cancel();
     retrier = undefined;
     const batch = waiting;
     waiting = [];
+    underWay = batch.length;
     for (let i = 0; i < batch.length; i += 1) {
       const item = batch[i] as Waiting;
       try {
         await verb(item.store, item.opId, item.ending);
-      } catch {
-        // One failure speaks for the rest: keep their order and come back.
-        const now = clock.monotonic();
-        const rest = batch.slice(i).filter(({ since }) => now - since < GIVE_UP_MS);
-        waiting = [...rest, ...waiting];
-        break;
+      } catch (error) {
+        if (isAway(error)) {
+          // One failure speaks for the rest: keep their order and come back.
+          waiting = [...batch.slice(i).filter((each) => !isTooLate(each)), ...waiting];
+          break;
+        }
+        refused(item, error);
       }
+      underWay -= 1;
     }
+    underWay = 0;
     if (waiting.length > 0 && !closed) retrier ??= clock.timer(RETRY_MS, () => void retry());
+  }
+
+  function isTooLate({ opId, since }: Waiting): boolean {
+    if (clock.monotonic() - since < GIVE_UP_MS) return false;
+    logger.error({ opId }, "a settlement could not be delivered for a day and is given up; the hold stays charged as estimated");
+    return true;
+  }
+
+  /** The store is there and will never take it: the hold stays charged as it was held. */
+  function refused({ store, opId, ending }: Waiting, error: unknown): void {
+    logger.error({ opId, err: error }, "the store refused a settlement; the hold stays charged as estimated");
+    if (ending !== "lapse") void finish(store, opId, "lapse");
   }
 
   async function extendAll(): Promise<void> {
@@ -100,6 +126,22 @@ export function holds(options: { readonly clock: Clock; readonly logger: Logger;
     return ending === "lapse" ? store.lapse(opId) : store.settle(opId, ending);
   }
 
+  function finish(store: LimitStore, opId: string, ending: Ending): MaybePromise<void> {
+    open.delete(opId);
+    try {
+      const result = verb(store, opId, ending);
+      if (isPromise(result)) {
+        return result.then(
+          () => undefined,
+          (error: unknown) => wait(store, opId, ending, error),
+        );
+      }
+    } catch (error) {
+      wait(store, opId, ending, error);
+    }
+    return undefined;
+  }
+
   return {
     reserve(store, opId, charges) {
       const settle = (result: ReserveResult): ReserveResult => {
@@ -107,8 +149,8 @@ export function holds(options: { readonly clock: Clock; readonly logger: Logger;
         return result;
       };
       const lost = (error: unknown): never => {
-        // No reply is no answer: the store may still carry it out, so it must be undone.
-        wait(store, opId, "release", error);
+        // No reply is no answer: the store may still carry it out, so it must be undone. What it refused outright it has not done.
+        if (isAway(error)) wait(store, opId, "release", error);
         throw error;
       };
       try {
@@ -118,21 +160,7 @@ export function holds(options: { readonly clock: Clock; readonly logger: Logger;
         return lost(error);
       }
     },
-    finish(store, opId, ending) {
-      open.delete(opId);
-      try {
-        const result = verb(store, opId, ending);
-        if (isPromise(result)) {
-          return result.then(
-            () => undefined,
-            (error: unknown) => wait(store, opId, ending, error),
-          );
-        }
-      } catch (error) {
-        wait(store, opId, ending, error);
-      }
-      return undefined;
-    },
+    finish,
     get waiting() {
       return waiting.length;
     },

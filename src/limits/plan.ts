@@ -3,7 +3,7 @@ import type { Scopes } from "../core/scope.ts";
 import type { Charge } from "../core/store.ts";
 import { andThen, type MaybePromise } from "../core/time.ts";
 import type { LimitFacts } from "./limit.ts";
-import { encodeValue, valueLabel, type CompiledLimit, type LimitRegistry } from "./registry.ts";
+import { belongsToOrg, encodeValue, valueLabel, type CompiledLimit, type LimitRegistry } from "./registry.ts";
 
 /** One limit that a request touches. */
 export interface PlannedLimit {
@@ -66,7 +66,6 @@ export function planner(options: PlannerOptions): Planner {
 
   function place(limit: CompiledLimit, scopes: Scopes, request: RequestScopes): PlannedLimit | null {
     const values: string[] = [];
-    let qualified = false;
     for (const scope of limit.definition.scope) {
       const value = scopeOf(scope, scopes, request);
       if (value === undefined) {
@@ -76,10 +75,8 @@ export function planner(options: PlannerOptions): Planner {
         return null;
       }
       values.push(value);
-      qualified ||= scope !== "global" && scope !== "org" && scope !== "route" && scope !== "model";
     }
-    // Two organisations may both have an "alice": their values never share a counter.
-    const org = qualified && !limit.definition.scope.includes("org") ? (scopes.org ?? null) : null;
+    const org = belongsToOrg(limit.definition.scope) ? (scopes.org ?? null) : null;
     const encoded = (org === null ? values : [org, ...values]).map(encodeValue);
     return { name: limit.name, scope: limit.scopeLabel, limit, key: limit.key(encoded), label: valueLabel(org, values), last: undefined };
   }

@@ -47,8 +47,13 @@ export interface LimitRegistry {
 const PREFIX = "limit/";
 const PLAIN = /^[A-Za-z0-9._@-]{1,64}$/;
 
-/** A scope value as part of a key: itself when harmless, else 22 characters of its digest. */
-export const encodeValue = (value: string): string => (PLAIN.test(value) ? value : hash("sha256", value, "base64url").slice(0, 22));
+/** A scope value as part of a key: itself when harmless, else its digest behind a character that no harmless value has. */
+export const encodeValue = (value: string): string => (PLAIN.test(value) ? value : `~${hash("sha256", value, "base64url").slice(0, 22)}`);
+
+const SHARED_SCOPES: ReadonlySet<string> = new Set(["global", "org", "route", "model"]);
+
+/** Whether a limit's values belong to an organisation: two of them may both have an "alice", and those never share a counter. */
+export const belongsToOrg = (scopes: readonly string[]): boolean => !scopes.includes("org") && scopes.some((scope) => !SHARED_SCOPES.has(scope));
 
 /** How people write a scope value: `alice`, `acme/alice` within an organisation, `alice:gpt-4o` for a composite. */
 export const valueLabel = (org: string | null, values: readonly string[]): string => (org === null ? "" : `${org}/`) + values.join(":");
@@ -71,15 +76,17 @@ export function limitRegistry(options: { readonly records: RecordStore; readonly
     const dynamic = isDynamic(definition.kind);
     const make: MakeRule = (numbers, facts, nowMs) => ruleOf(definition, numbers, facts, nowMs);
     const plain = cachedRule(make, dynamic);
+    const isQualified = belongsToOrg(definition.scope);
     const hasOverrides = Object.keys(definition.overrides).length > 0;
     const special = new Map<string, { readonly numbers: LimitNumbers; readonly rule: MakeRule }>();
 
     function numbersFor(label: string, nowMs: number): LimitNumbers | null {
       const set = inForce(definition.name, label, nowMs);
       if (set || !hasOverrides) return set ?? null;
-      const local = label.slice(label.indexOf("/") + 1);
-      const override = definition.overrides[label] ?? definition.overrides[local];
-      return override === undefined ? null : { limit: override };
+      const { overrides } = definition;
+      const local = isQualified ? label.slice(label.indexOf("/") + 1) : label;
+      const named = Object.hasOwn(overrides, label) ? label : local;
+      return Object.hasOwn(overrides, named) ? { limit: overrides[named] as number } : null;
     }
 
     return {

@@ -25,7 +25,8 @@ function problemOf(thrown: unknown, logger: Logger): GuardError {
   // Express's own body parser marks what the client did wrong.
   const { status, type } = thrown as { status?: unknown; type?: unknown };
   if (type === "entity.too.large") return new GuardError("body_too_large", "the body is too large for an admin request");
-  if (status === 400) return new GuardError("body_invalid", "the body is not valid JSON");
+  if (type === "entity.parse.failed") return new GuardError("body_invalid", "the body is not valid JSON");
+  if (status === 400) return new GuardError("body_invalid", "the request's path or body could not be read");
   if (status === 415) return new GuardError("unsupported_encoding", "the body's encoding or charset is not supported");
   logger.error({ err: thrown }, "an admin request failed unexpectedly");
   return new GuardError("internal", "an internal error occurred; see the server's log", { cause: thrown });

@@ -24,7 +24,10 @@ export interface ManagementOptions {
 
 const GROUPS = ["model", "provider", "credential", "key", "org", "team", "user", "day"] as const satisfies readonly LedgerGroup[];
 
-const time = z.coerce.date("must be an ISO date or ms since the epoch").transform((date) => date.getTime());
+const time = z
+  .string()
+  .transform((text) => (/^\d{1,15}$/.test(text) ? Number(text) : Date.parse(text)))
+  .pipe(z.number("must be an ISO date or ms since the epoch"));
 
 const UsageQuery = z.strictObject({
   from: time.optional(),

@@ -50,7 +50,18 @@ export function callOf(model: string, more: Partial<Call> = {}): Call {
 
 export function contextWith(services: Services, more: Partial<ContextInit> = {}): Context {
   const reader = { call: () => callOf("gpt-4o") };
-  return new Context({ id: "id-1", requestId: "req-1", method: "POST", path: "/", headers: {}, services, reader, carriesCall: false, host: {}, ...more });
+  return new Context({
+    id: "id-1",
+    requestId: "req-1",
+    method: "POST",
+    path: "/",
+    headers: {},
+    services,
+    reader,
+    carriesCall: false,
+    host: {},
+    ...more,
+  });
 }
 
 /** What was thrown, as a GuardError; anything else fails the test with it. */

@@ -64,7 +64,15 @@ describe("a refusal", () => {
 
   test("is JSON without its cause and its stack", () => {
     const cause = new Error("connect ECONNREFUSED to sk-canary-77");
-    const error = ours("budget_exhausted", { cause, limit: "user-day", scope: "user", needed: 2, available: 0, retryAfterMs: 5_000, param: "max_tokens" });
+    const error = ours("budget_exhausted", {
+      cause,
+      limit: "user-day",
+      scope: "user",
+      needed: 2,
+      available: 0,
+      retryAfterMs: 5_000,
+      param: "max_tokens",
+    });
     expect(error.cause).toBe(cause);
     expect(JSON.parse(JSON.stringify(error))).toEqual({
       code: "budget_exhausted",
@@ -98,12 +106,16 @@ describe("GuardError.is", () => {
     expect(GuardError.from(new Error("wrapped", { cause: error }))).toBe(error);
   });
 
-  test.each([[null], [undefined], ["budget_exhausted"], [{ code: "budget_exhausted", status: 429 }], [new Error("x")], [Object.assign(new Error("x"), { name: "GuardError" })]])(
-    "is false for %s",
-    (value) => {
-      expect(GuardError.is(value)).toBe(false);
-    },
-  );
+  test.each([
+    [null],
+    [undefined],
+    ["budget_exhausted"],
+    [{ code: "budget_exhausted", status: 429 }],
+    [new Error("x")],
+    [Object.assign(new Error("x"), { name: "GuardError" })],
+  ])("is false for %s", (value) => {
+    expect(GuardError.is(value)).toBe(false);
+  });
 });
 
 describe("GuardError.from", () => {
@@ -129,12 +141,16 @@ describe("GuardError.from", () => {
 
   test("finds ours in a problem that a fetch client keeps in `error`", () => {
     const sent = ours("scope_invalid", { scope: "user" });
-    const body = JSON.parse(String(problemRefusal(sent).body)) as object;
+    const body = JSON.parse((problemRefusal(sent).body as Buffer).toString()) as object;
     expect(GuardError.from({ error: body })).toMatchObject({ code: "scope_invalid", scope: "user", requestId: "req-7" });
   });
 
   test.each([
-    ["OpenAI's unknown model", 404, { error: { message: "The model `x` does not exist", type: "invalid_request_error", param: null, code: "model_not_found" } }],
+    [
+      "OpenAI's unknown model",
+      404,
+      { error: { message: "The model `x` does not exist", type: "invalid_request_error", param: null, code: "model_not_found" } },
+    ],
     ["OpenAI's rate limit", 429, { error: { message: "Rate limit reached", type: "tokens", param: null, code: "rate_limit_exceeded" } }],
     ["a code of ours without our request id", 500, { error: { message: "x", type: "server_error", code: "internal" } }],
     ["Anthropic's envelope", 400, { type: "error", error: { type: "invalid_request_error", message: "x" }, request_id: "req_011" }],

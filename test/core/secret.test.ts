@@ -12,7 +12,7 @@ test("gives its value to whoever asks for it by name", () => {
 
 test.each<[string, () => string]>([
   ["String()", () => String(secret)],
-  ["a template", () => `${secret as unknown as string}`],
+  ["a template", () => `key: ${secret as unknown as string}`],
   ["concatenation", () => "key: " + (secret as unknown as string)],
   ["join", () => [secret].join()],
   ["toLocaleString", () => secret.toLocaleString()],
@@ -27,7 +27,7 @@ test.each<[string, () => string]>([
   ["format %O", () => format("%O", holder)],
   ["format %j", () => format("%j", holder)],
   ["entries", () => JSON.stringify([Object.entries(secret), Object.getOwnPropertyNames(secret), Reflect.ownKeys(secret).map(String)])],
-  ["spread", () => inspect({ ...secret }, { showHidden: true })],
+  ["a copy", () => inspect(Object.assign({}, secret), { showHidden: true })],
   ["a structured clone", () => inspect(structuredClone(secret), { showHidden: true })],
   ["an error's message", () => new Error(secret as unknown as string).message],
   ["an error's cause", () => inspect(new Error("failed", { cause: holder }), { depth: null })],

@@ -4,7 +4,14 @@ import { addUsage, NO_USAGE, totalInputTokens, totalOutputTokens, type Usage } f
 
 const count = fc.integer({ min: 0, max: 1_000_000 });
 const usage: fc.Arbitrary<Usage> = fc
-  .record({ inputTokens: count, cacheReadTokens: count, cacheWriteTokens: count, outputTokens: count, reasoningTokens: count, reportedUsd: fc.option(fc.integer({ min: 1, max: 100 })) })
+  .record({
+    inputTokens: count,
+    cacheReadTokens: count,
+    cacheWriteTokens: count,
+    outputTokens: count,
+    reasoningTokens: count,
+    reportedUsd: fc.option(fc.integer({ min: 1, max: 100 })),
+  })
   .map(({ reportedUsd, ...tokens }) => (reportedUsd === null ? tokens : { ...tokens, reportedUsd }));
 
 test("the classes are disjoint: totals are their sums, and adding adds every one", () => {

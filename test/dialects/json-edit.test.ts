@@ -27,7 +27,21 @@ const escaped = (text: string): fc.Arbitrary<string> =>
   });
 
 const scalar = fc.oneof(
-  fc.constantFrom("1e400", "-0", "1.10", "1E+2", "123456789012345678901234567890", "true", "false", "null", '""', '"\\""', '"}"', '"\\\\"', '"a\\\\\\"b,{["'),
+  fc.constantFrom(
+    "1e400",
+    "-0",
+    "1.10",
+    "1E+2",
+    "123456789012345678901234567890",
+    "true",
+    "false",
+    "null",
+    '""',
+    '"\\""',
+    '"}"',
+    '"\\\\"',
+    '"a\\\\\\"b,{["',
+  ),
   fc.string({ unit: "grapheme", maxLength: 8 }).chain(escaped),
 );
 
@@ -35,7 +49,9 @@ const value: fc.Arbitrary<string> = fc.letrec<{ value: string }>((tie) => ({
   value: fc.oneof(
     { maxDepth: 3, depthIdentifier: "json" },
     scalar,
-    fc.tuple(space, fc.array(fc.tuple(space, tie("value"), space), { maxLength: 3 })).map(([lead, items]) => `[${lead}${items.map((item) => item.join("")).join(",")}]`),
+    fc
+      .tuple(space, fc.array(fc.tuple(space, tie("value"), space), { maxLength: 3 }))
+      .map(([lead, items]) => `[${lead}${items.map((item) => item.join("")).join(",")}]`),
     fc
       .tuple(space, fc.array(fc.tuple(space, fc.constantFrom(...KEYS).chain(escaped), space, space, tie("value"), space), { maxLength: 3 }))
       .map(([lead, members]) => `{${lead}${members.map(([a, key, b, c, item, d]) => `${a}${key}${b}:${c}${item}${d}`).join(",")}}`),
@@ -96,10 +112,20 @@ test.each<[string, string, Record<string, unknown>, string]>([
   ["a value, with its white space", '{ "model" :\n"a" , "n":1.10}', { model: "b" }, '{ "model" :\n"b" , "n":1.10}'],
   ["a key spelled with escapes", '{"mod\\u0065l":"a"}', { model: "b" }, '{"mod\\u0065l":"b"}'],
   ["every duplicate", '{"model":"a","n":1,"model":"b"}', { model: "c" }, '{"model":"c","n":1,"model":"c"}'],
-  ["not the same key deeper down", '{"x":{"model":"a"},"y":["model",{"model":1}],"model":"b"}', { model: "c" }, '{"x":{"model":"a"},"y":["model",{"model":1}],"model":"c"}'],
+  [
+    "not the same key deeper down",
+    '{"x":{"model":"a"},"y":["model",{"model":1}],"model":"b"}',
+    { model: "c" },
+    '{"x":{"model":"a"},"y":["model",{"model":1}],"model":"c"}',
+  ],
   ["not the same text as a value", '{"x":"model","model":"a"}', { model: "c" }, '{"x":"model","model":"c"}'],
   ["a missing key, in front", '{\n  "model": "a"\n}', { max_tokens: 5 }, '{"max_tokens":5,\n  "model": "a"\n}'],
-  ["an object", '{"model":"a","stream_options":null}', { stream_options: { include_usage: true } }, '{"model":"a","stream_options":{"include_usage":true}}'],
+  [
+    "an object",
+    '{"model":"a","stream_options":null}',
+    { stream_options: { include_usage: true } },
+    '{"model":"a","stream_options":{"include_usage":true}}',
+  ],
   ["a string with every kind of quote", '{"a":"\\\\\\"}","model":"a"}', { model: '"\\' }, '{"a":"\\\\\\"}","model":"\\"\\\\"}'],
 ])("%s", (_name, text, changes, expected) => {
   expect(edit(text, changes)).toBe(expected);

@@ -21,13 +21,23 @@ describe("a path", () => {
     expect(matchPath("/v1/models/openai/gpt-4o", false)).toMatchObject({ id: "openai/gpt-4o" });
   });
 
-  test.each([["/"], [""], ["/v1"], ["/v1/"], ["/v1/models/"], ["/v1/chat/completions/"], ["/v1/Chat/Completions"], ["/v1//chat/completions"], ["/v1/modelsx"], ["/v2/models"], ["/__proto__"], ["/constructor"]])(
-    "%s is the host's own",
-    (path) => {
-      expect(matchPath(path, false)).toBeUndefined();
-      expect(matchPath(path, true)).toBeUndefined();
-    },
-  );
+  test.each([
+    ["/"],
+    [""],
+    ["/v1"],
+    ["/v1/"],
+    ["/v1/models/"],
+    ["/v1/chat/completions/"],
+    ["/v1/Chat/Completions"],
+    ["/v1//chat/completions"],
+    ["/v1/modelsx"],
+    ["/v2/models"],
+    ["/__proto__"],
+    ["/constructor"],
+  ])("%s is the host's own", (path) => {
+    expect(matchPath(path, false)).toBeUndefined();
+    expect(matchPath(path, true)).toBeUndefined();
+  });
 
   test("of another version is not completed to ours", () => {
     expect(matchPath("/v1/v1/models", true)).toBeUndefined();

@@ -45,11 +45,29 @@ test.each<[string, number, number]>([
 const ending = fc.constantFrom("\n", "\r\n", "\r");
 /** A stream whose events end with any of the three line ends, mixed. A CR followed by an LF of the next line would be one line end, so those are left out. */
 const stream = fc
-  .array(fc.tuple(fc.array(fc.tuple(fc.constantFrom("data: a", "data: ", "id: 7", ": note", "event: x", "data: {\"a\":\"é😀\"}"), ending), { minLength: 1, maxLength: 3 }), ending), { minLength: 1, maxLength: 5 })
+  .array(
+    fc.tuple(
+      fc.array(fc.tuple(fc.constantFrom("data: a", "data: ", "id: 7", ": note", "event: x", 'data: {"a":"é😀"}'), ending), {
+        minLength: 1,
+        maxLength: 3,
+      }),
+      ending,
+    ),
+    { minLength: 1, maxLength: 5 },
+  )
   .map((events) => events.map(([lines, last]) => lines.map((line) => line.join("")).join("") + last).join(""))
   .filter((text) => !/\r\n?\r\n/.test(text) || !/[^\r\n]\r\r?\n/.test(text.replaceAll(/\r\n/g, "\n")));
 
-const meaning = (events: readonly Buffer[]): readonly string[] => events.map((event) => event.toString().split(/\r\n|\n|\r/).filter(Boolean).join("|")).filter((text) => text !== "");
+const meaning = (events: readonly Buffer[]): readonly string[] =>
+  events
+    .map((event) =>
+      event
+        .toString()
+        .split(/\r\n|\n|\r/)
+        .filter(Boolean)
+        .join("|"),
+    )
+    .filter((text) => text !== "");
 
 /** Reads a stream as it comes: whole events are taken, the rest waits. */
 function read(parts: readonly Buffer[]): Buffer[] {

@@ -20,19 +20,38 @@ describe("OpenAI's usage", () => {
     ],
     [
       "chat with audio, which is part of the totals",
-      { prompt_tokens: 100, completion_tokens: 50, prompt_tokens_details: { audio_tokens: 40, cached_tokens: 0 }, completion_tokens_details: { audio_tokens: 30 } },
+      {
+        prompt_tokens: 100,
+        completion_tokens: 50,
+        prompt_tokens_details: { audio_tokens: 40, cached_tokens: 0 },
+        completion_tokens_details: { audio_tokens: 30 },
+      },
       of({ inputTokens: 100, outputTokens: 50 }),
     ],
     [
       "responses",
-      { input_tokens: 36, input_tokens_details: { cached_tokens: 6 }, output_tokens: 87, output_tokens_details: { reasoning_tokens: 7 }, total_tokens: 123 },
+      {
+        input_tokens: 36,
+        input_tokens_details: { cached_tokens: 6 },
+        output_tokens: 87,
+        output_tokens_details: { reasoning_tokens: 7 },
+        total_tokens: 123,
+      },
       of({ inputTokens: 30, cacheReadTokens: 6, outputTokens: 80, reasoningTokens: 7 }),
     ],
     ["embeddings", { prompt_tokens: 8, total_tokens: 8 }, of({ inputTokens: 8 })],
-    ["details that are null", { prompt_tokens: 1, completion_tokens: 2, prompt_tokens_details: null, completion_tokens_details: null }, of({ inputTokens: 1, outputTokens: 2 })],
+    [
+      "details that are null",
+      { prompt_tokens: 1, completion_tokens: 2, prompt_tokens_details: null, completion_tokens_details: null },
+      of({ inputTokens: 1, outputTokens: 2 }),
+    ],
     ["nothing used", { prompt_tokens: 0, completion_tokens: 0 }, NO_USAGE],
     ["output without input", { prompt_tokens: 0, completion_tokens: 75 }, of({ outputTokens: 75 })],
-    ["a part above its total", { prompt_tokens: 5, completion_tokens: 2, prompt_tokens_details: { cached_tokens: 9 }, completion_tokens_details: { reasoning_tokens: 9 } }, of({ cacheReadTokens: 5, reasoningTokens: 2 })],
+    [
+      "a part above its total",
+      { prompt_tokens: 5, completion_tokens: 2, prompt_tokens_details: { cached_tokens: 9 }, completion_tokens_details: { reasoning_tokens: 9 } },
+      of({ cacheReadTokens: 5, reasoningTokens: 2 }),
+    ],
     ["a cost of its own", { prompt_tokens: 5, completion_tokens: 2, cost: 0.00014 }, of({ inputTokens: 5, outputTokens: 2, reportedUsd: 0.00014 })],
     ["a cost that is an object", { prompt_tokens: 5, completion_tokens: 2, cost: { total_cost: 1 } }, of({ inputTokens: 5, outputTokens: 2 })],
     ["a negative cost", { prompt_tokens: 5, completion_tokens: 2, cost: -1 }, of({ inputTokens: 5, outputTokens: 2 })],
@@ -72,7 +91,11 @@ describe("Anthropic's usage", () => {
       { input_tokens: 21, cache_creation_input_tokens: 188_086, cache_read_input_tokens: 4, output_tokens: 393, service_tier: "standard" },
       of({ inputTokens: 21, cacheWriteTokens: 188_086, cacheReadTokens: 4, outputTokens: 393 }),
     ],
-    ["classes that are null", { input_tokens: 1, cache_creation_input_tokens: null, cache_read_input_tokens: null, output_tokens: 2 }, of({ inputTokens: 1, outputTokens: 2 })],
+    [
+      "classes that are null",
+      { input_tokens: 1, cache_creation_input_tokens: null, cache_read_input_tokens: null, output_tokens: 2 },
+      of({ inputTokens: 1, outputTokens: 2 }),
+    ],
     ["an end of which only the output is known", { output_tokens: 15 }, of({ outputTokens: 15 })],
   ])("%s", (_name, usage, expected) => {
     expect(anthropicUsage(usage)).toEqual(expected);
@@ -95,7 +118,14 @@ describe("Gemini's usage", () => {
     ["plain", { promptTokenCount: 4, candidatesTokenCount: 6, totalTokenCount: 10 }, of({ inputTokens: 4, outputTokens: 6 })],
     [
       "thoughts beside, cache inside, tools beside",
-      { promptTokenCount: 100, cachedContentTokenCount: 60, toolUsePromptTokenCount: 7, candidatesTokenCount: 20, thoughtsTokenCount: 30, totalTokenCount: 157 },
+      {
+        promptTokenCount: 100,
+        cachedContentTokenCount: 60,
+        toolUsePromptTokenCount: 7,
+        candidatesTokenCount: 20,
+        thoughtsTokenCount: 30,
+        totalTokenCount: 157,
+      },
       of({ inputTokens: 47, cacheReadTokens: 60, outputTokens: 20, reasoningTokens: 30 }),
     ],
     ["a chunk before any candidate", { promptTokenCount: 4, totalTokenCount: 4 }, of({ inputTokens: 4 })],
@@ -118,14 +148,46 @@ describe("Gemini's usage", () => {
 describe("usage in whatever a host hands over", () => {
   const openai = { prompt_tokens: 9, completion_tokens: 12 };
   test.each<[string, object, object]>([
-    ["a chat completion", { id: "chatcmpl-1", object: "chat.completion", model: "gpt-4o", usage: openai }, { id: "chatcmpl-1", model: "gpt-4o", usage: of({ inputTokens: 9, outputTokens: 12 }), outputOnly: false }],
-    ["a chat chunk", { id: "chatcmpl-1", object: "chat.completion.chunk", model: "gpt-4o", choices: [], usage: openai }, { id: "chatcmpl-1", outputOnly: false }],
-    ["a response", { id: "resp_1", object: "response", model: "gpt-5", usage: { input_tokens: 3, output_tokens: 4 } }, { id: "resp_1", usage: of({ inputTokens: 3, outputTokens: 4 }) }],
-    ["a response's last event", { type: "response.completed", response: { id: "resp_1", model: "gpt-5", usage: { input_tokens: 3, output_tokens: 4 } } }, { id: "resp_1", model: "gpt-5" }],
-    ["an Anthropic message", { id: "msg_1", type: "message", model: "claude", usage: { input_tokens: 3, cache_read_input_tokens: 8, output_tokens: 4 } }, { id: "msg_1", usage: of({ inputTokens: 3, cacheReadTokens: 8, outputTokens: 4 }) }],
-    ["message_start", { type: "message_start", message: { id: "msg_1", type: "message", model: "claude", usage: { input_tokens: 25, output_tokens: 1 } } }, { id: "msg_1", model: "claude", usage: of({ inputTokens: 25, outputTokens: 1 }), outputOnly: false }],
-    ["message_delta", { type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 15 } }, { id: null, model: null, usage: of({ outputTokens: 15 }), outputOnly: true }],
-    ["a Gemini response", { responseId: "r1", modelVersion: "gemini-2.5-pro", candidates: [], usageMetadata: { promptTokenCount: 4, candidatesTokenCount: 6 } }, { id: "r1", model: "gemini-2.5-pro", usage: of({ inputTokens: 4, outputTokens: 6 }) }],
+    [
+      "a chat completion",
+      { id: "chatcmpl-1", object: "chat.completion", model: "gpt-4o", usage: openai },
+      { id: "chatcmpl-1", model: "gpt-4o", usage: of({ inputTokens: 9, outputTokens: 12 }), outputOnly: false },
+    ],
+    [
+      "a chat chunk",
+      { id: "chatcmpl-1", object: "chat.completion.chunk", model: "gpt-4o", choices: [], usage: openai },
+      { id: "chatcmpl-1", outputOnly: false },
+    ],
+    [
+      "a response",
+      { id: "resp_1", object: "response", model: "gpt-5", usage: { input_tokens: 3, output_tokens: 4 } },
+      { id: "resp_1", usage: of({ inputTokens: 3, outputTokens: 4 }) },
+    ],
+    [
+      "a response's last event",
+      { type: "response.completed", response: { id: "resp_1", model: "gpt-5", usage: { input_tokens: 3, output_tokens: 4 } } },
+      { id: "resp_1", model: "gpt-5" },
+    ],
+    [
+      "an Anthropic message",
+      { id: "msg_1", type: "message", model: "claude", usage: { input_tokens: 3, cache_read_input_tokens: 8, output_tokens: 4 } },
+      { id: "msg_1", usage: of({ inputTokens: 3, cacheReadTokens: 8, outputTokens: 4 }) },
+    ],
+    [
+      "message_start",
+      { type: "message_start", message: { id: "msg_1", type: "message", model: "claude", usage: { input_tokens: 25, output_tokens: 1 } } },
+      { id: "msg_1", model: "claude", usage: of({ inputTokens: 25, outputTokens: 1 }), outputOnly: false },
+    ],
+    [
+      "message_delta",
+      { type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 15 } },
+      { id: null, model: null, usage: of({ outputTokens: 15 }), outputOnly: true },
+    ],
+    [
+      "a Gemini response",
+      { responseId: "r1", modelVersion: "gemini-2.5-pro", candidates: [], usageMetadata: { promptTokenCount: 4, candidatesTokenCount: 6 } },
+      { id: "r1", model: "gemini-2.5-pro", usage: of({ inputTokens: 4, outputTokens: 6 }) },
+    ],
   ])("%s", (_name, body, expected) => {
     expect(findUsage(body)).toMatchObject(expected);
   });

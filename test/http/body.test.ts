@@ -38,7 +38,8 @@ async function reading(prepare?: (app: ReturnType<typeof express>) => void, limi
   return { port, url, result: result.promise, request: request.promise };
 }
 
-const post = (url: string, body: string | Buffer, headers: Record<string, string> = {}) => fetch(url, { method: "POST", body: body as string, headers });
+const post = (url: string, body: string | Buffer, headers: Record<string, string> = {}) =>
+  fetch(url, { method: "POST", body: body as string, headers });
 const text = async (reader: Reading): Promise<string> => String(await reader.result);
 
 describe("a body that nobody has read", () => {

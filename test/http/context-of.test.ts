@@ -21,7 +21,12 @@ function metered(): { ctx: Context; quota: RequestQuota } {
 }
 
 const used = ({ charged }: Context) => (charged?.kind === "usage" ? charged : undefined);
-const chunk = (id: string, input: number, output: number) => ({ id, model: "known", choices: [], usage: { prompt_tokens: input, completion_tokens: output } });
+const chunk = (id: string, input: number, output: number) => ({
+  id,
+  model: "known",
+  choices: [],
+  usage: { prompt_tokens: input, completion_tokens: output },
+});
 
 test("a request that passed none of our steps has no quota", () => {
   expect(() => contextOf({})).toThrow("no quotaguard step ran on this request");
@@ -60,16 +65,22 @@ describe("what is reported by hand", () => {
     expect(used(ctx)).toMatchObject({ rawNanoUsd: null, billedNanoUsd: null, usage: { inputTokens: 6 } });
   });
 
-  test.each([[{ inputTokens: -1 }], [{ outputTokens: 1.5 }], [{ inputTokens: NaN }], [{ outputTokens: "3" as unknown as number }], [{ usd: NaN }], [{ usd: -1 }], [{ usd: Infinity }], [{ usd: "1" as unknown as number }]])(
-    "is refused when nobody can have used it, and changes nothing: %j",
-    (report) => {
-      const { ctx, quota } = metered();
-      quota.meter({ model: "known", inputTokens: 1 });
-      const before = ctx.charged;
-      expect(() => quota.meter(report)).toThrow(TypeError);
-      expect(ctx.charged).toBe(before);
-    },
-  );
+  test.each([
+    [{ inputTokens: -1 }],
+    [{ outputTokens: 1.5 }],
+    [{ inputTokens: NaN }],
+    [{ outputTokens: "3" as unknown as number }],
+    [{ usd: NaN }],
+    [{ usd: -1 }],
+    [{ usd: Infinity }],
+    [{ usd: "1" as unknown as number }],
+  ])("is refused when nobody can have used it, and changes nothing: %j", (report) => {
+    const { ctx, quota } = metered();
+    quota.meter({ model: "known", inputTokens: 1 });
+    const before = ctx.charged;
+    expect(() => quota.meter(report)).toThrow(TypeError);
+    expect(ctx.charged).toBe(before);
+  });
 });
 
 describe("a provider's own object", () => {
@@ -89,10 +100,16 @@ describe("a provider's own object", () => {
 
   test("an Anthropic stream is its start with the last output", () => {
     const { ctx, quota } = metered();
-    quota.meter({ type: "message_start", message: { id: "m", model: "known", type: "message", usage: { input_tokens: 20, cache_read_input_tokens: 5, output_tokens: 1 } } });
+    quota.meter({
+      type: "message_start",
+      message: { id: "m", model: "known", type: "message", usage: { input_tokens: 20, cache_read_input_tokens: 5, output_tokens: 1 } },
+    });
     quota.meter({ type: "message_delta", usage: { output_tokens: 9 } });
     quota.meter({ type: "message_delta", usage: { output_tokens: 15 } });
-    expect(used(ctx)).toMatchObject({ usage: { ...NO_USAGE, inputTokens: 20, cacheReadTokens: 5, outputTokens: 15 }, billedNanoUsd: Math.ceil(175 * 1.1) });
+    expect(used(ctx)).toMatchObject({
+      usage: { ...NO_USAGE, inputTokens: 20, cacheReadTokens: 5, outputTokens: 15 },
+      billedNanoUsd: Math.ceil(175 * 1.1),
+    });
   });
 
   test("and a report by hand add up", () => {

@@ -54,8 +54,21 @@ describe("the mounted gateway", () => {
     const [ctx] = opened as [Context];
     ctx.after((of) => closed.resolve(of));
     if (!ctx.closed) await closed.promise;
-    expect(ctx).toMatchObject({ id: "id-1", requestId: "mine-1", method: "POST", path: "/v1/chat/completions", route: "/v1/chat/completions", carriesCall: true, gone: false });
-    expect([ctx.headers["x-team-id"], ctx.outcome, response.headers.get("x-request-id"), opened.length]).toEqual(["data", { status: 200, code: null, error: null }, "mine-1", 1]);
+    expect(ctx).toMatchObject({
+      id: "id-1",
+      requestId: "mine-1",
+      method: "POST",
+      path: "/v1/chat/completions",
+      route: "/v1/chat/completions",
+      carriesCall: true,
+      gone: false,
+    });
+    expect([ctx.headers["x-team-id"], ctx.outcome, response.headers.get("x-request-id"), opened.length]).toEqual([
+      "data",
+      { status: 200, code: null, error: null },
+      "mine-1",
+      1,
+    ]);
   });
 
   test("answers a refusal in the caller's dialect, and tells listeners", async () => {
@@ -64,7 +77,12 @@ describe("the mounted gateway", () => {
     services.events.on("refused", ({ requestId, error }) => void heard.push([requestId, error.code]));
     const response = await fetch(`${url}/llm/v1/chat/completions`, CHAT);
     expect(response.status).toBe(403);
-    expect(Object.fromEntries(response.headers)).toMatchObject({ "retry-after": "900", "x-should-retry": "false", "x-request-id": "id-1", connection: "close" });
+    expect(Object.fromEntries(response.headers)).toMatchObject({
+      "retry-after": "900",
+      "x-should-retry": "false",
+      "x-request-id": "id-1",
+      connection: "close",
+    });
     expect(await response.json()).toMatchObject({ error: { code: "banned", request_id: "id-1", type: "permission_error" } });
     expect(heard).toEqual([["id-1", "banned"]]);
     expect(opened[0]?.failure).toMatchObject({ code: "banned" });
@@ -152,7 +170,11 @@ describe("a part on the host's own route", () => {
   test("refuses with a problem", async () => {
     const { url } = await host(refuses);
     const response = await fetch(`${url}/users/7/summary`, CHAT);
-    expect([response.status, response.headers.get("content-type"), response.headers.get("retry-after")]).toEqual([403, "application/problem+json; charset=utf-8", "900"]);
+    expect([response.status, response.headers.get("content-type"), response.headers.get("retry-after")]).toEqual([
+      403,
+      "application/problem+json; charset=utf-8",
+      "900",
+    ]);
     expect(await response.json()).toMatchObject({ code: "banned", detail: "no", request_id: "id-1" });
   });
 

@@ -14,7 +14,12 @@ function inProcess(call: Step) {
   const contexts: Context[] = [];
   const { options, logger } = opening({ onOpen: (ctx) => void contexts.push(ctx) });
   const models: Step = () => ({ status: 200, headers: [], body: Buffer.from("models") });
-  const fetch: InProcessFetch = inProcessFetch({ ...options, call, models, scopesOf: (init) => ({ user: new Headers(init.headers).get("x-user") ?? "nobody" }) });
+  const fetch: InProcessFetch = inProcessFetch({
+    ...options,
+    call,
+    models,
+    scopesOf: (init) => ({ user: new Headers(init.headers).get("x-user") ?? "nobody" }),
+  });
   return { fetch, contexts, logger };
 }
 
@@ -32,20 +37,29 @@ class FedSource implements Source {
   }
 }
 
-const answer = (more: Partial<Answer> = {}): Answer => ({ status: 200, headers: ["content-type", "application/json"], body: Buffer.from("{}"), ...more });
+const answer = (more: Partial<Answer> = {}): Answer => ({
+  status: 200,
+  headers: ["content-type", "application/json"],
+  body: Buffer.from("{}"),
+  ...more,
+});
 
 describe("a call in this process", () => {
   test("has the scopes of its caller, and no other auth", async () => {
     const { fetch, contexts } = inProcess(async (ctx) => answer({ body: Buffer.from((await ctx.call()).model) }));
     const response = await fetch(URL_CHAT, { ...CHAT, headers: { "x-user": "alice", authorization: "Bearer sdk-key" } });
     expect([response.status, await response.text(), response.headers.get("x-request-id")]).toEqual([200, "gpt-4o", "id-1"]);
-    expect(contexts[0]).toMatchObject({ principal: { kind: "host", scopes: { user: "alice" }, mayAssertScopes: false }, route: "/v1/chat/completions", closed: true });
+    expect(contexts[0]).toMatchObject({
+      principal: { kind: "host", scopes: { user: "alice" }, mayAssertScopes: false },
+      route: "/v1/chat/completions",
+      closed: true,
+    });
   });
 
   test.each<[string, Parameters<InProcessFetch>]>([
     ["text", [URL_CHAT, CHAT]],
     ["bytes", [new URL(URL_CHAT), { method: "post", body: new TextEncoder().encode(CHAT.body) }]],
-    ["a stream", [URL_CHAT, { method: "POST", body: new Blob([CHAT.body]).stream(), duplex: "half" } as RequestInit]],
+    ["a stream", [URL_CHAT, { method: "POST", body: new Blob([CHAT.body]).stream(), duplex: "half" }]],
     ["a Request", [new Request(URL_CHAT, CHAT)]],
     ["a base URL without /v1", ["https://sdk.example/chat/completions", CHAT]],
   ])("may be made of %s", async (_name, [input, init]) => {

@@ -6,7 +6,23 @@ const parse = (text: string | Buffer): Record<string, unknown> => parseObject(Bu
 const refused = (text: string | Buffer) => refusalOf(() => parse(text));
 
 describe("what is no object", () => {
-  test.each([[""], [" "], ["null"], ["1"], ['"x"'], ["[]"], ["[{}]"], ["{"], ['{"a":1,}'], ["{'a':1}"], ['{"a":NaN}'], ['{"a":1}{}'], ["undefined"], ["\ufeff{}"], ["true"]])("%j is refused", (text) => {
+  test.each([
+    [""],
+    [" "],
+    ["null"],
+    ["1"],
+    ['"x"'],
+    ["[]"],
+    ["[{}]"],
+    ["{"],
+    ['{"a":1,}'],
+    ["{'a':1}"],
+    ['{"a":NaN}'],
+    ['{"a":1}{}'],
+    ["undefined"],
+    ["\ufeff{}"],
+    ["true"],
+  ])("%j is refused", (text) => {
     expect(refused(text)).toMatchObject({ code: "body_invalid", status: 400 });
   });
 
@@ -102,19 +118,14 @@ describe("keys that mean something to JavaScript", () => {
     expect(parse('{"model":"a","model":"b"}')).toEqual({ model: "b" });
   });
 
-  // V8 13.6 (Node 24) compares an escaped key's raw characters with the key that an earlier object of the same shape had in this place.
+  // V8 13.6 (Node 24) compares an escaped key's raw characters with the key that an earlier object of the same shape had in this place, and other
+  // parsers may disagree in other ways: what we read must be what the provider reads.
   test.each([
-    ["model", "mod\\u", "mod\\u0065l"],
-    ["max_tokens", "max_toke\\u", "max_toke\\u006es"],
-  ])("%s spelled with an escape is never read as another key, whatever was parsed before", (name, decoy, spelled) => {
-    for (let i = 0; i < 3; i += 1) parse(`{"a":1,"b":[],${JSON.stringify(decoy)}:1}`);
-    let body: Record<string, unknown> | null = null;
-    try {
-      body = parse(`{"a":1,"b":[],"${spelled}":2}`);
-    } catch (error) {
-      // To refuse such a key is as good.
-      expect(error).toMatchObject({ code: "body_invalid" });
-    }
-    if (body) expect(body).toEqual({ a: 1, b: [], [name]: 2 });
+    ["model", "mod\\u0065l"],
+    ["max_tokens", "max_toke\\u006es"],
+    ["a key with a backslash", "a\\\\b"],
+  ])("%s spelled with an escape is refused", (_name, spelled) => {
+    expect(refused(`{"a":1,"b":[],"${spelled}":2}`)).toMatchObject({ code: "body_invalid" });
+    expect(parse(`{"a":"${spelled}","b":[{"${spelled}":1}],"c":2}`)).toMatchObject({ c: 2 });
   });
 });

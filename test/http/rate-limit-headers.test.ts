@@ -19,7 +19,11 @@ function limit(name: string, unit: Unit, rule: Rule, available: number, resetMs:
 
 function headersOf(...limits: readonly Limit[]): Record<string, string> {
   const charges: Charge[] = limits.map(({ name, unit, rule }) => ({ key: name, rule, unit, amount: 1, enforce: true }));
-  const list = rateLimitHeaders(limits, charges, limits.map(({ standing }) => standing));
+  const list = rateLimitHeaders(
+    limits,
+    charges,
+    limits.map(({ standing }) => standing),
+  );
   return Object.fromEntries(list.flatMap((name, i) => (i % 2 === 0 ? [[name, list[i + 1]]] : [])) as [string, string][]);
 }
 
@@ -30,8 +34,14 @@ function members(field: string): { readonly name: string; readonly parameters: R
   return field.split(/, (?=")/).map((text) => {
     const [, name, rest] = item.exec(text) ?? [];
     if (name === undefined || rest === undefined) throw new Error(`no structured field: ${text}`);
-    const parameters = rest.split(";").filter(Boolean).map((part) => part.split("=") as [string, string]);
-    return { name: name.slice(1, -1), parameters: Object.fromEntries(parameters.map(([key, value]) => [key, value.startsWith('"') ? value.slice(1, -1) : Number(value)])) };
+    const parameters = rest
+      .split(";")
+      .filter(Boolean)
+      .map((part) => part.split("=") as [string, string]);
+    return {
+      name: name.slice(1, -1),
+      parameters: Object.fromEntries(parameters.map(([key, value]) => [key, value.startsWith('"') ? value.slice(1, -1) : Number(value)])),
+    };
   });
 }
 
@@ -39,13 +49,25 @@ describe("one limit", () => {
   test.each<[Limit, string, string]>([
     [limit("t", "tokens", BUCKET, 4_999, 39_001), '"t";q=5000;w=200;qu="tokens"', '"t";r=4999;t=40'],
     [limit("r", "requests", { kind: "sliding", limit: 10, perMs: 60_000, cellMs: 1_000 }, 3, 60_000), '"r";q=10;w=60;qu="requests"', '"r";r=3;t=60'],
-    [limit("d", "input_tokens", { kind: "calendar", limit: 10, bounds: [0, DAY, 2 * DAY, 3 * DAY] }, 3, 1), '"d";q=10;w=86400;qu="input-tokens"', '"d";r=3;t=1'],
+    [
+      limit("d", "input_tokens", { kind: "calendar", limit: 10, bounds: [0, DAY, 2 * DAY, 3 * DAY] }, 3, 1),
+      '"d";q=10;w=86400;qu="input-tokens"',
+      '"d";r=3;t=1',
+    ],
     [limit("c", "concurrent", { kind: "concurrency", limit: 4 }, 2, null), '"c";q=4;qu="concurrent"', '"c";r=2'],
     [limit("never", "tokens", { kind: "bucket", capacity: 100, n: 0, d: 1 }, 0, null), '"never";q=100;qu="tokens"', '"never";r=0'],
     [limit("debt", "tokens", BUCKET, -70, 5_000), '"debt";q=5000;w=200;qu="tokens"', '"debt";r=0;t=5'],
     // Two dollars, of which 1.234567891 are left: millionths, rounded down.
-    [limit("usd", "usd", { kind: "calendar", limit: 2e9, bounds: [0, DAY, 2 * DAY, 3 * DAY] }, 1_234_567_891), '"usd";q=2000000;w=86400;qu="micro-usd"', '"usd";r=1234567;t=0'],
-    [limit("usd-debt", "usd", { kind: "sliding", limit: 2e9, perMs: 1_500, cellMs: 100 }, -1), '"usd-debt";q=2000000;w=2;qu="micro-usd"', '"usd-debt";r=0;t=0'],
+    [
+      limit("usd", "usd", { kind: "calendar", limit: 2e9, bounds: [0, DAY, 2 * DAY, 3 * DAY] }, 1_234_567_891),
+      '"usd";q=2000000;w=86400;qu="micro-usd"',
+      '"usd";r=1234567;t=0',
+    ],
+    [
+      limit("usd-debt", "usd", { kind: "sliding", limit: 2e9, perMs: 1_500, cellMs: 100 }, -1),
+      '"usd-debt";q=2000000;w=2;qu="micro-usd"',
+      '"usd-debt";r=0;t=0',
+    ],
   ])("%j", (given, policy, state) => {
     const headers = headersOf(given);
     expect([headers["ratelimit-policy"], headers.ratelimit]).toEqual([policy, state]);
@@ -110,7 +132,10 @@ describe("several limits", () => {
 
 describe("whatever a limit is called and however large it is", () => {
   test("the fields stay structured fields, fit for a header", () => {
-    const name = fc.oneof(fc.string({ unit: "binary", maxLength: 20 }), fc.constantFrom('a"b', "a\\b", "line\r\nset-cookie: x=1", "имя", "😀", "", "a, b", "a;q=1", "\0"));
+    const name = fc.oneof(
+      fc.string({ unit: "binary", maxLength: 20 }),
+      fc.constantFrom('a"b', "a\\b", "line\r\nset-cookie: x=1", "имя", "😀", "", "a, b", "a;q=1", "\0"),
+    );
     fc.assert(
       fc.property(fc.array(name, { minLength: 1, maxLength: 4 }), (names) => {
         const headers = headersOf(...names.map((text) => limit(text, "tokens", BUCKET, 5, 1_000)));

@@ -5,8 +5,10 @@ import { asGuardError, dialectRefusal, problemRefusal, refusalHeaders } from "..
 import { contextWith, kit } from "../core/context-kit.ts";
 import { serve } from "./server-kit.ts";
 
-const pairs = (headers: readonly string[]): Record<string, string> => Object.fromEntries(headers.flatMap((name, i) => (i % 2 === 0 ? [[name, headers[i + 1]]] : [])) as [string, string][]);
-const headersOf = (code: ErrorCode, details: GuardErrorDetails, final = false): Record<string, string> => pairs(refusalHeaders(new GuardError(code, "why", details), final));
+const pairs = (headers: readonly string[]): Record<string, string> =>
+  Object.fromEntries(headers.flatMap((name, i) => (i % 2 === 0 ? [[name, headers[i + 1]]] : [])) as [string, string][]);
+const headersOf = (code: ErrorCode, details: GuardErrorDetails, final = false): Record<string, string> =>
+  pairs(refusalHeaders(new GuardError(code, "why", details), final));
 
 describe("how long to wait", () => {
   test.each<[number, string]>([
@@ -63,15 +65,18 @@ describe("a refusal", () => {
 
   test("in the caller's dialect", () => {
     const { status, headers, body } = dialectRefusal(error, "openai", false);
-    expect([status, pairs(headers)]).toEqual([429, { "content-type": "application/json; charset=utf-8", "retry-after": "61", "x-should-retry": "false" }]);
-    expect(JSON.parse(String(body))).toMatchObject({ error: { code: "budget_exhausted", request_id: "req-1" } });
-    expect(String(body)).not.toContain("canary");
+    expect([status, pairs(headers)]).toEqual([
+      429,
+      { "content-type": "application/json; charset=utf-8", "retry-after": "61", "x-should-retry": "false" },
+    ]);
+    expect(JSON.parse((body as Buffer).toString())).toMatchObject({ error: { code: "budget_exhausted", request_id: "req-1" } });
+    expect((body as Buffer).toString()).not.toContain("canary");
   });
 
   test("as a problem", () => {
     const { status, headers, body } = problemRefusal(error);
     expect([status, pairs(headers)["content-type"], pairs(headers)["retry-after"]]).toEqual([429, "application/problem+json; charset=utf-8", "61"]);
-    expect(JSON.parse(String(body))).toEqual({
+    expect(JSON.parse((body as Buffer).toString())).toEqual({
       type: "about:blank",
       title: "budget exhausted",
       status: 429,
@@ -95,13 +100,16 @@ describe("a refusal", () => {
 });
 
 describe("whatever else was thrown", () => {
-  test.each([[new TypeError("x is not a function")], ["text"], [null], [undefined], [{ status: 200, message: "spoofed" }]])("is an internal error: %s", (thrown) => {
-    const { services, logger } = kit();
-    const error = asGuardError(thrown, contextWith(services));
-    expect(error).toMatchObject({ code: "internal", status: 500 });
-    expect(error.message).not.toContain("not a function");
-    expect(logger.lines).toMatchObject([{ level: "error", fields: { err: thrown, requestId: "req-1" } }]);
-  });
+  test.each([[new TypeError("x is not a function")], ["text"], [null], [undefined], [{ status: 200, message: "spoofed" }]])(
+    "is an internal error: %s",
+    (thrown) => {
+      const { services, logger } = kit();
+      const error = asGuardError(thrown, contextWith(services));
+      expect(error).toMatchObject({ code: "internal", status: 500 });
+      expect(error.message).not.toContain("not a function");
+      expect(logger.lines).toMatchObject([{ level: "error", fields: { err: thrown, requestId: "req-1" } }]);
+    },
+  );
 
   test("a refusal stays what it is; its cause is logged and not shown", () => {
     const { services, logger } = kit();

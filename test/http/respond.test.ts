@@ -93,9 +93,16 @@ describe("a whole answer", () => {
   };
 
   test("has its length, our request id and what the steps want to say", async () => {
-    const response = await answering({ status: 201, headers: ["content-type", "application/json"], body: Buffer.from("é") }, (ctx) => ctx.reply("ratelimit", '"a";r=1'));
+    const response = await answering({ status: 201, headers: ["content-type", "application/json"], body: Buffer.from("é") }, (ctx) =>
+      ctx.reply("ratelimit", '"a";r=1'),
+    );
     expect([response.status, await response.text()]).toEqual([201, "é"]);
-    expect(Object.fromEntries(response.headers)).toMatchObject({ "content-length": "2", "x-request-id": "req-1", ratelimit: '"a";r=1', "content-type": "application/json" });
+    expect(Object.fromEntries(response.headers)).toMatchObject({
+      "content-length": "2",
+      "x-request-id": "req-1",
+      ratelimit: '"a";r=1',
+      "content-type": "application/json",
+    });
   });
 
   test("without a body has length 0", async () => {

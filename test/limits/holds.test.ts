@@ -115,20 +115,23 @@ describe.each([[false], [true]])("with a store that answers later: %s", (isAsync
     expect(await wire.reserve("a", TEN, TTL)).toEqual({ kind: "closed" });
   });
 
-  test.each([["down"], ["reply lost"]] as const)("a settlement without a reply (%s) is repeated under its opId until it has one, and counts once", async (mode) => {
-    await kept.reserve(wire, "a", TEN);
-    wire.mode = mode;
-    await kept.finish(wire, "a", { tokens: 4 });
-    await second(5);
-    expect(kept.waiting).toBe(1);
-    wire.mode = "up";
-    await second();
-    expect([kept.waiting, wire.available("k")]).toEqual([0, 96]);
-    expect(new Set(wire.log.slice(1))).toEqual(new Set(['settle a {"tokens":4}']));
-    const tries = wire.log.length;
-    await second(10);
-    expect(wire.log).toHaveLength(tries);
-  });
+  test.each([["down"], ["reply lost"]] as const)(
+    "a settlement without a reply (%s) is repeated under its opId until it has one, and counts once",
+    async (mode) => {
+      await kept.reserve(wire, "a", TEN);
+      wire.mode = mode;
+      await kept.finish(wire, "a", { tokens: 4 });
+      await second(5);
+      expect(kept.waiting).toBe(1);
+      wire.mode = "up";
+      await second();
+      expect([kept.waiting, wire.available("k")]).toEqual([0, 96]);
+      expect(new Set(wire.log.slice(1))).toEqual(new Set(['settle a {"tokens":4}']));
+      const tries = wire.log.length;
+      await second(10);
+      expect(wire.log).toHaveLength(tries);
+    },
+  );
 
   test("what waits keeps its order, and a flush tries it at once", async () => {
     for (const opId of ["a", "b", "c"]) await kept.reserve(wire, opId, TEN);

@@ -13,12 +13,24 @@ describe("the rule of a limit", () => {
   test.each<[string, Partial<LimitDefinition>, object]>([
     ["a bucket", { kind: { bucket: { capacity: 5_000, refillPerSec: 25 } } }, { kind: "bucket", capacity: 5_000, n: 1, d: 40 }],
     ["a bucket that never refills", { kind: { bucket: { capacity: 10, refillPerSec: 0 } } }, { kind: "bucket", capacity: 10, n: 0, d: 1 }],
-    ["a bucket of money", { unit: "usd", kind: { bucket: { capacity: 0.5, refillPerSec: 0.000001 } } }, { kind: "bucket", capacity: 500_000_000, n: 1, d: 1 }],
+    [
+      "a bucket of money",
+      { unit: "usd", kind: { bucket: { capacity: 0.5, refillPerSec: 0.000001 } } },
+      { kind: "bucket", capacity: 500_000_000, n: 1, d: 1 },
+    ],
     ["a fraction of a token is none", { kind: { bucket: { capacity: 10.9, refillPerSec: 1 } } }, { kind: "bucket", capacity: 10, n: 1, d: 1_000 }],
     ["a sliding window", { unit: "requests", kind: window(60, 60_000) }, { kind: "sliding", limit: 60, perMs: 60_000, cellMs: 1_000 }],
     ["a sliding window of 1 s", { unit: "requests", kind: window(6, 1_000) }, { kind: "sliding", limit: 6, perMs: 1_000, cellMs: 17 }],
-    ["a day", { unit: "usd", kind: window(2, "day") }, { kind: "calendar", limit: 2_000_000_000, bounds: [DAY - MS_DAY, DAY, DAY + MS_DAY, DAY + 2 * MS_DAY] }],
-    ["a month", { kind: window(7, "month") }, { kind: "calendar", limit: 7, bounds: [Date.UTC(2026, 5), Date.UTC(2026, 6), Date.UTC(2026, 7), Date.UTC(2026, 8)] }],
+    [
+      "a day",
+      { unit: "usd", kind: window(2, "day") },
+      { kind: "calendar", limit: 2_000_000_000, bounds: [DAY - MS_DAY, DAY, DAY + MS_DAY, DAY + 2 * MS_DAY] },
+    ],
+    [
+      "a month",
+      { kind: window(7, "month") },
+      { kind: "calendar", limit: 7, bounds: [Date.UTC(2026, 5), Date.UTC(2026, 6), Date.UTC(2026, 7), Date.UTC(2026, 8)] },
+    ],
     ["places", { unit: "concurrent", kind: { concurrency: { limit: 4 } } }, { kind: "concurrency", limit: 4 }],
     ["nothing at all", { kind: window(0, 60_000) }, { kind: "sliding", limit: 0, perMs: 60_000, cellMs: 1_000 }],
   ])("%s", (_name, given, expected) => {
@@ -39,7 +51,10 @@ describe("the rule of a limit", () => {
 });
 
 describe("a limit that is a function", () => {
-  const by = (limit: LimitKind extends never ? never : (facts: typeof FACTS) => number | Promise<number>): Partial<LimitDefinition> => ({ unit: "requests", kind: { window: { limit, per: 60_000, timeZone: "UTC" } } });
+  const by = (limit: LimitKind extends never ? never : (facts: typeof FACTS) => number | Promise<number>): Partial<LimitDefinition> => ({
+    unit: "requests",
+    kind: { window: { limit, per: 60_000, timeZone: "UTC" } },
+  });
 
   test("gets the facts, and may answer at once or later", async () => {
     const facts = { ...FACTS, scopes: { user: "alice" } };

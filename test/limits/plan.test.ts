@@ -164,7 +164,13 @@ describe("a charge", () => {
   };
 
   test("says key, rule, unit, amount and whether it refuses", () => {
-    expect(only({})(7)).toEqual({ key: "b:only:alice", rule: { kind: "bucket", capacity: 100, n: 1, d: 1_000 }, unit: "tokens", amount: 7, enforce: true });
+    expect(only({})(7)).toEqual({
+      key: "b:only:alice",
+      rule: { kind: "bucket", capacity: 100, n: 1, d: 1_000 },
+      unit: "tokens",
+      amount: 7,
+      enforce: true,
+    });
     expect(only({ name: "shadow", mode: "shadow" })(7)).toMatchObject({ enforce: false });
   });
 

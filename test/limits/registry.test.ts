@@ -16,7 +16,8 @@ beforeEach(() => {
   registry = make();
 });
 
-const ruleFor = (more: Partial<LimitDefinition>, label: string): Rule | null => registry.add(definition(more)).rule(label, FACTS, from.clock.now()) as Rule | null;
+const ruleFor = (more: Partial<LimitDefinition>, label: string): Rule | null =>
+  registry.add(definition(more)).rule(label, FACTS, from.clock.now()) as Rule | null;
 const capacity = (label: string, name = "user-tokens"): number | null => {
   const rule = registry.get(name)?.rule(label, FACTS, from.clock.now()) as Rule | null | undefined;
   return rule?.kind === "bucket" ? rule.capacity : null;
@@ -39,9 +40,12 @@ describe("numbers for single values", () => {
     expect(capacity(label)).toBe(expected);
   });
 
-  test.each([["constructor"], ["__proto__"], ["toString"], ["hasOwnProperty"], ["valueOf"], ["acme/constructor"]])("%s is a user like any other", (label) => {
-    expect(ruleFor({ overrides }, label)).toEqual({ kind: "bucket", capacity: 100, n: 1, d: 1_000 });
-  });
+  test.each([["constructor"], ["__proto__"], ["toString"], ["hasOwnProperty"], ["valueOf"], ["acme/constructor"]])(
+    "%s is a user like any other",
+    (label) => {
+      expect(ruleFor({ overrides }, label)).toEqual({ kind: "bucket", capacity: 100, n: 1, d: 1_000 });
+    },
+  );
 
   test("belong to the whole name of a model, not to what follows a slash in it", () => {
     expect(ruleFor({ scope: ["model"], overrides: { "gpt-4o": 5 } }, "openai/gpt-4o")).toMatchObject({ capacity: 100 });
@@ -99,7 +103,11 @@ describe("numbers for single values", () => {
   });
 
   test("that could not be stored are not in force", async () => {
-    registry = limitRegistry({ records: { ...store.records, put: () => Promise.reject(new Error("disk full")) }, clock: from.clock, logger: from.logger });
+    registry = limitRegistry({
+      records: { ...store.records, put: () => Promise.reject(new Error("disk full")) },
+      clock: from.clock,
+      logger: from.logger,
+    });
     registry.add(definition());
     await expect(registry.set("user-tokens", "alice", { limit: 9, until: null })).rejects.toThrow("disk full");
     expect(capacity("alice")).toBe(100);
@@ -166,7 +174,11 @@ describe("names", () => {
     expect([registry.version, registry.all()]).toEqual([version, [first]]);
   });
 
-  test.each<[Partial<LimitDefinition>]>([[{ scope: ["team"] }], [{ unit: "usd" }], [{ kind: { window: { limit: 1, per: "day", timeZone: "UTC" } } }]])("of another shape are a mistake that is named: %j", (other) => {
+  test.each<[Partial<LimitDefinition>]>([
+    [{ scope: ["team"] }],
+    [{ unit: "usd" }],
+    [{ kind: { window: { limit: 1, per: "day", timeZone: "UTC" } } }],
+  ])("of another shape are a mistake that is named: %j", (other) => {
     registry.add(definition());
     expect(() => registry.add(definition(other))).toThrow(/limits: user-tokens is defined twice/);
     expect(() => registry.add(definition(other))).toThrow(expect.objectContaining({ code: "config_invalid" }) as Error);
@@ -174,10 +186,22 @@ describe("names", () => {
 });
 
 describe("keys", () => {
-  const key = (scope: string[], values: readonly string[]): string => registry.add(definition({ name: scope.join("-"), scope })).key(values.map(encodeValue));
+  const key = (scope: string[], values: readonly string[]): string =>
+    registry.add(definition({ name: scope.join("-"), scope })).key(values.map(encodeValue));
 
   test("tell apart what only looks the same when joined", () => {
-    const pairs: (readonly string[])[] = [["a", "b:c"], ["a:b", "c"], ["a:b:c", ""], ["", "a:b:c"], ["a", "b", "c"], ["a}x{b", "c"], ["a", "x{b}c"], ["a\nb", "c"], ["a/b", "c"], ["A", "b:c"]];
+    const pairs: (readonly string[])[] = [
+      ["a", "b:c"],
+      ["a:b", "c"],
+      ["a:b:c", ""],
+      ["", "a:b:c"],
+      ["a", "b", "c"],
+      ["a}x{b", "c"],
+      ["a", "x{b}c"],
+      ["a\nb", "c"],
+      ["a/b", "c"],
+      ["A", "b:c"],
+    ];
     const keys = pairs.map((values) => key(["user", "model"], values));
     expect(new Set(keys).size).toBe(pairs.length);
     for (const text of keys) expect(text).toMatch(/^b:user-model(:[A-Za-z0-9._@~-]+)+$/);
@@ -200,6 +224,10 @@ describe("keys", () => {
   });
 
   test("labels are what people write", () => {
-    expect([valueLabel(null, ["alice"]), valueLabel("acme", ["alice"]), valueLabel(null, ["alice", "gpt-4o"])]).toEqual(["alice", "acme/alice", "alice:gpt-4o"]);
+    expect([valueLabel(null, ["alice"]), valueLabel("acme", ["alice"]), valueLabel(null, ["alice", "gpt-4o"])]).toEqual([
+      "alice",
+      "acme/alice",
+      "alice:gpt-4o",
+    ]);
   });
 });

@@ -35,7 +35,10 @@ function door() {
   return {
     clock,
     knock(key: string | null, remoteAddress: string, forwarded?: string): GuardError | "in" {
-      const headers = { ...(key === null ? {} : { authorization: `Bearer ${key}` }), ...(forwarded === undefined ? {} : { "x-forwarded-for": forwarded }) };
+      const headers = {
+        ...(key === null ? {} : { authorization: `Bearer ${key}` }),
+        ...(forwarded === undefined ? {} : { "x-forwarded-for": forwarded }),
+      };
       let entered = false;
       try {
         void check({ headers, socket: { remoteAddress } } as unknown as Request, {} as Response, () => void (entered = true));
@@ -90,7 +93,8 @@ describe("wrong keys", () => {
 
   test("are not what a missing key is", () => {
     const { knock } = door();
-    for (let i = 0; i < 20; i += 1) expect(knock(null, "10.0.0.1")).toMatchObject({ code: "unauthenticated", headers: { "www-authenticate": "Bearer" } });
+    for (let i = 0; i < 20; i += 1)
+      expect(knock(null, "10.0.0.1")).toMatchObject({ code: "unauthenticated", headers: { "www-authenticate": "Bearer" } });
     expect(knock(KEY, "10.0.0.1")).toBe("in");
   });
 
@@ -117,7 +121,12 @@ describe("over a real socket", () => {
     const { ask, admin } = await management();
     for (let i = 0; i < 5; i += 1) expect((await ask(i % 2 ? "/health" : "/buckets/global", { key: "wrong" })).status).toBe(401);
     const { status, headers, body } = await ask("/health", { key: "wrong" });
-    expect([status, headers.get("retry-after"), headers.get("x-should-retry"), headers.get("content-type")]).toEqual([403, "1800", "false", "application/problem+json; charset=utf-8"]);
+    expect([status, headers.get("retry-after"), headers.get("x-should-retry"), headers.get("content-type")]).toEqual([
+      403,
+      "1800",
+      "false",
+      "application/problem+json; charset=utf-8",
+    ]);
     expect(body).toMatchObject({ code: "forbidden", status: 403, title: "forbidden" });
     expect((await ask("/config/budget", { body: { scope: "global", capacity: 1 } })).status).toBe(403);
     expect(admin.calls).toEqual([]);

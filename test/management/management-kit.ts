@@ -17,7 +17,7 @@ export const HEALTH: HealthView = { status: "ok", store: "memory", uptimeSeconds
 
 export interface FakeAdmin extends Admin {
   readonly calls: AdminCall[];
-  fails: unknown;
+  fails: Error | undefined;
   status: HealthView["status"];
 }
 
@@ -26,7 +26,7 @@ export function fakeAdmin(): FakeAdmin {
   const calls: AdminCall[] = [];
   const note = <T>(name: keyof Admin, args: readonly unknown[], answer: T): Promise<T> => {
     calls.push({ name, args });
-    return admin.fails === undefined ? Promise.resolve(answer) : Promise.reject(admin.fails as Error);
+    return admin.fails === undefined ? Promise.resolve(answer) : Promise.reject(admin.fails);
   };
   const total = { group: { model: "gpt-4o" }, requests: 2, inputTokens: 3, outputTokens: 4, rawNanoUsd: 1_500_000_000, billedNanoUsd: 1_650_000_000 };
   const admin: FakeAdmin = {
@@ -47,7 +47,10 @@ export interface Management extends Kit {
   readonly admin: FakeAdmin;
   readonly url: string;
   /** With the right key unless told otherwise; an object is sent as JSON, text as it is. */
-  ask(path: string, more?: { readonly key?: string | null; readonly method?: string; readonly body?: unknown; readonly headers?: Record<string, string> }): Promise<Answered>;
+  ask(
+    path: string,
+    more?: { readonly key?: string | null; readonly method?: string; readonly body?: unknown; readonly headers?: Record<string, string> },
+  ): Promise<Answered>;
 }
 
 export interface Answered {
@@ -69,11 +72,19 @@ export async function management(key: Secret | null = new Secret(KEY)): Promise<
     async ask(path, { key: presented = KEY, method, body, headers } = {}) {
       const response = await fetch(`${url}/v0/management${path}`, {
         method: method ?? (body === undefined ? "GET" : "POST"),
-        headers: { ...(body === undefined ? {} : { "content-type": "application/json" }), ...(presented === null ? {} : { authorization: `Bearer ${presented}` }), ...headers },
+        headers: {
+          ...(body === undefined ? {} : { "content-type": "application/json" }),
+          ...(presented === null ? {} : { authorization: `Bearer ${presented}` }),
+          ...headers,
+        },
         ...(body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify(body) }),
       });
       const text = await response.text();
-      return { status: response.status, headers: response.headers, body: text.startsWith("{") ? (JSON.parse(text) as Record<string, unknown>) : { text } };
+      return {
+        status: response.status,
+        headers: response.headers,
+        body: text.startsWith("{") ? (JSON.parse(text) as Record<string, unknown>) : { text },
+      };
     },
   };
 }

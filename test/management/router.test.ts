@@ -8,7 +8,10 @@ describe("what operators see", () => {
     expect((await ask("/health")).body).toEqual(HEALTH);
     expect((await ask("/live")).body).toEqual({ status: "ok" });
     const { body, headers } = await ask("/limits");
-    expect([body, headers.get("cache-control")]).toEqual([{ limits: [{ name: "user-day", scope: ["user"], unit: "usd", kind: "window", mode: "enforce" }] }, "no-store"]);
+    expect([body, headers.get("cache-control")]).toEqual([
+      { limits: [{ name: "user-day", scope: ["user"], unit: "usd", kind: "window", mode: "enforce" }] },
+      "no-store",
+    ]);
   });
 
   test.each([
@@ -28,7 +31,9 @@ describe("the ledger's usage", () => {
     const { ask, admin } = await management();
     const { body } = await ask("/usage/ledger?from=2026-01-01&to=2026-02-01T00:00:00Z&group_by=model,day&org=acme&user=alice");
     expect(body).toEqual({ usage: [{ group: { model: "gpt-4o" }, requests: 2, inputTokens: 3, outputTokens: 4, rawUsd: 1.5, billedUsd: 1.65 }] });
-    expect(admin.calls).toEqual([{ name: "usage", args: [{ from: Date.UTC(2026, 0), to: Date.UTC(2026, 1), scopes: { org: "acme", user: "alice" } }, ["model", "day"]] }]);
+    expect(admin.calls).toEqual([
+      { name: "usage", args: [{ from: Date.UTC(2026, 0), to: Date.UTC(2026, 1), scopes: { org: "acme", user: "alice" } }, ["model", "day"]] },
+    ]);
   });
 
   test("of everything is what is asked for by nothing", async () => {
@@ -71,13 +76,32 @@ describe("refusals are problems", () => {
     ["no key", "/health", { key: null }, 401, "unauthenticated"],
     ["a wrong key", "/health", { key: "wrong" }, 401, "unauthenticated"],
     ["broken JSON", "/config/budget", { body: "{" }, 400, "body_invalid"],
-    ["an odd charset", "/config/budget", { body: "{}", headers: { "content-type": "application/json; charset=klingon" } }, 415, "unsupported_encoding"],
+    [
+      "an odd charset",
+      "/config/budget",
+      { body: "{}", headers: { "content-type": "application/json; charset=klingon" } },
+      415,
+      "unsupported_encoding",
+    ],
     ["a large body", "/config/budget", { body: JSON.stringify({ scope: "x".repeat(200_000) }) }, 413, "body_too_large"],
   ])("%s", async (_name, path, more, status, code) => {
     const { ask } = await management();
     const answered = await ask(path, more);
-    expect([answered.status, answered.headers.get("content-type"), answered.headers.get("cache-control")]).toEqual([status, "application/problem+json; charset=utf-8", "no-store"]);
-    expect(answered.body).toEqual(expect.objectContaining({ type: "about:blank", status, code, title: code.replaceAll("_", " "), detail: expect.any(String) as string, request_id: expect.any(String) as string }));
+    expect([answered.status, answered.headers.get("content-type"), answered.headers.get("cache-control")]).toEqual([
+      status,
+      "application/problem+json; charset=utf-8",
+      "no-store",
+    ]);
+    expect(answered.body).toEqual(
+      expect.objectContaining({
+        type: "about:blank",
+        status,
+        code,
+        title: code.replaceAll("_", " "),
+        detail: expect.any(String) as string,
+        request_id: expect.any(String) as string,
+      }),
+    );
   });
 
   test("of the admin itself keep their code", async () => {

@@ -4,7 +4,12 @@ import { BUCKET, management } from "./management-kit.ts";
 describe("POST /config/budget", () => {
   test.each<[object, object, object, string]>([
     [{ scope: "global", capacity: 10 }, { scope: "global", id: undefined, org: undefined }, { capacity: 10 }, "global"],
-    [{ scope: "user", id: "alice", capacity: 10, refillPerSec: 0.5 }, { scope: "user", id: "alice", org: undefined }, { capacity: 10, refillPerSec: 0.5 }, "user:alice"],
+    [
+      { scope: "user", id: "alice", capacity: 10, refillPerSec: 0.5 },
+      { scope: "user", id: "alice", org: undefined },
+      { capacity: 10, refillPerSec: 0.5 },
+      "user:alice",
+    ],
     [{ scope: "rolegroup", id: "eng", refillPerSec: 0 }, { scope: "rolegroup", id: "eng", org: undefined }, { refillPerSec: 0 }, "rolegroup:eng"],
     [{ scope: "team", id: "a:b@c", org: "acme", capacity: 0 }, { scope: "team", id: "a:b@c", org: "acme" }, { capacity: 0 }, "team:a:b@c"],
   ])("%j", async (body, address, numbers, scope) => {
@@ -39,7 +44,7 @@ describe("POST /config/budget", () => {
     const answered = await ask("/config/budget", { body });
     expect([answered.status, answered.body.code, admin.calls]).toEqual([400, "body_invalid", []]);
     expect(answered.body.detail).toContain(detail);
-    expect(String(answered.body.param ?? "")).toContain(param);
+    expect(answered.body.param ?? "").toContain(param);
   });
 
   test("without a JSON body is refused", async () => {
@@ -118,6 +123,12 @@ describe("/sync/openai-limits", () => {
   test("that was skipped says why", async () => {
     const { ask, admin } = await management();
     admin.syncLimits = () => Promise.resolve({ status: "skipped", message: "test environment detected", headers: {}, bucket: null });
-    expect((await ask("/sync/openai-limits")).body).toEqual({ status: "skipped", message: "test environment detected", reason: "test environment detected", headers: {}, global_bucket: null });
+    expect((await ask("/sync/openai-limits")).body).toEqual({
+      status: "skipped",
+      message: "test environment detected",
+      reason: "test environment detected",
+      headers: {},
+      global_bucket: null,
+    });
   });
 });

@@ -19,9 +19,15 @@ const clientKey = (name: string, key: string, more: Partial<ClientKey> = {}): Cl
   ...more,
 });
 
-const MODE: AuthMode = { kind: "keys", masterKey: new Secret(MASTER), keys: [clientKey("alice", ALICE), clientKey("bob", BOB, { models: ["gpt-*"] })], pepper: null };
+const MODE: AuthMode = {
+  kind: "keys",
+  masterKey: new Secret(MASTER),
+  keys: [clientKey("alice", ALICE), clientKey("bob", BOB, { models: ["gpt-*"] })],
+  pepper: null,
+};
 
-const asked = (headers: Headers, from: Kit = kit(), more: Parameters<typeof contextWith>[1] = {}): Context => contextWith(from.services, { headers, ...more });
+const asked = (headers: Headers, from: Kit = kit(), more: Parameters<typeof contextWith>[1] = {}): Context =>
+  contextWith(from.services, { headers, ...more });
 
 function principalOf(mode: AuthMode, headers: Headers, from: Kit = kit()) {
   const ctx = asked(headers, from);
@@ -46,7 +52,13 @@ describe("a configured key", () => {
   });
 
   test("is the master's, who may name any scope", () => {
-    expect(principalOf(MODE, { authorization: `Bearer ${MASTER}` })).toEqual({ kind: "master", name: "master", scopes: {}, models: null, mayAssertScopes: true });
+    expect(principalOf(MODE, { authorization: `Bearer ${MASTER}` })).toEqual({
+      kind: "master",
+      name: "master",
+      scopes: {},
+      models: null,
+      mayAssertScopes: true,
+    });
   });
 
   test("works until the ms it expires", () => {
@@ -155,7 +167,10 @@ describe("the host's own function", () => {
   });
 
   test("cannot smuggle in a scope value that a header could not", () => {
-    expect(refusalOf(() => authStep(custom(() => ({ name: "x", scopes: { user: "a b" } })))(asked({})))).toMatchObject({ code: "scope_invalid", scope: "user" });
+    expect(refusalOf(() => authStep(custom(() => ({ name: "x", scopes: { user: "a b" } })))(asked({})))).toMatchObject({
+      code: "scope_invalid",
+      scope: "user",
+    });
   });
 
   test("is not asked when two different keys are presented", () => {
@@ -167,7 +182,12 @@ describe("the host's own function", () => {
 });
 
 test("with the host's own auth in front everybody is the host, whatever key they send", () => {
-  expect(principalOf({ kind: "host" }, { authorization: "Basic eDp5" })).toMatchObject({ kind: "host", name: "host", scopes: {}, mayAssertScopes: false });
+  expect(principalOf({ kind: "host" }, { authorization: "Basic eDp5" })).toMatchObject({
+    kind: "host",
+    name: "host",
+    scopes: {},
+    mayAssertScopes: false,
+  });
 });
 
 describe("which models a key may use", () => {

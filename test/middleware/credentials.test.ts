@@ -6,11 +6,27 @@ import { credentialPool } from "../../src/pool/pool.ts";
 import { callOf, contextWith, kit, refusalOf, rejectionOf } from "../core/context-kit.ts";
 
 const pool = credentialPool({
-  credentials: [{ name: "main", provider: "openai", apiKey: null, origin: "https://api.example", basePath: "", models: ["gpt-*"], isFallback: false, priority: 0, weight: 1, headers: {}, allowPrivate: false, proxyUrl: null }],
+  credentials: [
+    {
+      name: "main",
+      provider: "openai",
+      apiKey: null,
+      origin: "https://api.example",
+      basePath: "",
+      models: ["gpt-*"],
+      isFallback: false,
+      priority: 0,
+      weight: 1,
+      headers: {},
+      allowPrivate: false,
+      proxyUrl: null,
+    },
+  ],
   models: [],
   aliases: { fast: "gpt-4o-mini" },
 });
-const asking = (model: string, later = false) => contextWith(kit().services, { reader: { call: () => (later ? Promise.resolve(callOf(model)) : callOf(model)) } });
+const asking = (model: string, later = false) =>
+  contextWith(kit().services, { reader: { call: () => (later ? Promise.resolve(callOf(model)) : callOf(model)) } });
 
 test("says how to lease, and lends nothing yet", () => {
   const ctx = asking("fast");

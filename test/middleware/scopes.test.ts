@@ -7,7 +7,14 @@ import { contextWith, kit, refusalOf, rejectionOf } from "../core/context-kit.ts
 
 const HEADERS = { user: "x-user-id", team: "x-team-id", org: "x-org-id" };
 const options = (more: Partial<ScopesOptions> = {}): ScopesOptions => ({ headers: HEADERS, trustHeaders: false, of: null, ...more });
-const principal = (scopes: Scopes, more: Partial<Principal> = {}): Principal => ({ kind: "key", name: "k", scopes, models: null, mayAssertScopes: false, ...more });
+const principal = (scopes: Scopes, more: Partial<Principal> = {}): Principal => ({
+  kind: "key",
+  name: "k",
+  scopes,
+  models: null,
+  mayAssertScopes: false,
+  ...more,
+});
 
 function contextOf(who: Principal | undefined, headers: Headers = {}, host: unknown = {}) {
   const ctx = contextWith(kit().services, { headers, host });
@@ -33,7 +40,12 @@ describe("scope headers", () => {
     ["of nobody in particular count there too", options({ trustHeaders: true }), undefined, { user: "eve", team: "data" }],
     ["of a request without auth are ignored", options(), undefined, {}],
     ["of the host's own users are ignored", options(), principal(own, { kind: "host" }), own],
-    ["that are not configured mean nothing", options({ headers: { team: "x-team-id" }, trustHeaders: true }), principal(own), { user: "alice", team: "data" }],
+    [
+      "that are not configured mean nothing",
+      options({ headers: { team: "x-team-id" }, trustHeaders: true }),
+      principal(own),
+      { user: "alice", team: "data" },
+    ],
   ])("%s", (_name, given, who, expected) => {
     expect(scopesOf(given, who, sent)).toEqual(expected);
   });
@@ -43,10 +55,13 @@ describe("scope headers", () => {
     expect(scopesOf(options(), who)).toBe(who.scopes);
   });
 
-  test.each([["alice, bob"], [""], ["a b"], ["а"], ["x".repeat(129)], ["a\nb"], [["alice", "bob"]]])("%j is refused by the scope's name, from somebody trusted", (value) => {
-    const error = refusalOf(() => scopesOf(options({ trustHeaders: true }), principal(own), { "x-user-id": value }));
-    expect(error).toMatchObject({ code: "scope_invalid", status: 400, scope: "user" });
-  });
+  test.each([["alice, bob"], [""], ["a b"], ["а"], ["x".repeat(129)], ["a\nb"], [["alice", "bob"]]])(
+    "%j is refused by the scope's name, from somebody trusted",
+    (value) => {
+      const error = refusalOf(() => scopesOf(options({ trustHeaders: true }), principal(own), { "x-user-id": value }));
+      expect(error).toMatchObject({ code: "scope_invalid", status: 400, scope: "user" });
+    },
+  );
 
   test("that are hostile are not even looked at, from anybody else", () => {
     expect(scopesOf(options(), principal(own), { "x-user-id": "alice, bob" })).toEqual(own);
@@ -68,18 +83,48 @@ describe("the host's own word", () => {
     const ctx = contextOf(undefined);
     await scopesStep(of(async () => ({ user: "late" })))(ctx);
     expect(ctx.scopes).toEqual({ user: "late" });
-    expect(scopesOf(of(() => ({})), principal({ user: "k" }))).toEqual({ user: "k" });
-    expect(scopesOf(of(() => ({ user: undefined })), principal({ user: "k" }))).toEqual({ user: "k" });
-    expect(scopesOf(of(() => undefined as unknown as ScopesInput), principal({ user: "k" }))).toEqual({ user: "k" });
+    expect(
+      scopesOf(
+        of(() => ({})),
+        principal({ user: "k" }),
+      ),
+    ).toEqual({ user: "k" });
+    expect(
+      scopesOf(
+        of(() => ({ user: undefined })),
+        principal({ user: "k" }),
+      ),
+    ).toEqual({ user: "k" });
+    expect(
+      scopesOf(
+        of(() => undefined as unknown as ScopesInput),
+        principal({ user: "k" }),
+      ),
+    ).toEqual({ user: "k" });
   });
 
   test("stands below trusted headers", () => {
-    expect(scopesOf(of(() => ({ user: "host", org: "acme" }), { trustHeaders: true }), undefined, { "x-user-id": "header" })).toEqual({ user: "header", org: "acme" });
+    expect(
+      scopesOf(
+        of(() => ({ user: "host", org: "acme" }), { trustHeaders: true }),
+        undefined,
+        { "x-user-id": "header" },
+      ),
+    ).toEqual({ user: "header", org: "acme" });
   });
 
   test("is refused when it cannot be a scope value", async () => {
-    expect(refusalOf(() => scopesOf(of(() => ({ user: "a/b" })), undefined))).toMatchObject({ scope: "user" });
-    expect(await rejectionOf(scopesStep(of(async () => ({ team: {} as unknown as string })))(contextOf(undefined)) as Promise<void>)).toMatchObject({ scope: "team" });
+    expect(
+      refusalOf(() =>
+        scopesOf(
+          of(() => ({ user: "a/b" })),
+          undefined,
+        ),
+      ),
+    ).toMatchObject({ scope: "user" });
+    expect(await rejectionOf(scopesStep(of(async () => ({ team: {} as unknown as string })))(contextOf(undefined)) as Promise<void>)).toMatchObject({
+      scope: "team",
+    });
   });
 
   test("that throws or rejects sets nothing", async () => {

@@ -3,14 +3,18 @@ import { expect, test } from "vitest";
 import { matchesAny, patternMatcher } from "../../src/pool/patterns.ts";
 
 /** The obvious way: by a regular expression. */
-const naive = (pattern: string, name: string): boolean => new RegExp(`^${pattern.replaceAll(/[.+?^${}()|[\]\\]/g, "\\$&").replaceAll("*", "[^]*")}$`).test(name);
+const naive = (pattern: string, name: string): boolean =>
+  new RegExp(`^${pattern.replaceAll(/[.+?^${}()|[\]\\]/g, "\\$&").replaceAll("*", "[^]*")}$`).test(name);
 
 const letters = fc.constantFrom("a", "b", ".", "-");
 const name = fc.string({ unit: letters, maxLength: 10 });
 const pattern = fc.string({ unit: fc.oneof(letters, fc.constant("*")), maxLength: 8 });
 
 test("matches what the obvious way matches", () => {
-  fc.assert(fc.property(pattern, name, (p, n) => patternMatcher(p)(n) === naive(p, n)), { numRuns: 5_000 });
+  fc.assert(
+    fc.property(pattern, name, (p, n) => patternMatcher(p)(n) === naive(p, n)),
+    { numRuns: 5_000 },
+  );
 });
 
 test("a name with anything put in place of stars matches", () => {

@@ -24,11 +24,13 @@ function poolOf(credentials: readonly Credential[], models: readonly ModelEntry[
   return credentialPool({ credentials, models, aliases });
 }
 
-const numbered = (count: number, more: Partial<Credential> = {}): Credential[] => Array.from({ length: count }, (_, i) => credential(String(i + 1), more));
+const numbered = (count: number, more: Partial<Credential> = {}): Credential[] =>
+  Array.from({ length: count }, (_, i) => credential(String(i + 1), more));
 
 const lend = (choice: Choice): Lease | null => choice.next() as Lease | null;
 /** The credential of each of `count` requests that succeed at once. */
-const served = (pool: Pool, count: number, model = "m"): string[] => Array.from({ length: count }, () => lend(pool.choose(model))?.credential.name ?? "none");
+const served = (pool: Pool, count: number, model = "m"): string[] =>
+  Array.from({ length: count }, () => lend(pool.choose(model))?.credential.name ?? "none");
 /** All credentials that one request may try, in order. */
 function attempts(pool: Pool, model = "m"): string[] {
   const choice = pool.choose(model);
@@ -36,7 +38,8 @@ function attempts(pool: Pool, model = "m"): string[] {
   for (let lease = lend(choice); lease; lease = lend(choice)) names.push(lease.credential.name);
   return names;
 }
-const offered = (pool: Pool, model: string): (readonly [string, string])[] => pool.candidates(model).map(({ credential: { name }, model: served }) => [name, served] as const);
+const offered = (pool: Pool, model: string): (readonly [string, string])[] =>
+  pool.candidates(model).map(({ credential: { name }, model: theirs }) => [name, theirs] as const);
 
 describe("round robin", () => {
   test("takes three in turn", () => {
@@ -118,15 +121,59 @@ describe("who offers a model", () => {
   const entry = (name: string, more: Partial<ModelEntry> = {}): ModelEntry => ({ name, ...more });
 
   test.each<[string, Pool, string, (readonly [string, string])[]]>([
-    ["a match in the credential's own models", poolOf([credential("a", { models: ["gpt-*"] }), credential("b", { models: ["claude-*"] })]), "gpt-4o", [["a", "gpt-4o"]]],
-    ["an entry bound to it, whatever its models say", poolOf([credential("a", { models: ["x"] })], [entry("m", { credential: "a", model: "real" })]), "m", [["a", "real"]]],
+    [
+      "a match in the credential's own models",
+      poolOf([credential("a", { models: ["gpt-*"] }), credential("b", { models: ["claude-*"] })]),
+      "gpt-4o",
+      [["a", "gpt-4o"]],
+    ],
+    [
+      "an entry bound to it, whatever its models say",
+      poolOf([credential("a", { models: ["x"] })], [entry("m", { credential: "a", model: "real" })]),
+      "m",
+      [["a", "real"]],
+    ],
     ["a credential that says nothing", poolOf([credential("a"), credential("b", { models: ["x"] })]), "m", [["a", "m"]]],
-    ["not one without models when the entry is bound to others", poolOf([credential("a"), credential("b")], [entry("m", { credential: "b" })]), "m", [["b", "m"]]],
-    ["every credential for an entry that is bound to none", poolOf([credential("a"), credential("b")], [entry("m", { model: "real" })]), "m", [["a", "real"], ["b", "real"]]],
-    ["each by its own name for it", poolOf([credential("a"), credential("b")], [entry("m", { credential: "a", model: "at-a" }), entry("m", { model: "elsewhere" })]), "m", [["a", "at-a"], ["b", "elsewhere"]]],
+    [
+      "not one without models when the entry is bound to others",
+      poolOf([credential("a"), credential("b")], [entry("m", { credential: "b" })]),
+      "m",
+      [["b", "m"]],
+    ],
+    [
+      "every credential for an entry that is bound to none",
+      poolOf([credential("a"), credential("b")], [entry("m", { model: "real" })]),
+      "m",
+      [
+        ["a", "real"],
+        ["b", "real"],
+      ],
+    ],
+    [
+      "each by its own name for it",
+      poolOf([credential("a"), credential("b")], [entry("m", { credential: "a", model: "at-a" }), entry("m", { model: "elsewhere" })]),
+      "m",
+      [
+        ["a", "at-a"],
+        ["b", "elsewhere"],
+      ],
+    ],
     ["the entry's name for a match too", poolOf([credential("a", { models: ["m"] })], [entry("m", { model: "real" })]), "m", [["a", "real"]]],
-    ["a match although the entry is bound to another", poolOf([credential("a", { models: ["m*"] }), credential("b")], [entry("m", { credential: "b", model: "at-b" })]), "m", [["a", "m"], ["b", "at-b"]]],
-    ["not a list that names others, though an entry is bound to none", poolOf([credential("a", { models: ["x"] }), credential("b")], [entry("m")]), "m", [["b", "m"]]],
+    [
+      "a match although the entry is bound to another",
+      poolOf([credential("a", { models: ["m*"] }), credential("b")], [entry("m", { credential: "b", model: "at-b" })]),
+      "m",
+      [
+        ["a", "m"],
+        ["b", "at-b"],
+      ],
+    ],
+    [
+      "not a list that names others, though an entry is bound to none",
+      poolOf([credential("a", { models: ["x"] }), credential("b")], [entry("m")]),
+      "m",
+      [["b", "m"]],
+    ],
     ["nobody with an empty list", poolOf([credential("a", { models: [] }), credential("b")]), "m", [["b", "m"]]],
   ])("%s", (_name, pool, model, expected) => {
     expect(offered(pool, model)).toEqual(expected);
@@ -144,16 +191,65 @@ describe("names", () => {
   const pool = poolOf([credential("o"), credential("q", { provider: "qwen" })], [], { fast: "gpt-4o-mini", cheap: "qwen:qwen-flash", loop: "loop" });
 
   test.each<[string, string, (readonly [string, string])[]]>([
-    ["gpt-4o", "gpt-4o", [["o", "gpt-4o"], ["q", "gpt-4o"]]],
-    ["fast", "gpt-4o-mini", [["o", "gpt-4o-mini"], ["q", "gpt-4o-mini"]]],
+    [
+      "gpt-4o",
+      "gpt-4o",
+      [
+        ["o", "gpt-4o"],
+        ["q", "gpt-4o"],
+      ],
+    ],
+    [
+      "fast",
+      "gpt-4o-mini",
+      [
+        ["o", "gpt-4o-mini"],
+        ["q", "gpt-4o-mini"],
+      ],
+    ],
     ["qwen:qwen-flash", "qwen-flash", [["q", "qwen-flash"]]],
     ["cheap", "qwen-flash", [["q", "qwen-flash"]]],
     ["openai:ft:gpt-4o:acme", "ft:gpt-4o:acme", [["o", "ft:gpt-4o:acme"]]],
-    ["llama3:8b", "llama3:8b", [["o", "llama3:8b"], ["q", "llama3:8b"]]],
-    [":x", ":x", [["o", ":x"], ["q", ":x"]]],
-    ["loop", "loop", [["o", "loop"], ["q", "loop"]]],
-    ["constructor", "constructor", [["o", "constructor"], ["q", "constructor"]]],
-    ["__proto__", "__proto__", [["o", "__proto__"], ["q", "__proto__"]]],
+    [
+      "llama3:8b",
+      "llama3:8b",
+      [
+        ["o", "llama3:8b"],
+        ["q", "llama3:8b"],
+      ],
+    ],
+    [
+      ":x",
+      ":x",
+      [
+        ["o", ":x"],
+        ["q", ":x"],
+      ],
+    ],
+    [
+      "loop",
+      "loop",
+      [
+        ["o", "loop"],
+        ["q", "loop"],
+      ],
+    ],
+    [
+      "constructor",
+      "constructor",
+      [
+        ["o", "constructor"],
+        ["q", "constructor"],
+      ],
+    ],
+    [
+      "__proto__",
+      "__proto__",
+      [
+        ["o", "__proto__"],
+        ["q", "__proto__"],
+      ],
+    ],
   ])("%s stands for %s", (asked, resolved, expected) => {
     expect(pool.resolve(asked)).toBe(resolved);
     expect(offered(pool, asked)).toEqual(expected);
@@ -170,7 +266,7 @@ describe("names", () => {
 
   test("that clients make up by the thousand are forgotten, and the rotation is not", () => {
     const many = poolOf(numbered(2));
-    for (let i = 0; i < 5_001; i += 1) many.choose(`made-up-${i}`).next();
+    for (let i = 0; i < 5_001; i += 1) void many.choose(`made-up-${i}`).next();
     expect(served(many, 2).toSorted()).toEqual(["1", "2"]);
   });
 });

@@ -62,7 +62,11 @@ describe("a busy one", () => {
 });
 
 test("whoever is allowed a retry finds no more of them behind than the share of ten seconds' requests, plus ten", () => {
-  const step = fc.record({ wait: fc.integer({ min: 0, max: 4_000 }), requests: fc.integer({ min: 0, max: 30 }), retries: fc.integer({ min: 0, max: 30 }) });
+  const step = fc.record({
+    wait: fc.integer({ min: 0, max: 4_000 }),
+    requests: fc.integer({ min: 0, max: 30 }),
+    retries: fc.integer({ min: 0, max: 30 }),
+  });
   fc.assert(
     fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
       const clock = testClock();

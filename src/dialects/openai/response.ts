@@ -21,6 +21,10 @@ export function choiceText(choice: Readonly<Record<string, unknown>>): string {
 
 const OPEN_BRACE = 0x7b;
 const CLOSE_BRACE = 0x7d;
+const OPEN_BRACKET = 0x5b;
+const CLOSE_BRACKET = 0x5d;
+const QUOTE = 0x22;
+const BACKSLASH = 0x5c;
 const USAGE = Buffer.from('"usage":');
 
 /**
@@ -30,15 +34,34 @@ const USAGE = Buffer.from('"usage":');
 function usageAtEnd(bytes: Buffer): Usage | null {
   if (bytes[0] !== OPEN_BRACE) return null;
   const at = bytes.lastIndexOf(USAGE);
-  const start = bytes.indexOf(OPEN_BRACE, at);
-  if (at < 0 || start < 0 || bytes.lastIndexOf(CLOSE_BRACE) <= start) return null;
+  if (at < 0) return null;
+  let start = at + USAGE.length;
+  while (bytes[start] === 0x20) start += 1;
+  if (bytes[start] !== OPEN_BRACE) return null;
   let depth = 0;
   for (let i = start; i < bytes.length; i += 1) {
     const byte = bytes[i];
     if (byte === OPEN_BRACE) depth += 1;
-    else if (byte === CLOSE_BRACE && (depth -= 1) === 0) return openaiUsage(parse(bytes.toString("latin1", start, i + 1)));
+    else if (byte === CLOSE_BRACE && (depth -= 1) === 0) return isLastLevel(bytes, i + 1) ? openaiUsage(parse(bytes.toString("latin1", start, i + 1))) : null;
   }
   return null;
+}
+
+/** Whether what follows closes exactly one level, the answer's own: else the usage found belongs to something inside it. */
+function isLastLevel(bytes: Buffer, from: number): boolean {
+  let depth = 1;
+  for (let i = from; i < bytes.length; i += 1) {
+    const byte = bytes[i];
+    if (byte === OPEN_BRACE || byte === OPEN_BRACKET) depth += 1;
+    else if (byte === CLOSE_BRACE || byte === CLOSE_BRACKET) depth -= 1;
+    // A string may hold anything: the whole answer has to be parsed then.
+    else if (byte === QUOTE) {
+      i = bytes.indexOf(QUOTE, i + 1);
+      if (i < 0 || bytes[i - 1] === BACKSLASH) return false;
+    }
+    if (depth < 0) return false;
+  }
+  return depth === 0;
 }
 
 function parse(text: string): unknown {

@@ -14,8 +14,9 @@ const KEPT_TEXT = 16 * 1024;
 /** How far back the usage and `[DONE]` of a finished stream are looked for. */
 const TAIL_BYTES = 4 * 1024;
 
-const USAGE_ONLY = [Buffer.from('"choices":[]'), Buffer.from('"choices": []')] as const;
-const DONE = /(?:^|[\r\n])data: ?\[DONE\]/;
+const USAGE = Buffer.from('"usage"');
+/** Only behind a line's end: where the kept tail begins may be in the middle of a text. */
+const DONE = /[\r\n]data: ?\[DONE\]/;
 
 /**
  * Watches an OpenAI stream. Chunks are forwarded as they came and kept for a while; parsing is put off to the end, where the last event
@@ -27,6 +28,8 @@ export function openaiObserver(options: ObserverOptions): StreamObserver {
   let keptBytes = 0;
   /** Bytes of the event that is still open. */
   let openBytes = 0;
+  /** The last three bytes of the write before. */
+  let edge: Buffer = Buffer.alloc(0);
   /** The open event itself, held back only while the usage chunk must be hidden. */
   let carry: Buffer | null = null;
   let reader: EventReader | undefined;
@@ -46,7 +49,11 @@ export function openaiObserver(options: ObserverOptions): StreamObserver {
     return reader;
   }
 
-  function checkOpenEvent(chunk: Buffer, boundary: number): void {
+  function checkOpenEvent(chunk: Buffer): void {
+    let boundary = lastBoundary(chunk);
+    // The empty line may lie across two writes.
+    if (boundary === 0 && lastBoundary(Buffer.concat([edge, chunk.subarray(0, 3)])) > 0) boundary = Math.min(3, chunk.length);
+    edge = chunk.length >= 3 ? Buffer.from(chunk.subarray(-3)) : Buffer.concat([edge, chunk]).subarray(-3);
     openBytes = boundary > 0 ? chunk.length - boundary : openBytes + chunk.length;
     if (openBytes > MAX_EVENT_BYTES) throw new GuardError("upstream_protocol", "the upstream sent an event of more than 1 MiB");
   }
@@ -55,7 +62,7 @@ export function openaiObserver(options: ObserverOptions): StreamObserver {
     push(chunk) {
       keep(chunk);
       if (!options.hideUsage) {
-        checkOpenEvent(chunk, lastBoundary(chunk));
+        checkOpenEvent(chunk);
         return chunk;
       }
       const bytes: Buffer = carry ? Buffer.concat([carry, chunk]) : chunk;
@@ -101,9 +108,20 @@ function withoutUsageChunk(complete: Buffer): Buffer | null {
   return rest.length === 0 ? null : rest;
 }
 
+/** The next `"usage"` with an object behind it: most providers send `"usage":null` with every chunk. */
 function usageOnlyAt(bytes: Buffer, from: number): number {
-  const tight = bytes.indexOf(USAGE_ONLY[0], from);
-  return tight >= 0 ? tight : bytes.indexOf(USAGE_ONLY[1], from);
+  for (let at = bytes.indexOf(USAGE, from); at >= 0; at = bytes.indexOf(USAGE, at + 1)) {
+    let i = skipSpace(bytes, at + USAGE.length);
+    if (bytes[i] === 0x3a) i = skipSpace(bytes, i + 1);
+    if (bytes[i] === 0x7b) return at;
+  }
+  return -1;
+}
+
+function skipSpace(bytes: Buffer, at: number): number {
+  let i = at;
+  while (bytes[i] === 0x20 || bytes[i] === 0x09) i += 1;
+  return i;
 }
 
 function tailOf(kept: readonly Buffer[]): string {

@@ -11,12 +11,21 @@ function read(operation: Operation, text: string | object): Call {
   return openai.read(operation, bytes, JSON.parse(bytes.toString()) as Record<string, unknown>);
 }
 
-const rewritten = (text: string | object, changes: RequestChanges, operation: Operation = "chat"): string => openai.rewrite(read(operation, text), changes).toString();
+const rewritten = (text: string | object, changes: RequestChanges, operation: Operation = "chat"): string =>
+  openai.rewrite(read(operation, text), changes).toString();
 
 describe("reading a request", () => {
   test("a chat in full", () => {
     const call = read("chat", { ...CHAT, stream: true, max_completion_tokens: 100, n: 3, stream_options: { include_usage: true } });
-    expect(call).toMatchObject({ dialect: "openai", operation: "chat", model: "gpt-4o", stream: true, maxOutputTokens: 100, choices: 3, wantsUsage: true });
+    expect(call).toMatchObject({
+      dialect: "openai",
+      operation: "chat",
+      model: "gpt-4o",
+      stream: true,
+      maxOutputTokens: 100,
+      choices: 3,
+      wantsUsage: true,
+    });
   });
 
   test("what is absent or null takes its default", () => {
@@ -41,7 +50,9 @@ describe("reading a request", () => {
 
   const wrong = { text: "x", object: {}, list: [], true: true };
   const cases: [Operation, string, unknown][] = [
-    ...Object.entries({ ...wrong, zero: 0 }).filter(([name]) => name !== "text").map(([, value]): [Operation, string, unknown] => ["chat", "model", value]),
+    ...Object.entries({ ...wrong, zero: 0 })
+      .filter(([name]) => name !== "text")
+      .map(([, value]): [Operation, string, unknown] => ["chat", "model", value]),
     ["chat", "model", undefined],
     ["chat", "model", null],
     ["chat", "model", ""],
@@ -92,19 +103,44 @@ describe("rewriting a request", () => {
       '{"messages":[{"role":"user","content":"\\"model\\":\\"a\\"","model":"a"}],"metadata":{"model":"a"},"model":"b","tools":[{"model":"a"}]}',
     ],
     ["every duplicate of it", '{"model":"x","messages":[],"mod\\u0065l":"a"}', { model: "b" }, '{"model":"b","messages":[],"mod\\u0065l":"b"}'],
-    ["usage", '{"model":"a","messages":[],"stream":true}', { includeUsage: true }, '{"stream_options":{"include_usage":true},"model":"a","messages":[],"stream":true}'],
+    [
+      "usage",
+      '{"model":"a","messages":[],"stream":true}',
+      { includeUsage: true },
+      '{"stream_options":{"include_usage":true},"model":"a","messages":[],"stream":true}',
+    ],
     [
       "usage beside other options",
       '{"model":"a","messages":[],"stream_options":{"include_obfuscation":false,"include_usage":false}}',
       { includeUsage: true },
       '{"model":"a","messages":[],"stream_options":{"include_obfuscation":false,"include_usage":true}}',
     ],
-    ["usage in place of null", '{"model":"a","messages":[],"stream_options":null}', { includeUsage: true }, '{"model":"a","messages":[],"stream_options":{"include_usage":true}}'],
+    [
+      "usage in place of null",
+      '{"model":"a","messages":[],"stream_options":null}',
+      { includeUsage: true },
+      '{"model":"a","messages":[],"stream_options":{"include_usage":true}}',
+    ],
     ["a cap that the client did not send", '{"model":"a","messages":[]}', { outputCap: 50 }, '{"max_tokens":50,"model":"a","messages":[]}'],
-    ["a cap by the provider's name", '{"model":"a","messages":[]}', { outputCap: 50, capField: "max_completion_tokens" }, '{"max_completion_tokens":50,"model":"a","messages":[]}'],
+    [
+      "a cap by the provider's name",
+      '{"model":"a","messages":[]}',
+      { outputCap: 50, capField: "max_completion_tokens" },
+      '{"max_completion_tokens":50,"model":"a","messages":[]}',
+    ],
     ["a cap in place of null", '{"model":"a","messages":[],"max_tokens":null}', { outputCap: 50 }, '{"model":"a","messages":[],"max_tokens":50}'],
-    ["a cap below the client's", '{"model":"a","messages":[],"max_completion_tokens":99}', { outputCap: 50, capField: "max_tokens" }, '{"model":"a","messages":[],"max_completion_tokens":50}'],
-    ["only the field above the cap", '{"model":"a","messages":[],"max_tokens":40,"max_completion_tokens":99}', { outputCap: 50 }, '{"model":"a","messages":[],"max_tokens":40,"max_completion_tokens":50}'],
+    [
+      "a cap below the client's",
+      '{"model":"a","messages":[],"max_completion_tokens":99}',
+      { outputCap: 50, capField: "max_tokens" },
+      '{"model":"a","messages":[],"max_completion_tokens":50}',
+    ],
+    [
+      "only the field above the cap",
+      '{"model":"a","messages":[],"max_tokens":40,"max_completion_tokens":99}',
+      { outputCap: 50 },
+      '{"model":"a","messages":[],"max_tokens":40,"max_completion_tokens":50}',
+    ],
     [
       "all at once",
       '{"model":"a","messages":[],"max_tokens":99}',

@@ -16,14 +16,50 @@ interface Case {
 
 const CASES: readonly Case[] = [
   { name: "usage in a chunk of its own", bodies: [HI, STOP, usageChunk(FIVE_SIX), "[DONE]"], complete: true, usage: FIVE_SIX_USAGE, delivered: TEXT },
-  { name: "usage in the finish chunk", bodies: [HI, chunk({}, { finish_reason: "stop", usage: FIVE_SIX }), "[DONE]"], complete: true, usage: FIVE_SIX_USAGE, delivered: TEXT },
-  { name: "usage null on every chunk", bodies: [{ ...HI, usage: null }, { ...STOP, usage: null }, "[DONE]"], complete: true, usage: null, delivered: TEXT },
-  { name: "usage null on every chunk but one", bodies: [{ ...HI, usage: null }, { ...STOP, usage: FIVE_SIX }, { ...usageChunk({}), usage: null }, "[DONE]"], complete: true, usage: FIVE_SIX_USAGE, delivered: TEXT },
-  { name: "usage that grows from chunk to chunk", bodies: [{ ...HI, usage: { prompt_tokens: 5, completion_tokens: 1 } }, { ...STOP, usage: FIVE_SIX }, "[DONE]"], complete: true, usage: FIVE_SIX_USAGE, delivered: TEXT },
-  { name: "usage that nobody can have", bodies: [HI, STOP, usageChunk({ prompt_tokens: -1, completion_tokens: 1e18 }), "[DONE]"], complete: true, usage: null, delivered: TEXT },
+  {
+    name: "usage in the finish chunk",
+    bodies: [HI, chunk({}, { finish_reason: "stop", usage: FIVE_SIX }), "[DONE]"],
+    complete: true,
+    usage: FIVE_SIX_USAGE,
+    delivered: TEXT,
+  },
+  {
+    name: "usage null on every chunk",
+    bodies: [{ ...HI, usage: null }, { ...STOP, usage: null }, "[DONE]"],
+    complete: true,
+    usage: null,
+    delivered: TEXT,
+  },
+  {
+    name: "usage null on every chunk but one",
+    bodies: [{ ...HI, usage: null }, { ...STOP, usage: FIVE_SIX }, { ...usageChunk({}), usage: null }, "[DONE]"],
+    complete: true,
+    usage: FIVE_SIX_USAGE,
+    delivered: TEXT,
+  },
+  {
+    name: "usage that grows from chunk to chunk",
+    bodies: [{ ...HI, usage: { prompt_tokens: 5, completion_tokens: 1 } }, { ...STOP, usage: FIVE_SIX }, "[DONE]"],
+    complete: true,
+    usage: FIVE_SIX_USAGE,
+    delivered: TEXT,
+  },
+  {
+    name: "usage that nobody can have",
+    bodies: [HI, STOP, usageChunk({ prompt_tokens: -1, completion_tokens: 1e18 }), "[DONE]"],
+    complete: true,
+    usage: null,
+    delivered: TEXT,
+  },
   { name: "no usage", bodies: [HI, chunk({ content: "!" }), STOP, "[DONE]"], complete: true, usage: null, delivered: TEXT + 1 },
   { name: "no [DONE] but a finish reason", bodies: [HI, STOP], complete: true, usage: null, delivered: TEXT },
-  { name: "no [DONE], a finish reason, then usage", bodies: [HI, STOP, usageChunk(FIVE_SIX)], complete: true, usage: FIVE_SIX_USAGE, delivered: TEXT },
+  {
+    name: "no [DONE], a finish reason, then usage",
+    bodies: [HI, STOP, usageChunk(FIVE_SIX)],
+    complete: true,
+    usage: FIVE_SIX_USAGE,
+    delivered: TEXT,
+  },
   { name: "[DONE] without a finish reason", bodies: [HI, "[DONE]"], complete: true, usage: null, delivered: TEXT },
   { name: "neither", bodies: [HI, HI], complete: false, usage: null, delivered: 2 * TEXT },
   { name: "neither, but usage as it goes", bodies: [{ ...HI, usage: FIVE_SIX }], complete: false, usage: FIVE_SIX_USAGE, delivered: TEXT },
@@ -34,7 +70,13 @@ const CASES: readonly Case[] = [
     usage: null,
     delivered: 'data: [DONE]\n\ndata: {"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n"choices":[]'.length,
   },
-  { name: "a usage that belongs to something else", bodies: [chunk({ content: "a", usage: { prompt_tokens: 1 } }), { choices: [], x: { usage: { prompt_tokens: 1 } } }, "[DONE]"], complete: true, usage: null, delivered: 1 },
+  {
+    name: "a usage that belongs to something else",
+    bodies: [chunk({ content: "a", usage: { prompt_tokens: 1 } }), { choices: [], x: { usage: { prompt_tokens: 1 } } }, "[DONE]"],
+    complete: true,
+    usage: null,
+    delivered: 1,
+  },
   {
     name: "tool calls, reasoning and a refusal",
     bodies: [
@@ -50,8 +92,20 @@ const CASES: readonly Case[] = [
     usage: null,
     delivered: "thinkget".length + '{"city":"Oslo"}'.length + "no{}".length,
   },
-  { name: "completions of old", bodies: [{ choices: [{ text: "ab", index: 0, finish_reason: null }] }, { choices: [{ text: "", finish_reason: "length" }] }, "[DONE]"], complete: true, usage: null, delivered: 2 },
-  { name: "two choices", bodies: [{ choices: [{ delta: { content: "ab" } }, { delta: { content: "cd" } }] }, "[DONE]"], complete: true, usage: null, delivered: 4 },
+  {
+    name: "completions of old",
+    bodies: [{ choices: [{ text: "ab", index: 0, finish_reason: null }] }, { choices: [{ text: "", finish_reason: "length" }] }, "[DONE]"],
+    complete: true,
+    usage: null,
+    delivered: 2,
+  },
+  {
+    name: "two choices",
+    bodies: [{ choices: [{ delta: { content: "ab" } }, { delta: { content: "cd" } }] }, "[DONE]"],
+    complete: true,
+    usage: null,
+    delivered: 4,
+  },
   { name: "events that are no JSON or no object", bodies: ["{", "3", '"x"', "null", HI, "[DONE]"], complete: true, usage: null, delivered: TEXT },
   { name: "nothing", bodies: [], complete: false, usage: null, delivered: 0 },
 ];
@@ -68,7 +122,8 @@ describe.each([
 
   test.each(CASES)("$name, usage hidden", ({ bodies, complete, usage, delivered }) => {
     const text = streamOf(end, ...bodies);
-    const isHidden = (body: object | string): boolean => typeof body === "object" && "usage" in body && body.usage !== null && (body as { choices?: unknown[] }).choices?.length === 0;
+    const isHidden = (body: object | string): boolean =>
+      typeof body === "object" && "usage" in body && body.usage !== null && (body as { choices?: unknown[] }).choices?.length === 0;
     const shown = streamOf(end, ...bodies.filter((body) => !isHidden(body)));
     for (const parts of cuts(text)) expect(observe(parts, true)).toEqual({ forwarded: shown, complete, usage, delivered });
   });
