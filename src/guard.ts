@@ -216,7 +216,10 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   async function drain(): Promise<void> {
     if (!(await startedWithin(options.server.shutdownTimeoutMs))) return;
     if (!(await idleWithin(options.server.shutdownTimeoutMs))) {
-      logger.warn({ open: open.size }, "requests were still open at the end of the shutdown timeout; they are cut and charged by what they delivered");
+      logger.warn(
+        { open: open.size },
+        "requests were still open at the end of the shutdown timeout; they are cut and charged by what they delivered",
+      );
       const reason = new GuardError("overloaded", "the gateway is shutting down and had to cut this request; try again", { retryAfterMs: 1_000 });
       for (const ctx of open) ctx.leave(reason);
       await idleWithin(CUT_WAIT_MS);

@@ -531,7 +531,11 @@ describe("every problem at once, by its path", () => {
       credentialWith({ headers: { Host: "x" } }),
       'credentials[0].headers.Host: "Host" is set by the gateway and cannot be given here',
     ],
-    ["header with a line break", credentialWith({ headers: { "x-a": "a\r\nb" } }), 'credentials[0].headers.x-a: the value of "x-a" contains characters that HTTP does not allow'],
+    [
+      "header with a line break",
+      credentialWith({ headers: { "x-a": "a\r\nb" } }),
+      'credentials[0].headers.x-a: the value of "x-a" contains characters that HTTP does not allow',
+    ],
     ["timeout beyond a timer", { resilience: { idleTimeout: "30d" } }, "resilience.idleTimeout: must be between 1ms and 24d"],
     ["timeout -1", { resilience: { idleTimeout: -1 } }, "resilience.idleTimeout: must be between 1ms and 24d"],
     [

@@ -67,7 +67,11 @@ class HostMeter implements RequestQuota {
   }
 
   #add(report: ReportedUsage): void {
-    const usage: Usage = { ...NO_USAGE, inputTokens: count(report.inputTokens, "inputTokens"), outputTokens: count(report.outputTokens, "outputTokens") };
+    const usage: Usage = {
+      ...NO_USAGE,
+      inputTokens: count(report.inputTokens, "inputTokens"),
+      outputTokens: count(report.outputTokens, "outputTokens"),
+    };
     const known = report.usd === undefined ? this.#price(report.model ?? null, usage) : sameCost(usdToNano(amount(report.usd)));
     this.#reported = { usage: addUsage(this.#reported.usage, usage), cost: addCost(this.#reported.cost, known) };
   }

@@ -141,6 +141,8 @@ describe("serve", () => {
     const { url, child } = await serving([], options());
     const { hostname, port } = new URL(url);
     const socket = connect(Number(port), hostname);
+    // Being cut off is what is expected here.
+    socket.on("error", () => {});
     socket.write("GET /health HTTP/1.1\r\n");
     child.kill("SIGTERM");
     // Nothing is owed to it.

@@ -111,7 +111,11 @@ describe("bad input is refused in the caller's dialect and changes nothing", () 
     const strict = await testGateway((upstream) => ({
       credentials: [{ name: "main", apiKey: UPSTREAM_KEY, baseUrl: upstream.url, models: ["gpt-4o*"] }],
     }));
-    const response = await fetch(`${strict.url}/llm/v1/chat/completions`, { method: "POST", headers: { authorization: `Bearer ${KEY}` }, body: json({ model: "claude" }) });
+    const response = await fetch(`${strict.url}/llm/v1/chat/completions`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${KEY}` },
+      body: json({ model: "claude" }),
+    });
     expect(response.status).toBe(400);
     expect(await response.json()).toMatchObject({ error: { code: "model_not_found", param: "model" } });
     await strict.close();
@@ -120,7 +124,10 @@ describe("bad input is refused in the caller's dialect and changes nothing", () 
 
 describe("secrets appear nowhere", () => {
   test("a provider that repeats our key in its error is redacted", async () => {
-    gateway.upstream.script({ status: 401, body: { error: { message: `Incorrect API key provided: ${UPSTREAM_KEY}.`, type: "invalid_request_error", code: "invalid_api_key" } } });
+    gateway.upstream.script({
+      status: 401,
+      body: { error: { message: `Incorrect API key provided: ${UPSTREAM_KEY}.`, type: "invalid_request_error", code: "invalid_api_key" } },
+    });
     const { response, text } = await post(JSON.stringify(good));
     expect(response.status).toBe(401);
     expect(text).toContain("[redacted]");

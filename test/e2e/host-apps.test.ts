@@ -118,7 +118,12 @@ describe("a budget on the host's own route", () => {
       res.json({ ok: true });
     });
     const { url } = await host(app);
-    const post = (user?: string) => fetch(`${url}/summarise`, { method: "POST", headers: { "content-type": "application/json", ...(user ? { "x-login": user } : {}) }, body: "{}" });
+    const post = (user?: string) =>
+      fetch(`${url}/summarise`, {
+        method: "POST",
+        headers: { "content-type": "application/json", ...(user ? { "x-login": user } : {}) },
+        body: "{}",
+      });
     return { guard, post };
   }
 
@@ -152,7 +157,12 @@ describe("a budget on the host's own route", () => {
   });
 
   test("a response reported again replaces, another adds", async () => {
-    const chunk = (id: string, tokens: number) => ({ id, model: "gpt-4o", choices: [], usage: { prompt_tokens: 0, completion_tokens: tokens, total_tokens: tokens } });
+    const chunk = (id: string, tokens: number) => ({
+      id,
+      model: "gpt-4o",
+      choices: [],
+      usage: { prompt_tokens: 0, completion_tokens: tokens, total_tokens: tokens },
+    });
     const { guard, post } = await summariser((quota) => {
       quota.meter(chunk("a", 100));
       quota.meter(chunk("a", 300));

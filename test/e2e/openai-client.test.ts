@@ -32,14 +32,21 @@ for (const [name, client] of Object.entries(clients)) {
       expect(plain.every((chunk) => chunk.choices.length === 1)).toBe(true);
 
       const asked = [];
-      const stream = await client().chat.completions.create({ model: "gpt-4o-mini", messages, stream: true, stream_options: { include_usage: true } });
+      const stream = await client().chat.completions.create({
+        model: "gpt-4o-mini",
+        messages,
+        stream: true,
+        stream_options: { include_usage: true },
+      });
       for await (const chunk of stream) asked.push(chunk);
       expect(asked.at(-1)?.choices).toEqual([]);
       expect(asked.at(-1)?.usage?.completion_tokens).toBeGreaterThan(0);
     });
 
     test("calls tools", async () => {
-      const tools = [{ type: "function" as const, function: { name: "weather", parameters: { type: "object", properties: { city: { type: "string" } } } } }];
+      const tools = [
+        { type: "function" as const, function: { name: "weather", parameters: { type: "object", properties: { city: { type: "string" } } } } },
+      ];
       const answer = await client().chat.completions.create({ model: "gpt-4o", messages, tools, tool_choice: "required" });
       const call = answer.choices[0]?.message.tool_calls?.[0];
       expect(call?.type === "function" && JSON.parse(call.function.arguments)).toBeTypeOf("object");
@@ -48,7 +55,10 @@ for (const [name, client] of Object.entries(clients)) {
 
     test("sends vision parts untouched", async () => {
       const image = { type: "image_url" as const, image_url: { url: "data:image/png;base64,iVBORw0KGgo=", detail: "low" as const } };
-      await client().chat.completions.create({ model: "gpt-4o", messages: [{ role: "user", content: [{ type: "text", text: "what is this?" }, image] }] });
+      await client().chat.completions.create({
+        model: "gpt-4o",
+        messages: [{ role: "user", content: [{ type: "text", text: "what is this?" }, image] }],
+      });
       const sent = JSON.parse(String(gateway.upstream.log.at(-1)?.body)) as { messages: unknown[] };
       expect(sent.messages).toEqual([{ role: "user", content: [{ type: "text", text: "what is this?" }, image] }]);
     });

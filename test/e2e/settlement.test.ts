@@ -4,7 +4,9 @@ import { chat, testGateway, type TestGateway } from "../helpers/app.ts";
 
 /** One bucket that never refills: what is left says to the unit what was charged. */
 const CAPACITY = 100_000;
-const limits = [{ name: "user-tokens", scope: "user", unit: "tokens" as const, bucket: { capacity: CAPACITY, refillPerSec: 0 }, estimate: "expected" as const }];
+const limits = [
+  { name: "user-tokens", scope: "user", unit: "tokens" as const, bucket: { capacity: CAPACITY, refillPerSec: 0 }, estimate: "expected" as const },
+];
 const resilience = { firstByteTimeout: 150, idleTimeout: 150, maxRetries: 0 };
 const server = { requestTimeout: 150 };
 

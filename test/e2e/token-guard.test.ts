@@ -48,10 +48,14 @@ async function admin(method: string, path: string, body?: unknown, key: string |
     headers: { "content-type": "application/json", ...(key === null ? {} : { authorization: `Bearer ${key}` }) },
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
   });
-  return { status: response.status, body: (await response.json()) as Record<string, unknown> & { bucket: { tokens: number; capacity: number; refillPerSec: number } } };
+  return {
+    status: response.status,
+    body: (await response.json()) as Record<string, unknown> & { bucket: { tokens: number; capacity: number; refillPerSec: number } },
+  };
 }
 
-const budget = (scope: string, id: string | undefined, capacity: number, refillPerSec: number) => admin("POST", "/config/budget", { scope, ...(id === undefined ? {} : { id }), capacity, refillPerSec });
+const budget = (scope: string, id: string | undefined, capacity: number, refillPerSec: number) =>
+  admin("POST", "/config/budget", { scope, ...(id === undefined ? {} : { id }), capacity, refillPerSec });
 const tokens = async (path: string) => (await admin("GET", `/buckets/${path}`)).body.bucket.tokens;
 
 /** A request that is estimated at, and uses, exactly `cost` tokens. */
@@ -79,7 +83,9 @@ describe("buckets over HTTP", () => {
     expect(refused.headers.get("x-should-retry")).toBe("false");
     expect(refused.headers.get("x-ratelimit-limit-tokens")).toBe("100");
     expect(refused.headers.get("x-ratelimit-remaining-tokens")).toBe("0");
-    expect(await refused.json()).toMatchObject({ error: { code: "budget_exhausted", limit: "budget-user", scope: "user", needed: 50, available: 0 } });
+    expect(await refused.json()).toMatchObject({
+      error: { code: "budget_exhausted", limit: "budget-user", scope: "user", needed: 50, available: 0 },
+    });
   });
 
   test("rate 100: a drained bucket passes a call of 100 after 1.2 s, and tells when before", async () => {
@@ -182,7 +188,13 @@ describe("buckets over HTTP", () => {
     await budget("user", "u", 100, 0);
     upstream.script({ usage: { prompt_tokens: 40, completion_tokens: 10, total_tokens: 50 } });
     const init = { method: "POST", headers: { authorization: "Bearer qg-key-of-user-u", "x-user-id": "other" } };
-    const body = JSON.stringify({ model: "gpt-4o-mini", messages: [{ role: "user", content: "" }], max_tokens: 39, requestedTokens: 1, userId: "fresh" });
+    const body = JSON.stringify({
+      model: "gpt-4o-mini",
+      messages: [{ role: "user", content: "" }],
+      max_tokens: 39,
+      requestedTokens: 1,
+      userId: "fresh",
+    });
     await (await fetch(`${server.url}/v1/chat/completions`, { ...init, body })).text();
     expect(await tokens("user/u")).toBe(50);
   });
@@ -190,8 +202,15 @@ describe("buckets over HTTP", () => {
 
 describe("the budget API", () => {
   test("answers with TokenGuard's shapes", async () => {
-    expect(await budget("user", "a:b", 500, 5)).toEqual({ status: 200, body: { ok: true, scope: "user:a:b", bucket: { tokens: 500, capacity: 500, refillPerSec: 5 } } });
-    expect((await budget("global", undefined, 900, 0)).body).toEqual({ ok: true, scope: "global", bucket: { tokens: 900, capacity: 900, refillPerSec: 0 } });
+    expect(await budget("user", "a:b", 500, 5)).toEqual({
+      status: 200,
+      body: { ok: true, scope: "user:a:b", bucket: { tokens: 500, capacity: 500, refillPerSec: 5 } },
+    });
+    expect((await budget("global", undefined, 900, 0)).body).toEqual({
+      ok: true,
+      scope: "global",
+      bucket: { tokens: 900, capacity: 900, refillPerSec: 0 },
+    });
     expect((await admin("GET", "/buckets/global")).body).toEqual({ scope: "global", bucket: { tokens: 900, capacity: 900, refillPerSec: 0 } });
     expect((await admin("POST", "/config/refill-rate", { userId: "a:b", refillPerSec: 7 })).body).toEqual({
       ok: true,

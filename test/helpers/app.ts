@@ -55,7 +55,10 @@ export function gatewayOptions(upstream: FakeUpstream, more: GuardOptions = {}):
 }
 
 /** A host app with the gateway at `/llm`, in front of a fake upstream. */
-export async function testGateway(more: GuardOptions | ((upstream: FakeUpstream) => GuardOptions) = {}, prepare?: (app: Express) => void): Promise<TestGateway> {
+export async function testGateway(
+  more: GuardOptions | ((upstream: FakeUpstream) => GuardOptions) = {},
+  prepare?: (app: Express) => void,
+): Promise<TestGateway> {
   const upstream = await fakeUpstream();
   const guard = createGuard(gatewayOptions(upstream, typeof more === "function" ? more(upstream) : more));
   const app = express();
@@ -76,7 +79,11 @@ export async function testGateway(more: GuardOptions | ((upstream: FakeUpstream)
 }
 
 /** A chat completion by plain fetch. */
-export function chat(url: string, body: Record<string, unknown> = {}, init: { readonly key?: string; readonly headers?: Record<string, string>; readonly signal?: AbortSignal } = {}): Promise<Response> {
+export function chat(
+  url: string,
+  body: Record<string, unknown> = {},
+  init: { readonly key?: string; readonly headers?: Record<string, string>; readonly signal?: AbortSignal } = {},
+): Promise<Response> {
   const { key = KEY, headers, signal } = init;
   return fetch(`${url}/llm/v1/chat/completions`, {
     method: "POST",

@@ -86,6 +86,10 @@ describe("the time that a hostile body of 10 MB takes", () => {
     ["numbers", () => `{"a":[${"1,".repeat(MB10 / 2)}1]}`],
     ["escaped quotes", () => `{"a":"${'\\"'.repeat(MB10 / 2)}"}`],
     ["backslashes", () => `{"a":"${"\\\\".repeat(MB10 / 2)}"}`],
+    [
+      "as many keys as may be in front of one backslash",
+      () => `{${Array.from({ length: 50_000 }, (_, i) => `"k${i}":1`).join(",")},"z":"${"x".repeat(8 * 1024 * 1024)}\\n"}`,
+    ],
     ["quotes that never close", () => `{"a":${'"\\'.repeat(MB10 / 2)}`],
   ])("is bounded: %s", (_name, make) => {
     const bytes = Buffer.from(make());

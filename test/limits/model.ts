@@ -118,7 +118,7 @@ function ruleOf(kind: ScopeKind, pick: number, ms: number): Rule {
 }
 
 /** What went wrong, if anything did. */
-export function diverges(h: Harness, kinds: readonly ScopeKind[], commands: readonly Command[]): string | undefined {
+function diverges(h: Harness, kinds: readonly ScopeKind[], commands: readonly Command[]): string | undefined {
   const oracle = new LimitOracle(() => h.now());
   const picks = kinds.map(() => 0);
   let ms = START_MS;

@@ -22,7 +22,7 @@ export interface FakeAdmin extends Admin {
 }
 
 /** An admin that does nothing but note what it was asked for. */
-export function fakeAdmin(): FakeAdmin {
+function fakeAdmin(): FakeAdmin {
   const calls: AdminCall[] = [];
   const note = <T>(name: keyof Admin, args: readonly unknown[], answer: T): Promise<T> => {
     calls.push({ name, args });

@@ -42,7 +42,8 @@ function usageAtEnd(bytes: Buffer): Usage | null {
   for (let i = start; i < bytes.length; i += 1) {
     const byte = bytes[i];
     if (byte === OPEN_BRACE) depth += 1;
-    else if (byte === CLOSE_BRACE && (depth -= 1) === 0) return isLastLevel(bytes, i + 1) ? openaiUsage(parse(bytes.toString("latin1", start, i + 1))) : null;
+    else if (byte === CLOSE_BRACE && (depth -= 1) === 0)
+      return isLastLevel(bytes, i + 1) ? openaiUsage(parse(bytes.toString("latin1", start, i + 1))) : null;
   }
   return null;
 }

@@ -9,7 +9,7 @@ export interface Seen {
 }
 
 /** A token is a character here: what is counted can be read off the test. */
-export const perCharacter = (text: string): number => text.length;
+const perCharacter = (text: string): number => text.length;
 
 /** Sends the parts through an observer. */
 export function observe(parts: readonly Buffer[], hideUsage: boolean): Seen {
