@@ -37,6 +37,8 @@ export async function serve(flags: ServeFlags): Promise<void> {
   const guard = createGuard({ ...config, logger: starting });
   const running = await gatewayServer({ guard, options, logger });
   starting.flush();
+  // Before anything is printed: whoever reads that it listens may stop it at once.
+  const stopped = stopBySignal(running.close, logger);
   if (flags.json) print(JSON.stringify({ url: running.url, config: config.file, pid: process.pid }));
   else {
     print(`${paint("green", "quotaguard")} listens on ${paint("bold", running.url)}`);
@@ -47,7 +49,12 @@ export async function serve(flags: ServeFlags): Promise<void> {
     print(`  try          curl ${running.url}/v1/models -H "Authorization: Bearer $KEY"`);
   }
 
-  await new Promise<void>((resolve) => {
+  await stopped;
+}
+
+/** Resolves when a signal has stopped the server in order; a second signal ends the process at once. */
+function stopBySignal(close: () => Promise<void>, logger: Logger): Promise<void> {
+  return new Promise((resolve) => {
     let stopping = false;
     const stop = (signal: NodeJS.Signals): void => {
       if (stopping) {
@@ -56,7 +63,7 @@ export async function serve(flags: ServeFlags): Promise<void> {
       }
       stopping = true;
       logger.info({ signal }, "stopping: open requests may finish");
-      running.close().then(
+      close().then(
         () => {
           logger.info({}, "stopped");
           resolve();

@@ -21,10 +21,11 @@ function skipSpace(bytes: Buffer, at: number): number {
 
 /** Index just behind the string that starts at `at`. */
 function skipString(bytes: Buffer, at: number): number {
-  for (let end = bytes.indexOf(QUOTE, at + 1); end >= 0; end = bytes.indexOf(QUOTE, end + 1)) {
-    let slashes = 0;
-    while (bytes[end - 1 - slashes] === BACKSLASH) slashes += 1;
-    if (slashes % 2 === 0) return end + 1;
+  // Byte by byte: searching from quote to quote would make a string of escaped quotes expensive.
+  for (let i = at + 1; i < bytes.length; i += 1) {
+    const byte = bytes[i];
+    if (byte === BACKSLASH) i += 1;
+    else if (byte === QUOTE) return i + 1;
   }
   return bytes.length;
 }
@@ -72,8 +73,9 @@ function eachMember(bytes: Buffer, visit: (key: Span, value: Span) => boolean): 
 /** Whether a top-level key is spelled with an escape. Works on any bytes, also on what is no JSON. */
 export function hasEscapedKey(bytes: Buffer): boolean {
   let found = false;
+  let backslash = bytes.indexOf(BACKSLASH);
   eachMember(bytes, ({ start, end }) => {
-    const backslash = bytes.indexOf(BACKSLASH, start);
+    if (backslash >= 0 && backslash < start) backslash = bytes.indexOf(BACKSLASH, start);
     found = backslash >= 0 && backslash < end;
     return found || backslash < 0;
   });

@@ -20,11 +20,7 @@ function checkStructure(bytes: Buffer): void {
   for (let i = 0; i < bytes.length; i += 1) {
     const byte = bytes[i];
     if (byte === QUOTE) {
-      // A long string (an image, a document) is skipped by the engine's own search.
-      let end = bytes.indexOf(QUOTE, i + 1);
-      while (end > 0 && escaped(bytes, end)) end = bytes.indexOf(QUOTE, end + 1);
-      if (end < 0) return;
-      i = end;
+      for (i += 1; i < bytes.length && bytes[i] !== QUOTE; i += 1) if (bytes[i] === BACKSLASH) i += 1;
     } else if (byte === 0x3a || byte === 0x2c) {
       tokens += 1;
       if (tokens > MAX_TOKENS) throw new GuardError("body_invalid", `the body has more than ${MAX_TOKENS} JSON members`);
@@ -36,12 +32,6 @@ function checkStructure(bytes: Buffer): void {
 }
 
 const tooDeep = (): GuardError => new GuardError("body_invalid", `the body is nested deeper than ${MAX_DEPTH} levels`);
-
-function escaped(bytes: Buffer, quote: number): boolean {
-  let slashes = 0;
-  while (bytes[quote - 1 - slashes] === BACKSLASH) slashes += 1;
-  return slashes % 2 === 1;
-}
 
 /** Recursion is bounded by the very depth it checks. */
 function checkDepth(value: object, depth: number): void {
