@@ -17,6 +17,8 @@ describe("a path", () => {
   test("lists models, or one of them", () => {
     expect(matchPath("/v1/models", false)).toMatchObject({ kind: "models", method: "GET", route: "/v1/models", id: null });
     expect(matchPath("/models", true)).toMatchObject({ kind: "models", id: null });
+    expect(matchPath("/v1/models", true)).toMatchObject({ kind: "models", id: null });
+    expect(matchPath("/v1/models/gpt-4o", true)).toMatchObject({ kind: "models", id: "gpt-4o" });
     expect(matchPath("/v1/models/gpt-4o", false)).toMatchObject({ kind: "models", route: "/v1/models/{id}", id: "gpt-4o" });
     expect(matchPath("/v1/models/openai/gpt-4o", false)).toMatchObject({ id: "openai/gpt-4o" });
   });

@@ -106,6 +106,11 @@ test("events are found whatever ends their lines", () => {
   }
 });
 
+test.each([["\n"], ["\r\n"], ["\r"]])("an event keeps its own line ends and no other's (%j)", (end) => {
+  const events = [`data: a${end}${end}`, `id: 1${end}data: b${end}${end}`];
+  expect([...eventsOf(bytes(events.join("")))].map(String)).toEqual(events);
+});
+
 test("bytes behind the last boundary are an event of their own", () => {
   expect([...eventsOf(bytes("data: a\n\ndata: b"))].map(String)).toEqual(["data: a\n\n", "data: b"]);
   expect([...eventsOf(Buffer.alloc(0))]).toEqual([]);

@@ -164,6 +164,17 @@ describe("behind a body parser", () => {
     expect(await text(reader)).toBe(JSON_BODY);
   });
 
+  test("what a parser left as an empty object, because the body was not its own, is read from the stream", async () => {
+    const reader = await reading((app) =>
+      app.use((req, _res, next) => {
+        req.body = {};
+        next();
+      }),
+    );
+    await post(reader.url, JSON_BODY, json);
+    expect(await text(reader)).toBe(JSON_BODY);
+  });
+
   test("the raw bytes that a host kept come first", async () => {
     const keep = (req: IncomingMessage, _res: unknown, bytes: Buffer): void => void Object.assign(req, { rawBody: bytes });
     const reader = await reading((app) => app.use(express.json({ verify: keep })));

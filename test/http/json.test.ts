@@ -43,6 +43,14 @@ describe("nesting", () => {
     for (const text of texts) expect(refused(text)).toMatchObject({ code: "body_invalid" });
   });
 
+  test("is the same in a body of any size", () => {
+    const large = (nested: string): string => `{"text":"${"x".repeat(200_000)}",${nested.slice(1)}`;
+    expect(() => [parse(large(arrays(64))), parse(large(objects(64)))]).not.toThrow();
+    for (const nested of [arrays(65), objects(65)]) expect(refused(large(nested)).message).toContain("nested");
+    // What closes again does not nest.
+    expect(() => parse(large(`{"a":[${"[[]],".repeat(500)}[]]}`))).not.toThrow();
+  });
+
   test("within text is only text", () => {
     expect(() => parse(JSON.stringify({ a: "[".repeat(500) }))).not.toThrow();
   });

@@ -183,9 +183,9 @@ describe("a charge", () => {
     const charge = only({ enforceFrom: from.clock.now() + 5_000 });
     const first = charge(7);
     expect(charge(7)).toBe(first);
-    expect([charge(8), first]).toMatchObject([{ amount: 8 }, { amount: 7 }]);
     from.clock.advance(5_000);
     expect([charge(7), first]).toMatchObject([{ enforce: true }, { enforce: false }]);
+    expect([charge(8), first]).toMatchObject([{ amount: 8 }, { amount: 7 }]);
   });
 
   test("waits for a limit that does", async () => {
