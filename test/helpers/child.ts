@@ -76,11 +76,11 @@ function run(file: string, args: readonly string[], { cwd, env = {} }: ChildOpti
   return handle;
 }
 
-/** `quotaguard <args>`, from the source. */
 /** Runs code as a module of a project that has the package installed. */
 export const script = (code: string, options: ChildOptions): Child =>
   run(process.execPath, ["--conditions=@quotaguard/source", "--input-type=module", "-e", code], options);
 
+/** `quotaguard <args>`, from the source. */
 export const quotaguard = (args: readonly string[], options: ChildOptions): Child =>
   run(process.execPath, ["--conditions=@quotaguard/source", MAIN, ...args], options);
 

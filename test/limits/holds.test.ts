@@ -204,6 +204,22 @@ test("a settlement that the store will never take does not hold up the others", 
   expect(wire.available("k")).toBe(90);
 });
 
+test("what comes to wait while a try is failing is not lost", async () => {
+  const gate = Promise.withResolvers<FinishResult>();
+  wire.isAsync = true;
+  for (const opId of ["a", "b"]) await kept.reserve(wire, opId, TEN);
+  wire.mode = "down";
+  await kept.finish(wire, "a", "release");
+  const slow: LimitStore = { ...wire, release: () => gate.promise };
+  await kept.finish({ ...slow, release: () => Promise.reject(away()) }, "hangs", "release");
+  Object.assign(wire, { release: slow.release });
+  from.clock.advance(1_000);
+  await kept.finish(wire, "b", { tokens: 4 });
+  gate.reject(away());
+  await new Promise(setImmediate);
+  expect(kept.waiting).toBe(3);
+});
+
 test("settlements that wait are at most 100,000, also while they are being tried", async () => {
   const gate = Promise.withResolvers<FinishResult>();
   const store: LimitStore = { ...wire, release: () => gate.promise, settle: () => Promise.reject(away()) };

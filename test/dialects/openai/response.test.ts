@@ -59,7 +59,16 @@ describe("a whole response", () => {
     expect(read(body)).toEqual({ text });
   });
 
-  test.each([[""], ["not json"], ["[1]"], ['"text"'], ["null"], ['{"choices":['], ["<html>"]])("%s is no response", (text) => {
+  test.each([
+    [""],
+    ["not json"],
+    ["[1]"],
+    ['"text"'],
+    ["null"],
+    ['{"choices":['],
+    ["<html>"],
+    ['{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":6}'],
+  ])("%s is no response", (text) => {
     expect(read(text)).toBeNull();
   });
 });
