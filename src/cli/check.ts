@@ -5,13 +5,13 @@ import { silentLogger } from "../core/logger.ts";
 import { openStores } from "../open-stores.ts";
 import { resolveOptions } from "../options.ts";
 import type { ResolvedCredential, ResolvedOptions } from "../options-resolved.ts";
-import { requestHeaders } from "../upstream/headers.ts";
-import { providerRow } from "../upstream/providers.ts";
+import { askProvider } from "../upstream/ask.ts";
 import { undiciTransport, type Transport } from "../upstream/transport.ts";
 import { SERVE_DEFAULTS } from "./defaults.ts";
 import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
 
 const PROBE_TIMEOUT_MS = 10_000;
+const MAX_LIST_BYTES = 4 * 1024 * 1024;
 
 const STYLES = { ok: "green", warn: "yellow", FAIL: "red" } as const;
 
@@ -100,44 +100,15 @@ async function credentialFindings(options: ResolvedOptions): Promise<readonly Fi
 }
 
 /** Lists the account's models: costs nothing and needs the key. */
-function probe(credential: ResolvedCredential, transport: Transport): Promise<Finding> {
+async function probe(credential: ResolvedCredential, transport: Transport): Promise<Finding> {
   const what = `credential ${credential.name}`;
-  const row = providerRow(credential.provider);
-  const { origin, basePath, allowPrivate, proxyUrl } = credential;
-  return new Promise((resolve) => {
-    let status = 0;
-    const say = (ok: boolean, detail: string): void => {
-      timer.cancel();
-      resolve({ what, ok, detail });
-    };
-    const timer = systemClock.timer(PROBE_TIMEOUT_MS, () => {
-      exchange.abort();
-      say(false, "no answer within 10 s");
-    });
-    const exchange = transport.send(
-      {
-        origin,
-        path: basePath + row.paths.models,
-        method: "GET",
-        headers: requestHeaders({}, row, credential, null),
-        body: null,
-        allowPrivate,
-        proxyUrl,
-      },
-      {
-        head(code) {
-          status = code;
-        },
-        data: () => true,
-        end: () =>
-          say(
-            status < 400,
-            status < 400
-              ? `answers (${origin})`
-              : `the provider answers with status ${status}${status === 401 || status === 403 ? ": the key is not accepted" : ""}`,
-          ),
-        fail: (error) => say(false, error.message),
-      },
-    );
-  });
+  try {
+    const question = { credential, to: "models", body: null, timeoutMs: PROBE_TIMEOUT_MS, maxBytes: MAX_LIST_BYTES } as const;
+    const { status } = await askProvider(transport, systemClock, question);
+    if (status < 400) return { what, ok: true, detail: `answers (${credential.origin})` };
+    const why = status === 401 || status === 403 ? ": the key is not accepted" : "";
+    return { what, ok: false, detail: `the provider answers with status ${status}${why}` };
+  } catch (error) {
+    return { what, ok: false, detail: (error as Error).message };
+  }
 }

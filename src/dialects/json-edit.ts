@@ -82,6 +82,20 @@ export function hasEscapedKey(bytes: Buffer): boolean {
   return found;
 }
 
+/** The first of the keys that stands twice at the top level. Parsers disagree on which of the two counts. */
+export function duplicateOf(bytes: Buffer, keys: ReadonlySet<string>): string | null {
+  const seen = new Set<string>();
+  let twice: string | null = null;
+  eachMember(bytes, ({ start, end }) => {
+    const key = bytes.toString("utf8", start + 1, end - 1);
+    if (!keys.has(key)) return false;
+    if (seen.has(key)) twice = key;
+    seen.add(key);
+    return twice !== null;
+  });
+  return twice;
+}
+
 /** Where the values of the named top-level keys stand: every occurrence, because parsers disagree on which duplicate counts. */
 function valuesOf(bytes: Buffer, keys: ReadonlySet<string>): ReadonlyMap<string, readonly Span[]> {
   const found = new Map<string, Span[]>();

@@ -15,9 +15,9 @@ function quoted(name: string): string {
   return text;
 }
 
-/** Money is shown in millionths of a dollar: the fields are integers. */
 /** The largest integer of a structured field (RFC 9651 3.3.1). */
 const MOST = 999_999_999_999_999;
+/** Money is shown in millionths of a dollar: the fields are integers. */
 const shown = (unit: Unit, amount: number): number => Math.min(MOST, unit === "usd" ? Math.floor(amount / 1_000) : amount);
 const size = (rule: Rule): number => (rule.kind === "bucket" ? rule.capacity : rule.limit);
 

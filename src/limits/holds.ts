@@ -22,8 +22,8 @@ export interface Holds {
   close(): void;
 }
 
-/** Whether the store could not be asked, so that asking again may help. */
-const isAway = (error: unknown): boolean => !(error instanceof RangeError || error instanceof TypeError);
+/** Whether asking again may help: only a RangeError says that the amounts themselves can never be taken. */
+const isAway = (error: unknown): boolean => !(error instanceof RangeError);
 
 export type Ending = Amounts | "release" | "lapse";
 

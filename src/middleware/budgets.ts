@@ -182,6 +182,11 @@ export function budgetsStep(options: BudgetsOptions): Step {
   }
 
   function accept(ctx: Context, held: Held, cost: Cost, result: Extract<ReserveResult, { kind: "allowed" }>): void {
+    if (ctx.closed) {
+      // The client left while the hold was being made: nobody will settle it, and it would be prolonged for ever.
+      void options.holds.finish(held.store, held.opId, "release");
+      throw new GuardError("upstream_unreachable", "the client left before the request was admitted");
+    }
     if (!ctx.reservations) {
       ctx.reservations = [held];
       ctx.after(settleAll);

@@ -10,8 +10,7 @@ import type { Step } from "../core/step.ts";
 import type { Clock } from "../core/time.ts";
 import { fieldsOf } from "../dialects/usage.ts";
 import { matchesAny } from "../pool/patterns.ts";
-import { requestHeaders } from "../upstream/headers.ts";
-import { providerRow } from "../upstream/providers.ts";
+import { askProvider } from "../upstream/ask.ts";
 import type { Transport } from "../upstream/transport.ts";
 
 const FRESH_MS = 5 * 60_000;
@@ -104,57 +103,11 @@ const json = (body: unknown): Answer => ({
   body: Buffer.from(JSON.stringify(body)),
 });
 
-function fetchList(options: ModelsOptions, credential: Credential): Promise<readonly ListedModel[]> {
-  const row = providerRow(credential.provider);
-  return new Promise((resolve, reject) => {
-    const chunks: Buffer[] = [];
-    let size = 0;
-    let status = 0;
-    const fail = (error: Error): void => {
-      timer.cancel();
-      reject(error);
-    };
-    const timer = options.clock.timer(TIMEOUT_MS, () => {
-      exchange.abort();
-      fail(new Error("no answer in time"));
-    });
-    const { origin, basePath, allowPrivate, proxyUrl } = credential;
-    const exchange = options.transport.send(
-      {
-        origin,
-        path: basePath + row.paths.models,
-        method: "GET",
-        headers: requestHeaders({}, row, credential, null),
-        body: null,
-        allowPrivate,
-        proxyUrl,
-      },
-      {
-        head(code) {
-          status = code;
-        },
-        data(chunk) {
-          chunks.push(chunk);
-          size += chunk.length;
-          if (size > MAX_LIST_BYTES) {
-            exchange.abort();
-            fail(new Error("the list is too large"));
-          }
-          return true;
-        },
-        end() {
-          timer.cancel();
-          try {
-            if (status !== 200) throw new Error(`status ${status}`);
-            resolve(parseList(Buffer.concat(chunks).toString()));
-          } catch (error) {
-            reject(error);
-          }
-        },
-        fail,
-      },
-    );
-  });
+async function fetchList({ transport, clock }: ModelsOptions, credential: Credential): Promise<readonly ListedModel[]> {
+  const question = { credential, to: "models", body: null, timeoutMs: TIMEOUT_MS, maxBytes: MAX_LIST_BYTES } as const;
+  const { status, body } = await askProvider(transport, clock, question);
+  if (status !== 200) throw new Error(`status ${status}`);
+  return parseList(body.toString());
 }
 
 function parseList(text: string): readonly ListedModel[] {

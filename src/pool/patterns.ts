@@ -2,11 +2,15 @@
 
 const MATCHERS = new Map<string, (name: string) => boolean>();
 
-/** Compiles a pattern. Patterns come from config only, so what is kept is bounded by it. */
+/** Config has few patterns; a host that hands out a list per user may have many. */
+const MAX_MATCHERS = 10_000;
+
+/** Compiles a pattern, or finds the one that was compiled before. */
 export function patternMatcher(pattern: string): (name: string) => boolean {
   let matcher = MATCHERS.get(pattern);
   if (!matcher) {
     matcher = compile(pattern);
+    if (MATCHERS.size >= MAX_MATCHERS) MATCHERS.clear();
     MATCHERS.set(pattern, matcher);
   }
   return matcher;

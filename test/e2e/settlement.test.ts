@@ -1,6 +1,8 @@
+import express from "express";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { createGuard } from "quotaguard";
 import { pacer, type FakeReply } from "quotaguard/testing";
-import { chat, testGateway, type TestGateway } from "../helpers/app.ts";
+import { chat, listen, testGateway, type TestGateway } from "../helpers/app.ts";
 
 /** One bucket that never refills: what is left says to the unit what was charged. */
 const CAPACITY = 100_000;
@@ -186,4 +188,37 @@ test("a retried failure charges only the attempt that served", async () => {
   expect(gateway.upstream.log[0]?.headers.authorization).not.toBe(gateway.upstream.log[1]?.headers.authorization);
   expect(await charged()).toBe(billed());
   expect(await row(response)).toMatchObject({ attempts: 2, credential: "b" });
+});
+
+test("a client that leaves while a second hold is being made leaves none behind", async () => {
+  const asked = Promise.withResolvers<void>();
+  const answer = Promise.withResolvers<number>();
+  const guard = createGuard({
+    scopes: () => ({ user: "alice" }),
+    limits: [
+      { name: "first", scope: "user", unit: "requests", window: { limit: 100, per: "hour" } },
+      { name: "parallel", scope: "user", unit: "concurrent", concurrency: { limit: () => (asked.resolve(), answer.promise) } },
+    ],
+  });
+  const app = express();
+  app.get("/work", guard.budgets({ limits: ["first"] }), guard.budgets({ limits: ["parallel"] }), (_req, res) => void res.send("done"));
+  const { url, close } = await listen(app);
+  const leaving = new AbortController();
+  const pending = fetch(`${url}/work`, { signal: leaving.signal });
+  await asked.promise;
+  leaving.abort();
+  await expect(pending).rejects.toThrow();
+  await expect.poll(() => guard.admin.health().openRequests).toBe(0);
+  answer.resolve(1);
+  expect((await fetch(`${url}/work`)).status).toBe(200);
+  await close();
+  await guard.close();
+});
+
+test("a model whose name no header can carry is answered all the same", async () => {
+  await gateway.close();
+  gateway = await testGateway();
+  const response = await chat(gateway.url, { model: "openai:модель" });
+  expect(response.status).toBe(200);
+  expect(response.headers.get("x-quotaguard-model")).toBe(encodeURIComponent("модель"));
 });

@@ -288,7 +288,7 @@ export class Attempt implements ResponseHandler, Source {
 
   #replyHeaders(): string[] {
     const headers = responseHeaders(this.#headers);
-    if (this.#lease.model !== this.#call.model) headers.push("x-quotaguard-model", this.#lease.model);
+    if (this.#lease.model !== this.#call.model) headers.push("x-quotaguard-model", headerValue(this.#lease.model));
     return headers;
   }
 
@@ -333,6 +333,9 @@ export class Attempt implements ResponseHandler, Source {
     resolve?.(result);
   }
 }
+
+/** A client may have made the name up, and not every character may stand in a header. */
+const headerValue = (name: string): string => (/^[\x21-\x7e]+$/.test(name) ? name : encodeURIComponent(name.toWellFormed()));
 
 const deliverArrived = (attempt: Attempt): void => attempt.deliver();
 
