@@ -70,30 +70,16 @@ function eachMember(bytes: Buffer, visit: (key: Span, value: Span) => boolean): 
   }
 }
 
-/** Whether a top-level key is spelled with an escape. Works on any bytes, also on what is no JSON. */
-export function hasEscapedKey(bytes: Buffer): boolean {
-  let found = false;
+/** How many members stand at the top level, or -1 when a key among them is spelled with an escape. Works on any bytes, also on what is no JSON. */
+export function countMembers(bytes: Buffer): number {
+  let members = 0;
   let backslash = bytes.indexOf(BACKSLASH);
   eachMember(bytes, ({ start, end }) => {
     if (backslash >= 0 && backslash < start) backslash = bytes.indexOf(BACKSLASH, start);
-    found = backslash >= 0 && backslash < end;
-    return found || backslash < 0;
+    members = backslash >= 0 && backslash < end ? -1 : members + 1;
+    return members < 0;
   });
-  return found;
-}
-
-/** The first of the keys that stands twice at the top level. Parsers disagree on which of the two counts. */
-export function duplicateOf(bytes: Buffer, keys: ReadonlySet<string>): string | null {
-  const seen = new Set<string>();
-  let twice: string | null = null;
-  eachMember(bytes, ({ start, end }) => {
-    const key = bytes.toString("utf8", start + 1, end - 1);
-    if (!keys.has(key)) return false;
-    if (seen.has(key)) twice = key;
-    seen.add(key);
-    return twice !== null;
-  });
-  return twice;
+  return members;
 }
 
 /** Where the values of the named top-level keys stand: every occurrence, because parsers disagree on which duplicate counts. */

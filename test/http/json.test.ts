@@ -126,8 +126,16 @@ describe("keys that mean something to JavaScript", () => {
     expect(refused(`${'{"__proto__":'.repeat(66)}{}${"}".repeat(66)}`)).toMatchObject({ code: "body_invalid" });
   });
 
-  test("the last duplicate counts, as for the providers", () => {
-    expect(parse('{"model":"a","model":"b"}')).toEqual({ model: "b" });
+  test.each([['{"model":"cheap","messages":[],"model":"dear"}'], ['{"max_tokens":1,"model":"m","max_tokens":9}'], ['{"a":1,"b":{},"a":1}']])(
+    "that stand twice are refused: nobody knows which one the provider reads: %s",
+    (text) => {
+      expect(refused(text)).toMatchObject({ code: "body_invalid" });
+    },
+  );
+
+  test("that stand twice deeper down, or in a text, are the provider's business", () => {
+    const text = '{"model":"m","a":[{"x":1,"x":2}],"b":"\\"model\\":1, \\"model\\":2","c":{"model":1}}';
+    expect(parse(text)).toMatchObject({ model: "m", c: { model: 1 } });
   });
 
   // V8 13.6 (Node 24) compares an escaped key's raw characters with the key that an earlier object of the same shape had in this place, and other

@@ -1,7 +1,7 @@
 import type { Call, Operation } from "../../core/call.ts";
 import { GuardError } from "../../core/errors.ts";
 import type { RequestChanges } from "../dialect.ts";
-import { duplicateOf, setFields } from "../json-edit.ts";
+import { setFields } from "../json-edit.ts";
 import { fieldsOf } from "../usage.ts";
 
 /** More than any model writes; larger figures are mistakes that would only distort a hold. */
@@ -34,26 +34,8 @@ function boolean(body: Body, field: string): boolean {
 /** A list of prompts is answered one by one; a list of numbers is one prompt's tokens. */
 const promptCount = (prompt: unknown): number => (Array.isArray(prompt) && prompt.length > 1 && typeof prompt[0] !== "number" ? prompt.length : 1);
 
-/** The fields that decide what a call costs and who may make it, with their bytes in a body. */
-const DECIDING = ["model", "messages", "prompt", "input", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "best_of"];
-const DECIDING_BYTES = DECIDING.map((field) => Buffer.from(`"${field}"`));
-const DECIDING_KEYS: ReadonlySet<string> = new Set(DECIDING);
-
-/** What we read must be what the provider reads, and with two of a kind nobody knows which that is. */
-function refuseDuplicates(bytes: Buffer, body: Body): void {
-  const suspect = DECIDING.some((field, i) => {
-    if (!Object.hasOwn(body, field)) return false;
-    const spelled = DECIDING_BYTES[i] as Buffer;
-    // A second one is most likely deeper down; only then the body is walked.
-    return bytes.indexOf(spelled) !== bytes.lastIndexOf(spelled);
-  });
-  const twice = suspect ? duplicateOf(bytes, DECIDING_KEYS) : null;
-  if (twice !== null) throw invalid(twice, `${twice} stands twice in the body`);
-}
-
 /** Reads what the gateway itself needs to know; everything else is the provider's to judge. */
 export function readRequest(operation: Operation, bytes: Buffer, body: Body): Call {
-  refuseDuplicates(bytes, body);
   const model = body.model;
   if (typeof model !== "string" || model === "" || model.length > MAX_MODEL_LENGTH) {
     throw invalid("model", `model is required and must be a string of 1 to ${MAX_MODEL_LENGTH} characters`);

@@ -151,20 +151,3 @@ describe("rewriting a request", () => {
     expect(rewritten(text, change)).toBe(expected);
   });
 });
-
-describe("a field that stands twice", () => {
-  const readText = (text: string) => openai.read("chat", Buffer.from(text), JSON.parse(text) as Record<string, unknown>);
-
-  test.each([
-    ["model", '{"model":"cheap","messages":[],"model":"dear"}'],
-    ["max_tokens", '{"max_tokens":1,"model":"m","messages":[],"max_tokens":9}'],
-    ["messages", '{"messages":[],"model":"m","messages":[{"role":"user","content":"x"}]}'],
-  ])("%s is refused: nobody knows which one the provider reads", (field, text) => {
-    expect(() => readText(text)).toThrow(expect.objectContaining({ code: "body_invalid", param: field }) as Error);
-  });
-
-  test("deeper down, or in a text, is another field", () => {
-    const text = '{"model":"m","messages":[{"role":"user","content":"\\"model\\":\\"x\\""}],"metadata":{"model":"y","n":1},"n":2}';
-    expect(readText(text)).toMatchObject({ model: "m", choices: 2 });
-  });
-});
