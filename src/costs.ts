@@ -9,8 +9,8 @@ import { amountsOf, type Estimate, type Estimator } from "./limits/estimate.ts";
 import type { Tokenizer } from "./limits/tokenizer.ts";
 import type { PriceBook } from "./metering/prices.ts";
 import type { Cost, Costs } from "./middleware/budgets.ts";
-import { resolveCost, type CostFunction, type ResolvedCost } from "./options-budgets.ts";
-import type { HostRequest } from "./options-limits.ts";
+import { resolveCost, type CostFunction, type ResolvedCost } from "./options/budgets.ts";
+import type { HostRequest } from "./options/limits.ts";
 import type { Pool } from "./pool/pool.ts";
 
 export interface CostParts {

@@ -22,8 +22,8 @@ import { priceBook } from "./metering/prices.ts";
 import { authStep, modelAccess, type AuthMode } from "./middleware/auth.ts";
 import { credentialsStep } from "./middleware/credentials.ts";
 import { scopesStep } from "./middleware/scopes.ts";
-import { resolveRouteBudget, type RouteBudgetOptions } from "./options-budgets.ts";
-import type { ResolvedOptions } from "./options-resolved.ts";
+import { resolveRouteBudget, type RouteBudgetOptions } from "./options/budgets.ts";
+import type { ResolvedOptions } from "./options/resolved.ts";
 import { resolveOptions, type GuardOptions } from "./options.ts";
 import { buildRuntime, poolOf, type Runtime } from "./runtime.ts";
 

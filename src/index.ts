@@ -10,7 +10,7 @@ export { loadConfig } from "./config/load.ts";
 export { combineStores } from "./stores/combine.ts";
 export { memoryStore } from "./stores/memory.ts";
 export type { GuardOptions } from "./options.ts";
-export type { RouteBudgetOptions } from "./options-budgets.ts";
+export type { RouteBudgetOptions } from "./options/budgets.ts";
 export type { Admin, BucketAddress, BucketView, CredentialView, HealthView, LimitSync, LimitView } from "./core/admin.ts";
 export type { Events, GuardEvents } from "./core/events.ts";
 export type { Logger } from "./core/logger.ts";

@@ -2,7 +2,7 @@ import type { Logger } from "./core/logger.ts";
 import type { Ledger, Store } from "./core/store.ts";
 import type { Clock } from "./core/time.ts";
 import type { Metrics } from "./metering/metrics.ts";
-import type { ResolvedOptions, ResolvedStore } from "./options-resolved.ts";
+import type { ResolvedOptions, ResolvedStore } from "./options/resolved.ts";
 import { memoryStore } from "./stores/memory.ts";
 
 export interface OpenStores {

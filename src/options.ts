@@ -1,12 +1,12 @@
 /** The guard's options: what a host writes, what the code uses, and every mistake named at once. */
 import type { z } from "zod";
 import { ConfigError } from "./core/errors.ts";
-import { crossProblems } from "./options-checks.ts";
+import { crossProblems } from "./options/checks.ts";
 import { hint } from "./core/nearest.ts";
-import { resolveParsed, type ResolvedOptions } from "./options-resolved.ts";
-import { optionsSchema } from "./options-schema.ts";
-import { formatPath, optionTree, suggestOption, type OptionNode, type OptionPath, type PathStyle, type Problem } from "./options-tree.ts";
-import { addUnbuilt, splitUnbuilt } from "./options-unbuilt.ts";
+import { resolveParsed, type ResolvedOptions } from "./options/resolved.ts";
+import { optionsSchema } from "./options/schema.ts";
+import { formatPath, optionTree, suggestOption, type OptionNode, type OptionPath, type PathStyle, type Problem } from "./options/tree.ts";
+import { addUnbuilt, splitUnbuilt } from "./options/unbuilt.ts";
 
 /** What `createGuard()` takes. Everything is optional and has a default; YAML has the same names in snake_case. */
 export type GuardOptions = z.input<typeof optionsSchema>;

@@ -4,7 +4,7 @@
  */
 import { createGuard } from "./guard.ts";
 import type { Handler } from "./http/handler.ts";
-import type { RouteBudgetOptions } from "./options-budgets.ts";
+import type { RouteBudgetOptions } from "./options/budgets.ts";
 import type { GuardOptions } from "./options.ts";
 
 /** Who asks: sets the principal or answers 401. */

@@ -26,8 +26,8 @@ interface Module {
 
 const FLOOR_1 = ["dialects", "limits", "pool", "resilience", "metering"];
 const BELOW_4 = ["core", ...FLOOR_1, "stores", "http", "upstream", "middleware", "plugins"];
-/** `root` stands for every file that lies in src/ itself, apart from index.ts: guard.ts, options*.ts and the other parts of the composition root. */
-const FLOOR_4 = ["root", "management", "config"];
+/** `root` stands for every file that lies in src/ itself, apart from index.ts: guard.ts, options.ts and the other parts of the composition root. */
+const FLOOR_4 = ["root", "options", "management", "config"];
 
 /** Area -> what it may import besides itself. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
@@ -47,7 +47,7 @@ const HOMES: Readonly<Record<string, Partial<Record<Import["kind"], RegExp>>>> =
   express: everywhere(/^(management|cli)\//),
   // The home is the transport; the connector and egress beside it may know its types, and egress its values.
   undici: { value: /^upstream\/(transport|egress)\b/, type: /^upstream\//, dynamic: /^upstream\/(transport|egress)\b/ },
-  zod: everywhere(/^(options[\w-]*\.ts|(config|management|middleware|plugins|cli)\/)/),
+  zod: everywhere(/^(options\.ts|(options|config|management|middleware|plugins|cli)\/)/),
   yaml: everywhere(/^config\//),
   commander: everywhere(/^cli\//),
   kysely: everywhere(/^stores\/(sql|sqlite|postgres)\//),

@@ -5,9 +5,9 @@ import { ConfigError } from "../src/core/errors.ts";
 import { Secret } from "../src/core/secret.ts";
 import { systemClock } from "../src/core/time.ts";
 import { resolveOptions, type GuardOptions } from "../src/options.ts";
-import type { LimitAbout, LimitOptions } from "../src/options-limits.ts";
+import type { LimitAbout, LimitOptions } from "../src/options/limits.ts";
 import { editDistance, nearest } from "../src/core/nearest.ts";
-import { formatDuration, formatSize, parseDuration, parseSize } from "../src/options-values.ts";
+import { formatDuration, formatSize, parseDuration, parseSize } from "../src/options/values.ts";
 import { memoryStore } from "../src/stores/memory.ts";
 
 /** The lines that bad options are refused with; none when they are good. */

@@ -4,7 +4,7 @@ import { systemClock } from "../core/time.ts";
 import { silentLogger } from "../core/logger.ts";
 import { openStores } from "../open-stores.ts";
 import { resolveOptions } from "../options.ts";
-import type { ResolvedCredential, ResolvedOptions } from "../options-resolved.ts";
+import type { ResolvedCredential, ResolvedOptions } from "../options/resolved.ts";
 import { askProvider } from "../upstream/ask.ts";
 import { undiciTransport, type Transport } from "../upstream/transport.ts";
 import { SERVE_DEFAULTS } from "./defaults.ts";

@@ -7,7 +7,7 @@ import { GuardError } from "../core/errors.ts";
 import type { QuotaGuard } from "../guard.ts";
 import { asProblem } from "../http/problem.ts";
 import { keyMatcher, keyRefused } from "../management/key.ts";
-import type { ResolvedOptions } from "../options-resolved.ts";
+import type { ResolvedOptions } from "../options/resolved.ts";
 
 // Node's own defaults are too loose for an edge: a slow client may hold a socket for minutes.
 const HEADERS_TIMEOUT_MS = 10_000;

@@ -1,5 +1,5 @@
 /** Environment variables as options. One table; where several set the same option, the first one counts. */
-import { nodeAt, type OptionNode, type OptionPath } from "../options-tree.ts";
+import { nodeAt, type OptionNode, type OptionPath } from "../options/tree.ts";
 import type { Environment } from "./file.ts";
 import type { Origin } from "./origin.ts";
 import { fromText, isTrue, pathFrom, storeUrlFrom } from "./text.ts";

@@ -3,7 +3,7 @@ import { ConfigError } from "../core/errors.ts";
 import { Secret } from "../core/secret.ts";
 import { checkOptions, optionNames, type GuardOptions } from "../options.ts";
 import { nearest } from "../core/nearest.ts";
-import { formatPath, type OptionPath, type Problem } from "../options-tree.ts";
+import { formatPath, type OptionPath, type Problem } from "../options/tree.ts";
 import { environmentOptions, environmentProblems, environmentReader, OTHER_PROVIDERS, OWN_VARIABLES, type EnvironmentReader } from "./env.ts";
 import { findConfigFile, readDotEnv, type ConfigFile, type Environment } from "./file.ts";
 import { liteLlmProblems } from "./litellm.ts";

@@ -1,5 +1,5 @@
 /** Where each option came from, for messages and for `quotaguard check`. */
-import { formatPath, type OptionNode, type OptionPath } from "../options-tree.ts";
+import { formatPath, type OptionNode, type OptionPath } from "../options/tree.ts";
 
 export type Origin =
   | { readonly kind: "file"; readonly file: string; readonly line: number; readonly column: number }

@@ -1,10 +1,10 @@
 /** The options in force, one row each, for `quotaguard check`. */
 import { Secret } from "../core/secret.ts";
 import { optionNames } from "../options.ts";
-import type { ResolvedLimit } from "../options-limits.ts";
-import type { ResolvedAuth, ResolvedCredential, ResolvedLedger, ResolvedOptions, ResolvedStore } from "../options-resolved.ts";
-import { formatPath, type OptionPath } from "../options-tree.ts";
-import { formatDuration, formatSize } from "../options-values.ts";
+import type { ResolvedLimit } from "../options/limits.ts";
+import type { ResolvedAuth, ResolvedCredential, ResolvedLedger, ResolvedOptions, ResolvedStore } from "../options/resolved.ts";
+import { formatPath, type OptionPath } from "../options/tree.ts";
+import { formatDuration, formatSize } from "../options/values.ts";
 
 export interface OptionRow {
   /** As a config file spells it. */

@@ -1,7 +1,7 @@
 /** Text from a file or the environment as option values: variables, numbers, switches, paths. */
 import { homedir } from "node:os";
 import { isAbsolute, join, resolve } from "node:path";
-import type { OptionNode } from "../options-tree.ts";
+import type { OptionNode } from "../options/tree.ts";
 import type { Environment } from "./file.ts";
 
 const REFERENCE = /\$\{([A-Za-z_][A-Za-z0-9_]*)\}/g;

@@ -1,7 +1,7 @@
 /** The config file as options: snake_case to camelCase, variables filled in, and a line and column for everything. */
 import { isAlias, isMap, isNode, isScalar, isSeq, LineCounter, parseDocument, type Document, type ParsedNode, type YAMLParseError } from "yaml";
-import { CODE_ONLY } from "../options-schema.ts";
-import { formatPath, suggestOption, type OptionNode, type OptionPath, type Problem } from "../options-tree.ts";
+import { CODE_ONLY } from "../options/schema.ts";
+import { formatPath, suggestOption, type OptionNode, type OptionPath, type Problem } from "../options/tree.ts";
 import type { ConfigFile, Environment } from "./file.ts";
 import type { Origin, Origins } from "./origin.ts";
 import { fromText, interpolate } from "./text.ts";

@@ -1,16 +1,16 @@
 /** The options of `budgets()` on a host's own route: which limits, and what one request may cost. */
 import type { ServerResponse } from "node:http";
 import { z } from "zod";
-import { ConfigError, type GuardError } from "./core/errors.ts";
-import { BUILT_IN_SCOPES } from "./core/scope.ts";
-import type { MaybePromise } from "./core/time.ts";
-import { schemaProblems } from "./options.ts";
-import { oneLimitProblems } from "./options-checks.ts";
-import { limitSchema, resolveLimit, type HostRequest, type ResolvedLimit } from "./options-limits.ts";
-import { hint } from "./core/nearest.ts";
-import type { ScopesFunction } from "./options-schema.ts";
-import { formatPath, optionTree, type OptionNode, type Problem } from "./options-tree.ts";
-import { callback, list } from "./options-values.ts";
+import { ConfigError, type GuardError } from "../core/errors.ts";
+import { BUILT_IN_SCOPES } from "../core/scope.ts";
+import type { MaybePromise } from "../core/time.ts";
+import { schemaProblems } from "../options.ts";
+import { oneLimitProblems } from "./checks.ts";
+import { limitSchema, resolveLimit, type HostRequest, type ResolvedLimit } from "./limits.ts";
+import { hint } from "../core/nearest.ts";
+import type { ScopesFunction } from "./schema.ts";
+import { formatPath, optionTree, type OptionNode, type Problem } from "./tree.ts";
+import { callback, list } from "./values.ts";
 
 /** What is held: USD, or amounts, or the price of a model call (`input` defaults to the request's body). */
 export type CostValue = z.input<typeof costSchema>;

@@ -1,15 +1,15 @@
 /** Limits as they are written, and as the guard uses them. */
 import { z } from "zod";
 import type { IncomingMessage } from "node:http";
-import type { Principal } from "./core/context.ts";
-import { usdToNano } from "./core/money.ts";
-import type { Scopes } from "./core/scope.ts";
-import { UNITS, type Unit } from "./core/store.ts";
-import type { CalendarPeriod, LimitDefinition, LimitKind } from "./limits/limit.ts";
-import type { MaybePromise } from "./core/time.ts";
-import { hint } from "./core/nearest.ts";
-import type { Problem } from "./options-tree.ts";
-import { callback, formatDuration, instant, list, name, parseDuration, scopeName } from "./options-values.ts";
+import type { Principal } from "../core/context.ts";
+import { usdToNano } from "../core/money.ts";
+import type { Scopes } from "../core/scope.ts";
+import { UNITS, type Unit } from "../core/store.ts";
+import type { CalendarPeriod, LimitDefinition, LimitKind } from "../limits/limit.ts";
+import type { MaybePromise } from "../core/time.ts";
+import { hint } from "../core/nearest.ts";
+import type { Problem } from "./tree.ts";
+import { callback, formatDuration, instant, list, name, parseDuration, scopeName } from "./values.ts";
 
 declare global {
   // Express and what extends it (passport, for one) describe their requests here; without them it stays empty.

@@ -1,9 +1,9 @@
 /** Checks across options. They read what was written, not what was parsed, so that one malformed option does not hide another's mistake. */
-import { BUILT_IN_SCOPES } from "./core/scope.ts";
-import { Secret } from "./core/secret.ts";
-import { limitProblems } from "./options-limits.ts";
-import { hint } from "./core/nearest.ts";
-import type { OptionPath, Problem } from "./options-tree.ts";
+import { BUILT_IN_SCOPES } from "../core/scope.ts";
+import { Secret } from "../core/secret.ts";
+import { limitProblems } from "./limits.ts";
+import { hint } from "../core/nearest.ts";
+import type { OptionPath, Problem } from "./tree.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
 

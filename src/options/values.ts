@@ -1,6 +1,6 @@
 /** The values that options are made of: durations, sizes, secrets, dates, patterns. Each schema's message says what to write instead. */
 import { z } from "zod";
-import { Secret } from "./core/secret.ts";
+import { Secret } from "../core/secret.ts";
 
 const UNIT_MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
 const UNIT_BYTES = { b: 1, kb: 1_024, mb: 1_048_576, gb: 1_073_741_824 } as const;

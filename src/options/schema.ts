@@ -1,14 +1,14 @@
 /** Every option of the guard, in code spelling. YAML uses the same names in snake_case. */
 import { z } from "zod";
-import type { Logger } from "./core/logger.ts";
-import { scopesFrom, type ScopesInput } from "./core/scope.ts";
-import type { Store } from "./core/store.ts";
-import type { Clock, MaybePromise } from "./core/time.ts";
-import type { Transport } from "./upstream/transport.ts";
-import { checkBaseUrl, checkProxyUrl } from "./upstream/egress.ts";
-import { checkExtraHeaders } from "./upstream/headers.ts";
-import { limitSchema, type HostRequest } from "./options-limits.ts";
-import { callback, duration, instant, list, name, scopeName, seam, secret, size, label } from "./options-values.ts";
+import type { Logger } from "../core/logger.ts";
+import { scopesFrom, type ScopesInput } from "../core/scope.ts";
+import type { Store } from "../core/store.ts";
+import type { Clock, MaybePromise } from "../core/time.ts";
+import type { Transport } from "../upstream/transport.ts";
+import { checkBaseUrl, checkProxyUrl } from "../upstream/egress.ts";
+import { checkExtraHeaders } from "../upstream/headers.ts";
+import { limitSchema, type HostRequest } from "./limits.ts";
+import { callback, duration, instant, list, name, scopeName, seam, secret, size, label } from "./values.ts";
 
 /** The host's own check of a client. Null = refuse with 401. `key` is what the client presented, or null. */
 export type AuthFunction = {

@@ -1,15 +1,15 @@
 /** The options as the guard uses them: every default filled in, units in the names, secrets wrapped, nothing left to parse. */
-import type { Credential } from "./core/credential.ts";
-import type { Logger } from "./core/logger.ts";
-import type { Scopes } from "./core/scope.ts";
-import type { Secret } from "./core/secret.ts";
-import type { Store } from "./core/store.ts";
-import type { Clock } from "./core/time.ts";
-import { resolveLimit, type ResolvedLimit } from "./options-limits.ts";
-import { DEFAULT_SCOPE_HEADERS, type AuthFunction, type ParsedOptions, type ScopesFunction } from "./options-schema.ts";
-import { checkBaseUrl } from "./upstream/egress.ts";
-import { providerRow } from "./upstream/providers.ts";
-import type { Transport } from "./upstream/transport.ts";
+import type { Credential } from "../core/credential.ts";
+import type { Logger } from "../core/logger.ts";
+import type { Scopes } from "../core/scope.ts";
+import type { Secret } from "../core/secret.ts";
+import type { Store } from "../core/store.ts";
+import type { Clock } from "../core/time.ts";
+import { resolveLimit, type ResolvedLimit } from "./limits.ts";
+import { DEFAULT_SCOPE_HEADERS, type AuthFunction, type ParsedOptions, type ScopesFunction } from "./schema.ts";
+import { checkBaseUrl } from "../upstream/egress.ts";
+import { providerRow } from "../upstream/providers.ts";
+import type { Transport } from "../upstream/transport.ts";
 
 export interface ResolvedKey {
   readonly name: string;

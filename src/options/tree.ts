@@ -1,6 +1,6 @@
 /** The schema seen as a tree of option names: which names exist where, and whether a map's keys are names or data. Built once, at start. */
 import type { z } from "zod";
-import { nearest } from "./core/nearest.ts";
+import { nearest } from "../core/nearest.ts";
 
 export type OptionPath = readonly (string | number)[];
 

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
-import { ConfigError } from "../src/core/errors.ts";
-import { resolveOptions } from "../src/options.ts";
-import { resolveCost, resolveRouteBudget, type CostValue, type RouteBudgetOptions } from "../src/options-budgets.ts";
+import { ConfigError } from "../../src/core/errors.ts";
+import { resolveOptions } from "../../src/options.ts";
+import { resolveCost, resolveRouteBudget, type CostValue, type RouteBudgetOptions } from "../../src/options/budgets.ts";
 
 const { limits } = resolveOptions({
   limits: [

@@ -1,5 +1,5 @@
 /** Options of later versions. They are refused by name: an option that is read and ignored would be believed. */
-import type { OptionNode, OptionPath, Problem } from "./options-tree.ts";
+import type { OptionNode, OptionPath, Problem } from "./tree.ts";
 
 /** The values that mean "I do not use this" everywhere. */
 const isOff = (value: unknown): boolean =>
