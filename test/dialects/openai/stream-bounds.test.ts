@@ -51,8 +51,11 @@ describe.each([[true], [false]])("an event without end (usage hidden: %s)", (hid
 
 test("20 MiB of stream keep less than 4 MiB", () => {
   const gc = (globalThis as { gc?: () => void }).gc ?? exposedGc();
-  const watched = observer(true);
   const text = event(chunk({ content: "words and ".repeat(40) }));
+  // The code that the engine makes of ours on the way is not the stream's memory: it is made before the measuring begins.
+  const warming = observer(true);
+  for (let i = 0; i < 20_000; i += 1) warming.push(Buffer.from(text));
+  const watched = observer(true);
   const used = (): number => {
     gc();
     const { heapUsed, arrayBuffers } = process.memoryUsage();
