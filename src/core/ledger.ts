@@ -44,3 +44,19 @@ export interface LedgerRow extends LedgerIntent {
   /** For a refusal by a limit. */
   readonly limit: string | null;
 }
+
+/** The row of a request that has not ended: what only its end can tell is empty. */
+export const openRow = (intent: LedgerIntent): LedgerRow => ({
+  ...intent,
+  state: "intent",
+  status: 0,
+  code: null,
+  latencyMs: 0,
+  firstByteMs: null,
+  attempts: 0,
+  usage: null,
+  provenance: "void",
+  rawNanoUsd: null,
+  billedNanoUsd: null,
+  limit: null,
+});

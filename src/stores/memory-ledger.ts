@@ -1,4 +1,4 @@
-import type { LedgerIntent, LedgerRow } from "../core/ledger.ts";
+import { openRow, type LedgerIntent, type LedgerRow } from "../core/ledger.ts";
 import type { Ledger, LedgerFilter, LedgerGroup, LedgerTotal } from "../core/store.ts";
 import { totalInputTokens, totalOutputTokens } from "../core/usage.ts";
 
@@ -72,24 +72,6 @@ export function memoryLedger(maxRows: number): Ledger {
       }
       return [...totals].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, total]) => total);
     },
-  };
-}
-
-/** What is known of a request that has not ended. */
-function openRow(intent: LedgerIntent): LedgerRow {
-  return {
-    ...intent,
-    state: "intent",
-    status: 0,
-    code: null,
-    latencyMs: 0,
-    firstByteMs: null,
-    attempts: 0,
-    usage: null,
-    provenance: "void",
-    rawNanoUsd: null,
-    billedNanoUsd: null,
-    limit: null,
   };
 }
 

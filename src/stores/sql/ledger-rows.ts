@@ -1,6 +1,6 @@
 import type { Selectable } from "kysely";
 
-import type { LedgerIntent, LedgerRow } from "../../core/ledger.ts";
+import { openRow, type LedgerIntent, type LedgerRow } from "../../core/ledger.ts";
 import type { Scopes } from "../../core/scope.ts";
 import type { Amounts } from "../../core/store.ts";
 import type { Usage } from "../../core/usage.ts";
@@ -155,20 +155,8 @@ type PackedIntent = [
 /** Reads a JSON array of packed intents as open rows: nothing is known about their end. */
 export function unpackIntents(body: string): LedgerRow[] {
   return (JSON.parse(body) as PackedIntent[]).map(
-    ([id, requestId, at, key, scopes, route, dialect, model, servedModel, provider, credential, stream, held]) => ({
-      ...{ id, requestId, at, key, scopes, route, dialect, model, servedModel, provider, credential, stream: stream === 1, held },
-      state: "intent",
-      status: 0,
-      code: null,
-      latencyMs: 0,
-      firstByteMs: null,
-      attempts: 0,
-      usage: null,
-      provenance: "void",
-      rawNanoUsd: null,
-      billedNanoUsd: null,
-      limit: null,
-    }),
+    ([id, requestId, at, key, scopes, route, dialect, model, servedModel, provider, credential, stream, held]) =>
+      openRow({ id, requestId, at, key, scopes, route, dialect, model, servedModel, provider, credential, stream: stream === 1, held }),
   );
 }
 
