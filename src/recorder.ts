@@ -67,13 +67,14 @@ export function budgetWatch(metrics: Metrics | null): BudgetWatch {
     },
     short: (limit, outcome) => metrics?.decision(limit, outcome),
     storeFailed: (mode) => metrics?.storeError("reserve", mode),
-    settled(ctx, reservation, ending) {
-      if (metrics) {
-        for (let i = 0; i < reservation.charges.length; i += 1) {
-          const { unit, amount } = reservation.charges[i] as Charge;
-          cellsOf((reservation.limits[i] as { name: string }).name, unit).reserved.add(-amount);
-        }
+    ended(reservation) {
+      if (!metrics) return;
+      for (let i = 0; i < reservation.charges.length; i += 1) {
+        const { unit, amount } = reservation.charges[i] as Charge;
+        cellsOf((reservation.limits[i] as { name: string }).name, unit).reserved.add(-amount);
       }
+    },
+    settled(ctx, reservation, ending) {
       if (typeof ending === "string") return;
       const { events } = ctx.services;
       for (let i = 0; i < reservation.charges.length; i += 1) {

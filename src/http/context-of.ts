@@ -22,7 +22,8 @@ export interface RequestQuota {
   readonly signal: AbortSignal;
   /**
    * Reports what was used: by hand, or any OpenAI, Anthropic or Gemini response, chunk or event (one without usage is ignored; the same response
-   * again replaces, another adds). Without a report the estimate stands. After the response it still counts, as a correction.
+   * again replaces, another adds). Without a report the estimate stands. After the response a first report still replaces the
+   * estimate in the budgets (the ledger row keeps what was charged at the end).
    */
   meter(usage: ReportedUsage | object): void;
   /** Nothing was used: gives everything back when the response ends. */

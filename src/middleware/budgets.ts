@@ -58,6 +58,9 @@ export interface BudgetWatch {
   readonly held: (reservation: Reservation, standings: readonly Standing[]) => void;
   readonly short: (limit: string, outcome: "refused" | "would_refuse") => void;
   readonly storeFailed: (mode: "deny" | "allow" | "local") => void;
+  /** No longer held: once for each that was. */
+  readonly ended: (reservation: Reservation) => void;
+  /** What it came to: once more when a charge for want of usage is corrected. */
   readonly settled: (ctx: Context, reservation: Reservation, ending: Ending) => void;
 }
 
@@ -66,6 +69,8 @@ interface Held extends Reservation {
   readonly store: LimitStore;
   readonly input: Amounts;
   readonly owner: BudgetsOptions;
+  /** How it was finished; undefined while it is open. */
+  ending?: Ending;
 }
 
 const unitAmount = (cost: Cost, planned: PlannedLimit): number => {
@@ -190,7 +195,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
     if (!ctx.reservations) {
       ctx.reservations = [held];
       ctx.after(settleAll);
-      ctx.onCorrection(settleAll);
+      ctx.onCorrection(correctAll);
     } else ctx.reservations.push(held);
     if (cost.outputCap !== undefined) ctx.outputCap = Math.min(ctx.outputCap ?? Infinity, cost.outputCap);
     options.watch.held(held, result.standings);
@@ -347,14 +352,23 @@ function endingOf(charged: Charged, input: Amounts): Ending {
 }
 
 /** After the response: one function for all requests, so that nothing is kept alive per request but the reservation itself. */
-function settleAll(ctx: Context): MaybePromise<void> {
+const settleAll = (ctx: Context): MaybePromise<void> => finishAll(ctx, (held) => held.ending === undefined);
+
+/** Usage became known after the end: replaces what was charged for want of it. What was settled already stays settled. */
+const correctAll = (ctx: Context): MaybePromise<void> => finishAll(ctx, (held) => held.ending === "lapse");
+
+function finishAll(ctx: Context, applies: (held: Held) => boolean): MaybePromise<void> {
   const pending: Promise<void>[] = [];
   for (const reservation of (ctx.reservations ?? []) as Held[]) {
+    if (!applies(reservation)) continue;
+    const isFirst = reservation.ending === undefined;
     const { owner, store, opId, input } = reservation;
     const charged: Charged = ctx.charged ?? (reservation.forCall || ctx.failure ? { kind: "nothing" } : { kind: "estimate" });
     ctx.provenance = charged.kind === "usage" ? charged.provenance : charged.kind === "nothing" ? "void" : "estimated";
     const ending = endingOf(charged, input);
+    reservation.ending = ending;
     const done = owner.holds.finish(store, opId, ending);
+    if (isFirst) owner.watch.ended(reservation);
     owner.watch.settled(ctx, reservation, ending);
     if (done !== undefined && isPromise(done)) pending.push(done);
   }

@@ -79,7 +79,14 @@ export class Attempt implements ResponseHandler, Source {
       this.#resolve = resolve;
       const { firstByteTimeoutMs, requestTimeoutMs } = this.#settings;
       this.#timer = this.#ctx.services.clock.timer(this.#call.stream ? firstByteTimeoutMs : requestTimeoutMs, () => this.#timeout());
-      this.#exchange = dispatch(this);
+      try {
+        this.#exchange = dispatch(this);
+      } catch (error) {
+        // Nothing was sent: the credential goes back, and the fault is for the log.
+        this.#ctx.charged = { kind: "nothing" };
+        this.#finish({ kind: "abandoned" }, null, null);
+        throw error;
+      }
       this.#sent = true;
       this.#ctx.onGone((reason) => this.cancel(reason));
     });
