@@ -276,6 +276,17 @@ describe("OpenAI limit sync", () => {
     expect(await tokens("global")).toBe(95_000);
   });
 
+  test("only a sync that was asked for sets the global bucket, not whichever model answered last", async () => {
+    await budget("global", undefined, 1_000, 0);
+    for (const limit of [60_000, 200_000]) {
+      upstream.script({ headers: headers(limit, 7, "5m0s"), usage: "zero" });
+      const init = { method: "POST", headers: { authorization: `Bearer ${MASTER}` } };
+      const body = JSON.stringify({ model: "gpt-4o-mini", messages: [], max_tokens: 10 });
+      expect((await fetch(`${server.url}/v1/chat/completions`, { ...init, body })).status).toBe(200);
+    }
+    expect((await admin("GET", "/buckets/global")).body.bucket).toEqual({ tokens: 1_000, capacity: 1_000, refillPerSec: 0 });
+  });
+
   test("a fresh window never means a refill of 0", async () => {
     upstream.script({ headers: headers(60_000, 60_000, "0s") });
     const { body } = await admin("GET", "/sync/openai-limits");
