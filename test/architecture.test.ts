@@ -51,7 +51,7 @@ const HOMES: Readonly<Record<string, Partial<Record<Import["kind"], RegExp>>>> =
   yaml: everywhere(/^config\//),
   commander: everywhere(/^cli\//),
   kysely: everywhere(/^stores\/(sql|sqlite|postgres)\//),
-  "lru-cache": everywhere(/^(stores\/memory\b|middleware\/auth\b)/),
+  "lru-cache": everywhere(/^(stores\/(memory|strikes)\b|middleware\/auth\b)/),
   "prom-client": { type: /^(guard|metering\/)/, dynamic: /^(guard|open-stores)\b/ },
   "gpt-tokenizer": { dynamic: /^limits\/tokenizer\.ts$/ },
   pino: everywhere(/^cli\//),
@@ -153,7 +153,7 @@ function* homeProblems(module: Module): Generator<string> {
 function* habitProblems({ path, bare, code, lines }: Module): Generator<string> {
   const folders = path.split("/");
   const file = folders.pop() as string;
-  if (![...folders, file.replace(/\.ts$/, "")].every((name) => /^[a-z0-9]+(-[a-z0-9]+)*$/.test(name)))
+  if (![...folders, file.replace(/(\.d)?\.ts$/, "")].every((name) => /^[a-z0-9]+(-[a-z0-9]+)*$/.test(name)))
     yield "names: files and folders are kebab-case";
   if (/^(utils?|types|helpers?)\.ts$/.test(file)) yield "names: name a file after its main export";
   if (lines > MOST_LINES) yield `size: ${lines} lines, at most ${MOST_LINES}`;
