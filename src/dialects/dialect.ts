@@ -11,13 +11,13 @@ export interface DialectRoute {
 
 /** What the gateway may have to change in a request. Everything else stays as the client wrote it, byte for byte. */
 export interface RequestChanges {
-  /** The model's name at the provider. */
+  /** The model's name at the provider. It also decides which parameters the model would refuse, and those are taken out. */
   readonly model?: string;
   /** Ask for usage at the end of a stream. */
   readonly includeUsage?: boolean;
   /** An output cap in tokens, lower than or in place of the client's. */
   readonly outputCap?: number;
-  /** The field that carries the cap when the client sent none. */
+  /** The field that carries the cap when the client sent none; a model that knows only one of them gets that one. */
   readonly capField?: "max_tokens" | "max_completion_tokens";
 }
 

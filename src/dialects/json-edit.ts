@@ -1,5 +1,5 @@
 /**
- * Edits a top-level field of a JSON object in its bytes, so that everything else stays as the client wrote it: number formats, key order,
+ * Edits top-level members of a JSON object in its bytes, so that everything else stays as the client wrote it: number formats, key order,
  * white space, duplicate keys. The text is known to be valid JSON (it was parsed before).
  */
 
@@ -82,47 +82,72 @@ export function countMembers(bytes: Buffer): number {
   return members;
 }
 
-/** Where the values of the named top-level keys stand: every occurrence, because parsers disagree on which duplicate counts. */
-function valuesOf(bytes: Buffer, keys: ReadonlySet<string>): ReadonlyMap<string, readonly Span[]> {
-  const found = new Map<string, Span[]>();
-  eachMember(bytes, (at, value) => {
-    const key = JSON.parse(bytes.toString("utf8", at.start, at.end)) as string;
-    if (keys.has(key)) {
-      const spans = found.get(key);
-      if (spans) spans.push(value);
-      else found.set(key, [value]);
-    }
-    return false;
-  });
-  return found;
+/** Changes to the top-level members of an object. One key may be renamed and set: it is set under the name that it has in the bytes. */
+export interface FieldEdits {
+  /** The new value by key. A key that the object does not have is added in front. */
+  readonly set: ReadonlyMap<string, unknown>;
+  /** The new key by key. The object must not have the new one, unless that is removed. */
+  readonly rename: ReadonlyMap<string, string>;
+  readonly remove: ReadonlySet<string>;
 }
 
+interface Splice extends Span {
+  readonly text: string;
+}
+
+const NONE: readonly Splice[] = [];
+
 /**
- * Sets top-level fields of a JSON object. `fields` maps a key to the new value; `present` tells which of them the parsed object already has
- * (those are replaced wherever they stand, the others are added in front).
+ * Where the members that an object has are changed, in order: every occurrence, because parsers disagree on which duplicate counts. `isEmptied` =
+ * no member is left.
  */
-export function setFields(bytes: Buffer, fields: ReadonlyMap<string, unknown>, present: (key: string) => boolean): Buffer {
-  const replaced = [...fields.keys()].filter(present);
-  const pieces: Buffer[] = [];
-  const open = bytes.indexOf(OPEN_BRACE);
+function splicesOf(bytes: Buffer, edits: FieldEdits): { readonly splices: readonly Splice[]; readonly isEmptied: boolean } {
+  const splices: Splice[] = [];
+  let keptEnd = -1;
+  /** Where members begin that are removed, with the comma behind each; -1 = the last one stays. */
+  let cutStart = -1;
+  let cutEnd = -1;
+  eachMember(bytes, (key, value) => {
+    const name = JSON.parse(bytes.toString("utf8", key.start, key.end)) as string;
+    if (edits.remove.has(name)) {
+      if (cutStart < 0) cutStart = key.start;
+      cutEnd = value.end;
+      return false;
+    }
+    if (cutStart >= 0) splices.push({ start: cutStart, end: key.start, text: "" });
+    cutStart = -1;
+    keptEnd = value.end;
+    const newName = edits.rename.get(name);
+    if (newName !== undefined) splices.push({ ...key, text: JSON.stringify(newName) });
+    if (edits.set.has(name)) splices.push({ ...value, text: JSON.stringify(edits.set.get(name)) });
+    return false;
+  });
+  // Nothing that stays comes behind them: the comma before them goes instead.
+  if (cutStart >= 0) splices.push({ start: keptEnd < 0 ? cutStart : keptEnd, end: cutEnd, text: "" });
+  return { splices, isEmptied: keptEnd < 0 };
+}
+
+/** Edits the members of a JSON object. `present` tells which keys the parsed object has: bytes that hold none of the edited ones are not searched. */
+export function editFields(bytes: Buffer, edits: FieldEdits, present: (key: string) => boolean): Buffer {
   let added = "";
-  for (const [key, value] of fields) {
-    if (!present(key)) added += `${JSON.stringify(key)}:${JSON.stringify(value)},`;
+  let isTouched = false;
+  for (const [key, value] of edits.set) {
+    if (present(key)) isTouched = true;
+    else added += `${JSON.stringify(key)}:${JSON.stringify(value)},`;
   }
+  for (const key of edits.rename.keys()) isTouched ||= present(key);
+  for (const key of edits.remove) isTouched ||= present(key);
+  const open = bytes.indexOf(OPEN_BRACE) + 1;
+  const { splices, isEmptied } = isTouched ? splicesOf(bytes, edits) : { splices: NONE, isEmptied: bytes[skipSpace(bytes, open)] === CLOSE_BRACE };
+  const pieces: Buffer[] = [];
   let copied = 0;
   if (added !== "") {
-    // `{}` never comes here: a call has at least its model.
-    pieces.push(bytes.subarray(0, open + 1), Buffer.from(added));
-    copied = open + 1;
+    pieces.push(bytes.subarray(0, open), Buffer.from(isEmptied ? added.slice(0, -1) : added));
+    copied = open;
   }
-  if (replaced.length > 0) {
-    const spans = [...valuesOf(bytes, new Set(replaced))]
-      .flatMap(([key, list]) => list.map((span) => ({ ...span, text: JSON.stringify(fields.get(key)) })))
-      .toSorted((a, b) => a.start - b.start);
-    for (const span of spans) {
-      pieces.push(bytes.subarray(copied, span.start), Buffer.from(span.text));
-      copied = span.end;
-    }
+  for (const { start, end, text } of splices) {
+    pieces.push(bytes.subarray(copied, start), Buffer.from(text));
+    copied = end;
   }
   pieces.push(bytes.subarray(copied));
   return Buffer.concat(pieces);

@@ -1,15 +1,22 @@
 import type { Call, Operation } from "../../core/call.ts";
 import { GuardError } from "../../core/errors.ts";
 import type { RequestChanges } from "../dialect.ts";
-import { setFields } from "../json-edit.ts";
+import { editFields, type FieldEdits } from "../json-edit.ts";
 import { fieldsOf } from "../usage.ts";
+import { parameterRule, REASONING_CAP, type ParameterRule } from "./parameters.ts";
 
 /** More than any model writes; larger figures are mistakes that would only distort a hold. */
 const MOST_OUTPUT_TOKENS = 10_000_000;
 const MOST_CHOICES = 128;
 const MAX_MODEL_LENGTH = 256;
 
+const CAPS = [REASONING_CAP, "max_tokens"] as const;
+const MAX_TOKENS_RENAMED: ReadonlyMap<string, string> = new Map([["max_tokens", REASONING_CAP]]);
+
 type Body = Readonly<Record<string, unknown>>;
+type Adjustment = Omit<FieldEdits, "set">;
+
+const UNCHANGED: Adjustment = { rename: new Map(), remove: new Set() };
 
 function invalid(param: string, message: string): GuardError {
   return new GuardError("body_invalid", message, { param });
@@ -71,13 +78,26 @@ export function readRequest(operation: Operation, bytes: Buffer, body: Body): Ca
 /** Makes the changes in the bytes; returns the same buffer when there is nothing to change. */
 export function rewriteRequest(call: Call, changes: RequestChanges): Buffer {
   const { body } = call;
-  const fields = new Map<string, unknown>();
-  if (changes.model !== undefined && changes.model !== call.model) fields.set("model", changes.model);
-  if (changes.includeUsage && !call.wantsUsage) fields.set("stream_options", { ...fieldsOf(body.stream_options), include_usage: true });
+  const model = changes.model ?? call.model;
+  const rule = call.operation === "chat" ? parameterRule(model) : null;
+  const { rename, remove } = rule ? renamedAndRemoved(body, rule) : UNCHANGED;
+  const set = new Map<string, unknown>();
+  if (model !== call.model) set.set("model", model);
+  if (changes.includeUsage && !call.wantsUsage) set.set("stream_options", { ...fieldsOf(body.stream_options), include_usage: true });
   if (changes.outputCap !== undefined) {
-    const sent = (["max_completion_tokens", "max_tokens"] as const).filter((field) => typeof body[field] === "number");
-    if (sent.length === 0) fields.set(changes.capField ?? "max_tokens", changes.outputCap);
-    for (const field of sent) if ((body[field] as number) > changes.outputCap) fields.set(field, changes.outputCap);
+    const sent = CAPS.filter((field) => typeof body[field] === "number" && !remove.has(field));
+    if (sent.length === 0) set.set(rule ? REASONING_CAP : (changes.capField ?? "max_tokens"), changes.outputCap);
+    for (const field of sent) if ((body[field] as number) > changes.outputCap) set.set(field, changes.outputCap);
   }
-  return fields.size === 0 ? call.bytes : setFields(call.bytes, fields, (key) => Object.hasOwn(body, key));
+  if (set.size === 0 && rename.size === 0 && remove.size === 0) return call.bytes;
+  return editFields(call.bytes, { set, rename, remove }, (key) => Object.hasOwn(body, key));
+}
+
+/** Takes out what a reasoning model refuses. Its own cap wins over `max_tokens`; a null is no cap. */
+function renamedAndRemoved(body: Body, { drop }: ParameterRule): Adjustment {
+  const remove = new Set(drop.filter((field) => Object.hasOwn(body, field)));
+  if (!Object.hasOwn(body, "max_tokens")) return remove.size === 0 ? UNCHANGED : { ...UNCHANGED, remove };
+  if (body.max_tokens === null || typeof body[REASONING_CAP] === "number") return { ...UNCHANGED, remove: remove.add("max_tokens") };
+  if (Object.hasOwn(body, REASONING_CAP)) remove.add(REASONING_CAP);
+  return { rename: MAX_TOKENS_RENAMED, remove };
 }

@@ -102,6 +102,12 @@ describe("rewriting a request", () => {
       { model: "b" },
       '{"messages":[{"role":"user","content":"\\"model\\":\\"a\\"","model":"a"}],"metadata":{"model":"a"},"model":"b","tools":[{"model":"a"}]}',
     ],
+    [
+      "the model, however its line is spaced, behind a nested one of the same name",
+      '{"metadata" : {"model":"a"},\n\t"model"\t:\n "a" ,"messages":[]}',
+      { model: "b" },
+      '{"metadata" : {"model":"a"},\n\t"model"\t:\n "b" ,"messages":[]}',
+    ],
     ["every duplicate of it", '{"model":"x","messages":[],"mod\\u0065l":"a"}', { model: "b" }, '{"model":"b","messages":[],"mod\\u0065l":"b"}'],
     [
       "usage",
