@@ -22,12 +22,61 @@ export interface LimitView {
   readonly mode: "enforce" | "shadow";
 }
 
+/** What went out within the last minute from this process, and what may; -1 = unlimited. */
+export interface RateView {
+  readonly used: number;
+  readonly limit: number;
+}
+
+/**
+ * `ready`: may be chosen, if not for every model · `limited`: its own limits have no room now · `cooling`: after a failure · `banned`: by fail2ban ·
+ * `failing`: its circuit breaker is open.
+ */
+export type CredentialState = "ready" | "limited" | "cooling" | "banned" | "failing";
+
 export interface CredentialView {
   readonly name: string;
   readonly provider: string;
   readonly isFallback: boolean;
   readonly priority: number;
   readonly inFlight: number;
+  readonly state: CredentialState;
+  /** When the state ends by itself, wall clock in ms; null = it is ready, or nobody knows. */
+  readonly until: number | null;
+  readonly rpm: RateView;
+  readonly tpm: RateView;
+  /** The models that the configuration names for it. */
+  readonly models: readonly CredentialModelView[];
+}
+
+export interface CredentialModelView {
+  readonly name: string;
+  readonly state: CredentialState;
+  readonly until: number | null;
+  readonly rpm: RateView;
+  readonly tpm: RateView;
+}
+
+/** Something that is kept out. Times are wall clock, ms. */
+export interface BlockView {
+  readonly credential: string;
+  /** Null = all its models. */
+  readonly model: string | null;
+  /** The status that caused it. */
+  readonly code: number;
+  /** For people. */
+  readonly reason: string;
+  readonly since: number;
+  /** Null = until a person lifts it. */
+  readonly until: number | null;
+}
+
+/** A banned client: `ip:<address>` or `key:<name>`. */
+export interface ClientBanView {
+  readonly client: string;
+  readonly code: number;
+  readonly since: number;
+  readonly until: number | null;
 }
 
 export interface HealthView {
@@ -56,5 +105,15 @@ export interface Admin {
   /** Sets capacity or refill of one bucket at run time; creates `budget-<scope>` when the scope has no tokens bucket. */
   setBucket(address: BucketAddress, numbers: { readonly capacity?: number; readonly refillPerSec?: number }): Promise<BucketView>;
   syncLimits(): Promise<LimitSync>;
+  /** Asks every provider what it offers, each within a few seconds. Returns the names that the configuration does not have. */
+  discoverModels(): Promise<readonly string[]>;
+  bans(): readonly BlockView[];
+  /** Lifts the bans of a credential (of one model on it; null = all). Returns how many there were. */
+  liftBans(credential: string, model: string | null): number;
+  /** Cooldowns and open circuit breakers. */
+  cooldowns(): readonly BlockView[];
+  clearCooldowns(credential: string, model: string | null): number;
+  clientBans(): readonly ClientBanView[];
+  liftClientBan(client: string): boolean;
   usage(filter: LedgerFilter, groupBy: readonly LedgerGroup[]): Promise<readonly LedgerTotal[]>;
 }

@@ -1,5 +1,5 @@
 import type { Call } from "./call.ts";
-import type { Choice, Lease } from "./credential.ts";
+import type { Choice, Fault, Lease } from "./credential.ts";
 import type { ErrorCode, GuardError } from "./errors.ts";
 import type { Events } from "./events.ts";
 import type { LedgerRow } from "./ledger.ts";
@@ -83,6 +83,17 @@ export interface CallReader {
   call(ctx: Context): MaybePromise<Call>;
 }
 
+/** What `fail2ban` knows of a client, for the step that finds out who it is. */
+export interface ClientGate {
+  /** Throws `banned` when this client may not come in now. */
+  admit(principal: Principal): void;
+  /** The refusal of a key that is wrong: `banned` instead when its address is. */
+  refusal(error: GuardError): GuardError;
+}
+
+/** Finds a client's network address in what the edge gave as `host`. Warns through the logger when the host's settings let clients choose it. */
+export type AddressReader = (host: unknown, logger: Logger) => string | null;
+
 export type Headers = Readonly<Record<string, string | readonly string[] | undefined>>;
 
 /** Work to do once the response is over. It is called with the context, so one function can serve all requests. */
@@ -100,6 +111,8 @@ export interface ContextInit {
   readonly reader: CallReader;
   /** Whether the path is one of a dialect's, so that there is a call to read. */
   readonly carriesCall: boolean;
+  /** The client's network address; null = it has none (in-process). A function is asked when somebody wants to know, and once. */
+  readonly address: AddressReader | string | null;
   /** Whatever host callbacks should get: the Express request, or the `fetch` init. */
   readonly host: unknown;
 }
@@ -124,6 +137,8 @@ export class Context {
   services: Services;
   /** Written by the edge. */
   route = "";
+  /** Written by `fail2ban`. */
+  gate: ClientGate | undefined;
   /** Written by `auth`. */
   principal: Principal | undefined;
   /** Written by `scopes`. */
@@ -139,6 +154,8 @@ export class Context {
   /** Written by `proxy`, per attempt. */
   lease: Lease | undefined;
   attempts = 0;
+  /** Written by `proxy`: whose fault the last refusal of a provider was; undefined = the last attempt was not refused. */
+  fault: Fault | undefined;
   firstByteAt: number | undefined;
   /** Written by the meter: `proxy`, or the host's own handler. */
   charged: Charged | undefined;
@@ -154,6 +171,7 @@ export class Context {
   /** Where it stands among its guard's open requests. */
   place = -1;
 
+  #address: AddressReader | string | null;
   readonly #reader: CallReader;
   #call: MaybePromise<Call> | undefined;
   #after: AfterHook[] | undefined;
@@ -172,9 +190,16 @@ export class Context {
     this.headers = init.headers;
     this.services = init.services;
     this.host = init.host;
+    this.#address = init.address;
     this.carriesCall = init.carriesCall;
     this.startedAt = init.services.clock.monotonic();
     this.#reader = init.reader;
+  }
+
+  /** The client's network address; null = it has none, or nobody knows it. */
+  get address(): string | null {
+    if (typeof this.#address === "function") this.#address = this.#address(this.host, this.services.logger);
+    return this.#address;
   }
 
   /** The parsed request. Read once, when first asked for. */

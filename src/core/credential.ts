@@ -2,8 +2,15 @@ import type { GuardError } from "./errors.ts";
 import type { Secret } from "./secret.ts";
 import type { MaybePromise } from "./time.ts";
 
+/** What may go out per minute and at one time; -1 = unlimited, yet counted. Tokens are those of input and output together. */
+export interface SendLimits {
+  readonly rpm: number;
+  readonly tpm: number;
+  readonly maxConcurrent: number;
+}
+
 /** An account at a provider that requests may be sent with. */
-export interface Credential {
+export interface Credential extends SendLimits {
   readonly name: string;
   /** Id of a row of the provider table. */
   readonly provider: string;
@@ -17,7 +24,10 @@ export interface Credential {
   readonly isFallback: boolean;
   /** Higher is tried first. */
   readonly priority: number;
+  /** Its share under the weighted strategy, relative to the others. */
   readonly weight: number;
+  /** A label of the operator's. */
+  readonly tier: string | null;
   /** Extra request headers, set by the operator. */
   readonly headers: Readonly<Record<string, string>>;
   /** Whether names that resolve to private addresses may be dialled. */
@@ -25,15 +35,29 @@ export interface Credential {
   readonly proxyUrl: string | null;
 }
 
-/** How one attempt ended, for the pool's health and limits. */
+/**
+ * Whose fault an error answer is. `request`: the call itself, no other credential would help · `credential`: this account may not or cannot
+ * pay · `capacity`: the account or the provider has no room now.
+ */
+export type Fault = "request" | "credential" | "capacity";
+
+/** How one attempt ended, for the pool's health and limits. `tokens` are input and output together; null = nothing was used, so the slot goes back. */
 export type AttemptOutcome =
-  | { readonly kind: "served"; readonly status: number }
+  | { readonly kind: "served"; readonly status: number; readonly tokens: number }
   /** The upstream answered with an error status. */
-  | { readonly kind: "refused"; readonly status: number; readonly retryAfterMs: number | null }
-  /** No answer: connection, protocol or timeout. */
-  | { readonly kind: "failed"; readonly error: GuardError }
+  | {
+      readonly kind: "refused";
+      readonly status: number;
+      readonly fault: Fault;
+      /** Whether the provider speaks of the account as a whole, not of one model. */
+      readonly isAccountWide: boolean;
+      /** Ms until the provider says to come back; null = it did not say. */
+      readonly waitMs: number | null;
+    }
+  /** No answer, or half of one: connection, protocol or timeout. */
+  | { readonly kind: "failed"; readonly error: GuardError; readonly tokens: number | null }
   /** The client left, or the attempt was never sent. */
-  | { readonly kind: "abandoned" };
+  | { readonly kind: "abandoned"; readonly tokens: number | null };
 
 /** A credential lent to one attempt. */
 export interface Lease {
@@ -48,6 +72,9 @@ export interface Lease {
 
 /** How a request gets its credentials: one lease per attempt, never the same credential twice. */
 export interface Choice {
-  /** Null when no untried candidate is left. The first call throws `GuardError` when there is none at all. */
+  /**
+   * Null when no untried candidate is left that may be used now. The first call throws instead: `all_credentials_limited` with the earliest time,
+   * or `no_credential`.
+   */
   next(): MaybePromise<Lease | null>;
 }

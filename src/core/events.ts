@@ -34,6 +34,14 @@ export interface GuardEvents {
     readonly code: ErrorCode | null;
   };
   settled: { readonly requestId: string; readonly scopes: Scopes; readonly amounts: Amounts; readonly provenance: Provenance };
+  /** A credential (for one model, or null = all) or a client was banned. `until` null = until a person lifts it. Wall clock, ms. */
+  ban: {
+    readonly credential: string | null;
+    readonly model: string | null;
+    readonly client: string | null;
+    readonly code: number;
+    readonly until: number | null;
+  };
   debt: { readonly requestId: string; readonly limit: string; readonly unit: Unit; readonly amount: number };
 }
 

@@ -135,6 +135,13 @@ export interface RecordStore {
   watch(prefix: string, fn: (key: string, record: StoredRecord | undefined) => void): () => void;
 }
 
+/** Counts misbehaviour (fail2ban). Approximate where nodes share nothing; bounded, so the least recently struck key may be forgotten. */
+export interface StrikeStore {
+  /** Adds a strike and returns how many stand. The count starts with the first strike and is forgotten `windowMs` after it. */
+  strike(key: string, windowMs: number): MaybePromise<number>;
+  clear(key: string): MaybePromise<void>;
+}
+
 export interface LedgerFilter {
   /** Ms since the epoch; `from` inclusive, `to` exclusive. */
   readonly from?: number;
@@ -175,6 +182,7 @@ export interface Store {
   /** Whether several processes see the same state. */
   readonly shared: boolean;
   readonly limits: LimitStore;
+  readonly strikes: StrikeStore;
   readonly records: RecordStore;
   readonly ledger: Ledger;
   /** Resolves when the store can serve; rejects with a message that names the setting at fault. */

@@ -2,7 +2,7 @@ import type { Credential } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Clock } from "../core/time.ts";
 import { requestHeaders } from "./headers.ts";
-import { providerRow, type ProviderRow } from "./providers.ts";
+import { providerRow, upstreamPath, type ProviderRow } from "./providers.ts";
 import type { ResponseHeaders, Transport } from "./transport.ts";
 
 export interface Question {
@@ -26,7 +26,7 @@ export interface ProviderAnswer {
 export function askProvider(transport: Transport, clock: Clock, question: Question): Promise<ProviderAnswer> {
   const { credential, to, body, timeoutMs, maxBytes } = question;
   const row = providerRow(credential.provider);
-  const { origin, basePath, allowPrivate, proxyUrl } = credential;
+  const { origin, allowPrivate, proxyUrl } = credential;
   const headers = requestHeaders({}, row, credential, body?.length ?? null);
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
@@ -42,7 +42,7 @@ export function askProvider(transport: Transport, clock: Clock, question: Questi
     };
     const timer = clock.timer(timeoutMs, () => giveUp(new GuardError("upstream_timeout", "the provider did not answer in time")));
     const exchange = transport.send(
-      { origin, path: basePath + row.paths[to], method: body ? "POST" : "GET", headers, body, allowPrivate, proxyUrl },
+      { origin, path: upstreamPath(credential, row.paths[to]), method: body ? "POST" : "GET", headers, body, allowPrivate, proxyUrl },
       {
         head(status, answered) {
           head = { status, headers: answered };

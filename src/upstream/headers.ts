@@ -3,17 +3,15 @@ import { VERSION } from "../core/version.ts";
 import type { ProviderRow } from "./providers.ts";
 
 /**
- * Which headers cross the gateway. Both directions are allow-lists: what is not named here stays where it is. In particular never forwarded are
- * the client's keys, cookies and identity (`openai-organization`, `openai-project`, `user-agent`, `x-stainless-*`, its own request ids), and
- * never returned the provider's cookies, account ids and `x-ratelimit-*` (they tell about the pooled account, not about the caller).
+ * Which headers cross the gateway. Both directions are allow-lists (the provider's row, {@link RETURNED}): what they do not name stays where it is. In
+ * particular never forwarded are the client's keys, cookies and identity (`openai-organization`, `openai-project`, `user-agent`, `x-stainless-*`, its
+ * own request ids), and never returned the provider's cookies, account ids and `x-ratelimit-*` (they tell about the pooled account, not about the
+ * caller).
  */
 type Headers = Readonly<Record<string, string | readonly string[] | undefined>>;
 
 /** We say who we are: no provider is told that a request comes from another program. */
 const USER_AGENT = `quotaguard/${VERSION}`;
-
-/** Client headers that the provider may see, besides the content type. */
-const FORWARDED = ["accept", "openai-beta"] as const;
 
 /** [the provider's name, the client's name]. The provider's request id is what its support asks for; our own id keeps the plain name. */
 const RETURNED: readonly (readonly [string, string])[] = [
@@ -41,6 +39,10 @@ const NOT_SETTABLE: ReadonlySet<string> = new Set([
   "accept-encoding",
   "cookie",
 ]);
+
+/** The client's proofs and its address. No list of a provider's lets them through. */
+const PRIVATE =
+  /^(?:authorization|cookie2?|x-api-key|api-key|x-goog-api-key|forwarded|x-forwarded(?:-.*)?|x-real-ip|x-client-ip|true-client-ip|cf-.*)$/;
 
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
@@ -72,7 +74,8 @@ function fixedHeaders(provider: ProviderRow, credential: Credential): Fixed {
   checkExtraHeaders(credential.headers);
   for (const [name, value] of Object.entries(credential.headers)) headers[name.toLowerCase()] = value;
   headers["accept-encoding"] = "identity";
-  const fixed = { headers: Object.entries(headers).flat(), forwarded: FORWARDED.filter((name) => headers[name] === undefined) };
+  const forwarded = provider.forwardedHeaders.filter((name) => headers[name] === undefined && !NOT_SETTABLE.has(name) && !PRIVATE.test(name));
+  const fixed = { headers: Object.entries(headers).flat(), forwarded };
   known.set(credential, fixed);
   return fixed;
 }

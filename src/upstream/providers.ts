@@ -1,14 +1,18 @@
 import type { DialectId, Operation } from "../core/call.ts";
-import type { Credential } from "../core/credential.ts";
+import type { Credential, Fault } from "../core/credential.ts";
 import { nearest } from "../core/nearest.ts";
-
-/**
- * Whose fault an error answer is. `request`: the call itself, no other credential would help · `credential`: this account may not or cannot
- * pay · `capacity`: the account or the provider has no room now.
- */
-export type Fault = "request" | "credential" | "capacity";
+import { fieldsOf } from "../dialects/usage.ts";
 
 type Headers = Readonly<Record<string, string | readonly string[] | undefined>>;
+
+/** What an error answer says about the credential that it came for. */
+export interface Verdict {
+  readonly fault: Fault;
+  /** Whether the provider speaks of the account as a whole, not of one model. */
+  readonly isAccountWide: boolean;
+  /** Ms to wait when the answer's headers name no time; null = whoever asks knows better. */
+  readonly waitMs: number | null;
+}
 
 /** What is particular about a provider. A row, not a class: other rows are made by spreading one and changing what differs. */
 export interface ProviderRow {
@@ -20,28 +24,69 @@ export interface ProviderRow {
   readonly paths: Readonly<Record<Operation | "models", string>>;
   /** The field that caps a chat answer's length. */
   readonly capField: "max_tokens" | "max_completion_tokens";
+  /** Client headers that the provider may see, besides the content type; lower case. What tells who the client is never goes, whatever stands here. */
+  readonly forwardedHeaders: readonly string[];
   /** Adds the credential's proof to lower-case headers. Called once per credential, so it must depend on nothing else. */
   authorize(headers: Record<string, string>, credential: Credential): void;
-  /** For a status outside 2xx. `body` is the answer's start; it is only read for the codes that a status alone does not tell. */
-  classify(status: number, headers: Headers, body: Buffer | string): Fault;
-  /** Ms until the provider says to come back; null = it did not say. */
-  retryAfterMs(headers: Headers, nowMs: number): number | null;
+  /** For a status outside 2xx. `body` is the answer; of a long one only the start is looked at. */
+  classify(status: number, headers: Headers, body: Buffer | string): Verdict;
+  /** Ms until the provider says to come back; null = it did not say. `isRateLimit` = a lack of room is why it refused, not the account or an outage. */
+  retryAfterMs(headers: Headers, nowMs: number, isRateLimit: boolean): number | null;
 }
 
 /** Nobody is believed about more than a day. */
 const MAX_WAIT_MS = 24 * 60 * 60 * 1000;
-const BODY_START = 4_096;
+const BODY_START = 8_192;
+const CHALLENGE_WAIT_MS = 10_000;
 
-/** Error codes of an account that cannot serve, whatever the status. In valid JSON a client's own text cannot forge them: its quotes are escaped. */
-const ACCOUNT_FAULT =
-  /"(?:code|type)"\s*:\s*"(?:insufficient_quota|invalid_api_key|billing_hard_limit_reached|billing_not_active|account_deactivated|access_terminated|invalid_grant|authentication_error)"/;
+/** Codes of an account that cannot serve, whatever the status and the model. */
+const ACCOUNT_CODE = /^(?:insufficient_quota|invalid_api_key|account_deactivated|access_terminated(?:_error)?|invalid_grant|billing_\w+)$/;
 
-function openAiFault(status: number, _headers: Headers, body: Buffer | string): Fault {
-  if (status === 401 || status === 402 || status === 403) return "credential";
-  if (status === 408 || status >= 500 || status < 400) return "capacity";
+/** A refusal of this very call, although its status may speak of access: providers tell it in words only. */
+const REQUEST_WORDS = /content policy|content management policy|policy violation|model not found|model does not exist|unsupported model/i;
+
+const verdict = (fault: Fault, isAccountWide = false, waitMs: number | null = null): Verdict => Object.freeze({ fault, isAccountWide, waitMs });
+
+const REQUEST = verdict("request");
+const CREDENTIAL = verdict("credential");
+const ACCOUNT = verdict("credential", true);
+const CAPACITY = verdict("capacity");
+const CHALLENGE = verdict("capacity", false, CHALLENGE_WAIT_MS);
+
+const textIn = (value: Headers[string], part: string): boolean => typeof value === "string" && value.toLowerCase().includes(part);
+
+/** Cloudflare stands in front of the provider and takes us for a robot. The credential was not looked at. */
+function isChallenge(status: number, headers: Headers): boolean {
+  if (textIn(headers["cf-mitigated"], "challenge")) return true;
+  return (status === 403 || status === 503) && textIn(headers.server, "cloudflare") && textIn(headers["content-type"], "text/html");
+}
+
+/**
+ * The error codes of a JSON answer. Only where providers put them: a server that repeats the client's request in its refusal must not let the client
+ * speak for it.
+ */
+function codesOf(text: string): readonly unknown[] {
+  let body: Readonly<Record<string, unknown>> | null;
+  try {
+    body = fieldsOf(JSON.parse(text));
+  } catch {
+    return [];
+  }
+  const error = fieldsOf(body?.error);
+  return [error?.code, error?.type, body?.error, body?.code, body?.type];
+}
+
+function openAiVerdict(status: number, headers: Headers, body: Buffer | string): Verdict {
+  if (isChallenge(status, headers)) return CHALLENGE;
+  if (status >= 500 || status < 400) return CAPACITY;
   const start = typeof body === "string" ? body.slice(0, BODY_START) : body.toString("latin1", 0, BODY_START);
-  if (ACCOUNT_FAULT.test(start)) return "credential";
-  return status === 429 ? "capacity" : "request";
+  const codes = codesOf(start);
+  if (codes.some((code) => typeof code === "string" && ACCOUNT_CODE.test(code))) return ACCOUNT;
+  if (status === 401 || status === 402 || codes.includes("authentication_error")) return CREDENTIAL;
+  if (status === 429) return CAPACITY;
+  if (REQUEST_WORDS.test(start)) return REQUEST;
+  if (status === 403) return CREDENTIAL;
+  return status === 408 ? CAPACITY : REQUEST;
 }
 
 function bearer(headers: Record<string, string>, credential: Credential): void {
@@ -55,8 +100,9 @@ const openAiCompatible: ProviderRow = {
   baseUrl: null,
   paths: { chat: "/v1/chat/completions", completions: "/v1/completions", embeddings: "/v1/embeddings", models: "/v1/models" },
   capField: "max_tokens",
+  forwardedHeaders: ["accept", "openai-beta"],
   authorize: bearer,
-  classify: openAiFault,
+  classify: openAiVerdict,
   retryAfterMs,
 };
 
@@ -64,6 +110,17 @@ const openAiCompatible: ProviderRow = {
 const openAi: ProviderRow = { ...openAiCompatible, id: "openai", baseUrl: "https://api.openai.com", capField: "max_completion_tokens" };
 
 const ROWS: ReadonlyMap<string, ProviderRow> = new Map([openAi, openAiCompatible].map((row) => [row.id, row]));
+
+/**
+ * A provider's path below the credential's base. A base that names a version itself (`https://open.example/api/paas/v4`) has it in place of the
+ * path's own.
+ */
+export function upstreamPath({ basePath }: Credential, path: string): string {
+  return VERSIONED_BASE.test(basePath) && VERSIONED_PATH.test(path) ? basePath + path.replace(VERSIONED_PATH, "") : basePath + path;
+}
+
+const VERSIONED_BASE = /\/v\d+(?:beta\d*)?$/;
+const VERSIONED_PATH = /^\/v\d+(?=\/)/;
 
 /** The row of a provider. Throws an Error that names the nearest id when there is none. */
 export function providerRow(id: string): ProviderRow {
@@ -77,10 +134,11 @@ export function providerRow(id: string): ProviderRow {
 
 /**
  * When a refusal may be repeated, from `retry-after-ms`, `retry-after` (seconds or HTTP date, RFC 9110 10.2.3) or OpenAI's
- * `x-ratelimit-reset-*` durations, in this order. Ms, at most 24 h; null when nothing usable was said.
+ * `x-ratelimit-reset-*` durations, in this order. Ms, at most 24 h; null when nothing usable was said. The durations come with any answer, so they tell
+ * when to come back only where a rate limit stands in the way.
  */
-export function retryAfterMs(headers: Headers, nowMs: number): number | null {
-  const exact = decimal(headers["retry-after-ms"]) ?? afterHeader(headers["retry-after"], nowMs) ?? resetHeaders(headers);
+function retryAfterMs(headers: Headers, nowMs: number, isRateLimit: boolean): number | null {
+  const exact = decimal(headers["retry-after-ms"]) ?? afterHeader(headers["retry-after"], nowMs) ?? (isRateLimit ? resetHeaders(headers) : null);
   return exact === null ? null : Math.min(Math.ceil(exact), MAX_WAIT_MS);
 }
 

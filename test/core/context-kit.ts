@@ -59,6 +59,7 @@ export function contextWith(services: Services, more: Partial<ContextInit> = {})
     services,
     reader,
     carriesCall: false,
+    address: null,
     host: {},
     ...more,
   });

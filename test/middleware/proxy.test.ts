@@ -75,6 +75,62 @@ describe("what goes upstream", () => {
   });
 });
 
+describe("reasoning models", () => {
+  test("what such a model refuses is taken out, by its name at the provider", async () => {
+    await start({ models: [{ name: "smart", model: "o3-mini" }] });
+    await (await post('{"model":"smart", "temperature":0.7, "messages":[], "max_tokens" : 50}')).text();
+    expect(sentText()).toBe('{"model":"o3-mini", "messages":[], "max_completion_tokens" : 50}');
+    const plain = '{"model":"gpt-4o", "temperature":0.7, "messages":[], "max_tokens" : 50}';
+    await (await post(plain)).text();
+    expect(sentText()).toBe(plain);
+  });
+
+  test("a budget's cap goes where such a model looks for it", async () => {
+    await start((upstream) => ({
+      credentials: [{ name: "main", provider: "openai-compatible", apiKey: UPSTREAM_KEY, baseUrl: upstream.url }],
+      models: [
+        { name: "gpt-5", price: { inputPerMtok: 1, outputPerMtok: 1 } },
+        { name: "llama", price: { inputPerMtok: 1, outputPerMtok: 1 } },
+      ],
+      estimate: { defaultMaxOutputTokens: 123 },
+      limits: [{ name: "spend", scope: "user", unit: "usd", window: { limit: 5, per: "day" } }],
+    }));
+    await (await post('{"model":"gpt-5","messages":[]}')).text();
+    expect(sentText()).toBe('{"max_completion_tokens":123,"model":"gpt-5","messages":[]}');
+    await (await post('{"model":"llama","messages":[]}')).text();
+    expect(sentText()).toBe('{"max_tokens":123,"model":"llama","messages":[]}');
+  });
+});
+
+describe("what a stream used", () => {
+  const text = ["one", " two", " three"];
+  const settled = async (response: Response) => {
+    await response.text();
+    await closed();
+    return row(response);
+  };
+
+  test.each(["cumulative", "in-finish", "as-asked"] as const)("is counted once, however often the provider says so far: %s", async (usage) => {
+    await start();
+    gateway.upstream.script({ text, usage });
+    const written = await settled(await chat(gateway.url, { stream: true, messages: [{ role: "user", content: "a b c d" }] }));
+    expect(gateway.upstream.totals()).toMatchObject({ inputTokens: 4, outputTokens: 3 });
+    expect(written).toMatchObject({ state: "settled", provenance: "exact", usage: { inputTokens: 4, outputTokens: 3 } });
+  });
+
+  test("is read whole when its event comes in pieces", async () => {
+    await start();
+    const event = (body: object): string => `data: ${JSON.stringify({ object: "chat.completion.chunk", ...body })}\n\n`;
+    const said = event({ choices: [{ index: 0, delta: { content: "hi" }, finish_reason: "stop" }] });
+    const usage = event({ choices: [], usage: { prompt_tokens: 1_234, completion_tokens: 5_678, total_tokens: 6_912 } });
+    const cut = said.length + usage.indexOf("1234") + 2;
+    gateway.upstream.script({ events: [said, usage, "data: [DONE]\n\n"], splitAt: [said.length, cut, said.length + usage.length - 1] });
+    const response = await chat(gateway.url, { stream: true });
+    expect(await settled(response)).toMatchObject({ provenance: "exact", usage: { inputTokens: 1_234, outputTokens: 5_678 } });
+    expect(gateway.upstream.log[0]?.chunks).toBe(4);
+  });
+});
+
 describe("what comes back", () => {
   test("the provider's own bytes and id; our request id on top", async () => {
     await start();
@@ -199,6 +255,26 @@ describe("the edges of an exchange", () => {
     expect(written).toMatchObject({ state: "settled", provenance: "counted" });
     expect(written?.usage?.outputTokens).toBeGreaterThan(0);
     socket.destroy();
+  });
+
+  test.each<[string, FakeReply]>([
+    ["before the answer", { fault: { at: "start", how: "hang" } }],
+    ["in the middle of it", { fault: { at: 40, how: "hang" } }],
+  ])("a client that leaves a whole answer %s stops the upstream at once", async (_when, reply) => {
+    await start();
+    gateway.upstream.script(reply);
+    const leaving = new AbortController();
+    const pending = chat(gateway.url, {}, { signal: leaving.signal });
+    pending.catch(() => {});
+    const entry = await gateway.upstream.received(1);
+    if (typeof reply.fault?.at === "number") await expect.poll(() => entry.chunks).toBe(1);
+    const leftAt = performance.now();
+    leaving.abort();
+    await entry.ended;
+    expect(entry.end).toBe("client");
+    expect(performance.now() - leftAt).toBeLessThan(1_000);
+    await closed();
+    expect(gateway.guard.admin.health().credentials[0]?.inFlight).toBe(0);
   });
 
   test("events pass one by one, not collected", async () => {

@@ -17,6 +17,10 @@ function credential(more: Partial<Credential> = {}): Credential {
     isFallback: false,
     priority: 0,
     weight: 1,
+    tier: null,
+    rpm: -1,
+    tpm: -1,
+    maxConcurrent: -1,
     headers: {},
     allowPrivate: false,
     proxyUrl: null,
@@ -76,6 +80,38 @@ describe("requestHeaders", () => {
     const client = { connection: "close, OpenAI-Beta ,x", "openai-beta": "assistants=v2", accept: "*/*" };
     expect(record(requestHeaders(client, openai, credential(), null))).not.toHaveProperty("openai-beta");
     expect(record(requestHeaders(client, openai, credential(), null)).accept).toBe("*/*");
+  });
+
+  const PRIVATE = [
+    "authorization",
+    "proxy-authorization",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "cookie",
+    "cookie2",
+    "forwarded",
+    "x-forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-anything",
+    "x-real-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "cf-anything",
+  ];
+  const HOP_BY_HOP = ["connection", "proxy-connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host", "content-length"];
+
+  it("forwards what the provider's row names, and nothing private or hop-by-hop even then", () => {
+    const names = ["x-feature", ...PRIVATE, ...HOP_BY_HOP];
+    const client = Object.fromEntries(names.map((name) => [name, "client"]));
+    const sent = record(requestHeaders(client, { ...openai, forwardedHeaders: names }, credential(), null));
+    expect(sent).toEqual({
+      "user-agent": `quotaguard/${VERSION}`,
+      authorization: "Bearer sk-own",
+      "accept-encoding": "identity",
+      "x-feature": "client",
+    });
   });
 
   it("has a content type exactly when there is a body, and it is JSON whatever the client said", () => {

@@ -7,10 +7,10 @@ import { GuardError } from "../../core/errors.ts";
 import { nanoToUsd } from "../../core/money.ts";
 import type { Secret } from "../../core/secret.ts";
 import type { Timer } from "../../core/time.ts";
-import type { Usage } from "../../core/usage.ts";
+import { totalInputTokens, totalOutputTokens, type Usage } from "../../core/usage.ts";
 import type { Dialect, StreamObserver } from "../../dialects/dialect.ts";
 import { responseHeaders } from "../../upstream/headers.ts";
-import { providerRow, retryAfterMs } from "../../upstream/providers.ts";
+import { providerRow } from "../../upstream/providers.ts";
 import type { Exchange, ResponseHandler } from "../../upstream/transport.ts";
 
 /** A whole answer larger than this is not a model's. */
@@ -84,7 +84,7 @@ export class Attempt implements ResponseHandler, Source {
       } catch (error) {
         // Nothing was sent: the credential goes back, and the fault is for the log.
         this.#ctx.charged = { kind: "nothing" };
-        this.#finish({ kind: "abandoned" }, null, null);
+        this.#finish({ kind: "abandoned", tokens: null }, null, null);
         throw error;
       }
       this.#sent = true;
@@ -137,7 +137,7 @@ export class Attempt implements ResponseHandler, Source {
     // A break before the answer is not billed; after a timeout nobody knows, so the input stays charged.
     this.#ctx.charged = timedOut && sent ? { kind: "input" } : { kind: "nothing" };
     // A whole answer that timed out has used up the client's patience too.
-    this.#finish({ kind: "failed", error }, null, error);
+    this.#finish({ kind: "failed", error, tokens: this.#usedTokens() }, null, error);
     this.#settle({ error, retryable: !timedOut || this.#call.stream, answer: null });
   }
 
@@ -168,7 +168,7 @@ export class Attempt implements ResponseHandler, Source {
     const waiting = this.#resolve !== undefined;
     if (this.#observer && !waiting) this.#charge(this.#observer.usage(), "counted");
     else this.#ctx.charged = this.#sent ? { kind: "input" } : { kind: "nothing" };
-    this.#finish({ kind: "abandoned" }, this.#status || null, null);
+    this.#finish({ kind: "abandoned", tokens: this.#usedTokens() }, this.#status || null, null);
     this.#settle({ error: reason ?? new GuardError("upstream_unreachable", "the client left"), retryable: false, answer: null });
     if (reason && !waiting) {
       this.#ended = reason;
@@ -238,7 +238,8 @@ export class Attempt implements ResponseHandler, Source {
     if (this.#resolve) this.#firstByte();
     if (rest && !error) this.#give(rest);
     this.#charge(observer.usage(), error ? "counted" : "exact");
-    this.#finish(error ? { kind: "failed", error } : { kind: "served", status: this.#status }, this.#status, error);
+    if (error) this.#finish({ kind: "failed", error, tokens: this.#usedTokens() }, this.#status, error);
+    else this.#served();
     this.#ended = error ?? true;
     if (error) this.#sink?.error(error);
     else this.#sink?.end();
@@ -260,7 +261,7 @@ export class Attempt implements ResponseHandler, Source {
     if (charged?.kind === "usage" && charged.billedNanoUsd !== null)
       headers.push("x-quotaguard-cost-usd", nanoToUsd(charged.billedNanoUsd).toFixed(9));
     this.#ctx.firstByteAt = this.#ctx.services.clock.monotonic();
-    this.#finish({ kind: "served", status: this.#status }, this.#status, null);
+    this.#served();
     this.#settle({ status: this.#status, headers, body: bytes });
   }
 
@@ -274,8 +275,9 @@ export class Attempt implements ResponseHandler, Source {
   #refused(): void {
     const row = providerRow(this.#lease.credential.provider);
     const bytes = redacted(this.#body(), this.#lease.credential.apiKey);
-    const fault = row.classify(this.#status, this.#headers, bytes);
-    const waitMs = retryAfterMs(this.#headers, this.#ctx.services.clock.now());
+    const { fault, isAccountWide, waitMs: usualWaitMs } = row.classify(this.#status, this.#headers, bytes);
+    const isRateLimit = this.#status === 429 && fault === "capacity";
+    const waitMs = row.retryAfterMs(this.#headers, this.#ctx.services.clock.now(), isRateLimit) ?? usualWaitMs;
     const code = "upstream_refused";
     const status = this.#status >= 400 ? this.#status : 502;
     const error = new GuardError(code, `the provider answered with status ${this.#status}`, {
@@ -283,7 +285,8 @@ export class Attempt implements ResponseHandler, Source {
       ...(waitMs === null ? {} : { retryAfterMs: waitMs }),
     });
     this.#ctx.charged = { kind: "nothing" };
-    this.#finish({ kind: "refused", status: this.#status, retryAfterMs: waitMs }, this.#status, error);
+    this.#ctx.fault = fault;
+    this.#finish({ kind: "refused", status: this.#status, fault, isAccountWide, waitMs }, this.#status, error);
     const headers = this.#replyHeaders();
     if (waitMs !== null) headers.push("retry-after", String(Math.ceil(waitMs / 1_000)));
     // A redirect or an answer that is no JSON is not something a client of this dialect can read.
@@ -324,6 +327,17 @@ export class Attempt implements ResponseHandler, Source {
 
   #countedUsage(outputTokens: number): Usage {
     return { inputTokens: this.#settings.inputTokens(this.#call), cacheReadTokens: 0, cacheWriteTokens: 0, outputTokens, reasoningTokens: 0 };
+  }
+
+  /** What the request is charged, as one figure for the credential's own limits: null when nothing is. */
+  #usedTokens(): number | null {
+    const { charged } = this.#ctx;
+    if (charged?.kind === "usage") return totalInputTokens(charged.usage) + totalOutputTokens(charged.usage);
+    return charged?.kind === "input" ? this.#settings.inputTokens(this.#call) : null;
+  }
+
+  #served(): void {
+    this.#finish({ kind: "served", status: this.#status, tokens: this.#usedTokens() ?? 0 }, this.#status, null);
   }
 
   #finish(outcome: AttemptOutcome, status: number | null, error: GuardError | null): void {

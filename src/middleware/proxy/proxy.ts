@@ -5,13 +5,14 @@
 import type { Answer } from "../../core/answer.ts";
 import type { Call } from "../../core/call.ts";
 import type { Context, Services } from "../../core/context.ts";
-import type { Lease } from "../../core/credential.ts";
+import type { AttemptOutcome, Lease } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import type { Step } from "../../core/step.ts";
 import { isPromise } from "../../core/time.ts";
+import { backoff } from "../../resilience/backoff.ts";
 import type { RetryBudget } from "../../resilience/retry-budget.ts";
 import { requestHeaders } from "../../upstream/headers.ts";
-import { providerRow } from "../../upstream/providers.ts";
+import { providerRow, upstreamPath } from "../../upstream/providers.ts";
 import type { OutgoingRequest, Transport } from "../../upstream/transport.ts";
 import { Attempt, type AttemptSettings, type Failure } from "./attempt.ts";
 
@@ -22,11 +23,14 @@ export interface ProxyOptions extends AttemptSettings {
   readonly retryBudget: RetryBudget;
   /** Attempts after the first. */
   readonly maxRetries: number;
+  /** From 0 to below 1, for the pause before a retry. Default `Math.random`. */
+  readonly random?: () => number;
 }
 
 /** Answers the call, or refuses with the last failure. */
 export function proxyStep(options: ProxyOptions): Step {
   const { transport, retryBudget, maxRetries } = options;
+  const pause = backoff(options.random ?? Math.random);
 
   /** The request as this credential's provider wants it. */
   function outgoing(ctx: Context, call: Call, lease: Lease): OutgoingRequest {
@@ -39,27 +43,24 @@ export function proxyStep(options: ProxyOptions): Step {
       capField: call.operation === "chat" ? row.capField : "max_tokens",
       ...(ctx.outputCap === undefined ? {} : { outputCap: ctx.outputCap }),
     });
-    const path = credential.basePath + row.paths[call.operation];
+    const path = upstreamPath(credential, row.paths[call.operation]);
     const { origin, allowPrivate, proxyUrl } = credential;
     return { origin, path, method: "POST", headers: requestHeaders(ctx.headers, row, credential, body.length), body, allowPrivate, proxyUrl };
   }
 
   async function attempt(ctx: Context, call: Call, lease: Lease): Promise<Answer | Failure> {
+    if (ctx.gone) throw neverSent(ctx, lease);
     ctx.lease = lease;
     ctx.attempts += 1;
-    const written = ctx.services.recorder.intent(ctx, lease);
-    if (written !== undefined && isPromise(written)) {
-      try {
-        await written;
-      } catch (error) {
-        lease.release({ kind: "abandoned" });
-        throw error;
-      }
+    ctx.fault = undefined;
+    try {
+      const written = ctx.services.recorder.intent(ctx, lease);
+      if (written !== undefined && isPromise(written)) await written;
+    } catch (error) {
+      lease.release(NEVER_SENT);
+      throw error;
     }
-    if (ctx.gone) {
-      lease.release({ kind: "abandoned" });
-      throw clientGone();
-    }
+    if (ctx.gone) throw neverSent(ctx, lease);
     const current = new Attempt(options, ctx, call, lease);
     return current.send((handler) => transport.send(outgoing(ctx, call, lease), handler));
   }
@@ -75,10 +76,13 @@ export function proxyStep(options: ProxyOptions): Step {
       const next = ctx.choice.next();
       const lease = isPromise(next) ? await next : next;
       if (!lease) break;
-      // Only a retry that can be made is paid for.
-      if (last && !retryBudget.take()) {
-        lease.release({ kind: "abandoned" });
-        break;
+      if (last) {
+        // Only a retry that can be made is paid for, and waited for.
+        if (!retryBudget.take()) {
+          lease.release(NEVER_SENT);
+          break;
+        }
+        await pause(ctx);
       }
       const result = await attempt(ctx, call, lease);
       if (!("error" in result)) return result;
@@ -91,4 +95,13 @@ export function proxyStep(options: ProxyOptions): Step {
   };
 }
 
-const clientGone = (): GuardError => new GuardError("upstream_unreachable", "the client left before the request was sent");
+const NEVER_SENT: AttemptOutcome = { kind: "abandoned", tokens: null };
+
+/** Gives the lease back, because the client left or must go before anything was sent. Returns what to say to it. */
+function neverSent(ctx: Context, lease: Lease): GuardError {
+  lease.release(NEVER_SENT);
+  let error = new GuardError("upstream_unreachable", "the client left before the request was sent");
+  ctx.onGone((reason) => (error = reason ?? error));
+  ctx.onGone(undefined);
+  return error;
+}
