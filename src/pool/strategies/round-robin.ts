@@ -1,24 +1,23 @@
 import type { Candidate, Strategy } from "../candidate.ts";
-
-/** Cursors kept; sets are made of configured credentials, so this many is never reached in practice. */
-const MAX_CURSORS = 10_000;
+import { setStates } from "./set-states.ts";
 
 /**
- * Takes the candidates in turn. The cursor belongs to the set of candidates, not to the pool: models with different candidates
- * do not skew each other's rotation.
+ * Takes the candidates in turn. The cursor is a place in the whole set, so it goes on from there when some of them cannot be used for a while: of
+ * four without the first and the third it takes 2, 4, 2.
  */
 export function roundRobin(): Strategy {
-  const cursors = new Map<string, number>();
-  const keys = new WeakMap<readonly Candidate[], string>();
-  return function pickInTurn(tier) {
-    let key = keys.get(tier);
-    if (key === undefined) {
-      key = tier.map(({ credential }) => credential.name).join("\n");
-      keys.set(tier, key);
+  const cursorOf = setStates(() => ({ place: 0 }));
+
+  return function pickInTurn(tier, open) {
+    const cursor = cursorOf(tier);
+    let picked = -1;
+    for (let place = 0, next = 0; next < open.length && picked < cursor.place; place += 1) {
+      if (tier[place] !== open[next]) continue;
+      next += 1;
+      // The first one stands in until one at or after the cursor is found.
+      if (picked < 0 || place >= cursor.place) picked = place;
     }
-    const cursor = cursors.get(key) ?? 0;
-    if (cursors.size >= MAX_CURSORS) cursors.clear();
-    cursors.set(key, cursor + 1);
-    return tier[cursor % tier.length] as Candidate;
+    cursor.place = (picked + 1) % tier.length;
+    return tier[picked] as Candidate;
   };
 }

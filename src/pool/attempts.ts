@@ -1,0 +1,172 @@
+import type { AttemptOutcome, Choice, Credential, Lease } from "../core/credential.ts";
+import { GuardError } from "../core/errors.ts";
+import { isPromise, type MaybePromise } from "../core/time.ts";
+import type { Candidate, Strategy, Tier } from "./candidate.ts";
+import type { Health } from "./health.ts";
+import type { Offer } from "./offers.ts";
+import { isShortage, type Shortage, type Slot, type Slots } from "./slots.ts";
+
+/** What all requests of a pool share. */
+export interface AttemptParts {
+  readonly health: Health;
+  readonly slots: Slots;
+  /** Wall clock, ms. */
+  readonly now: () => number;
+  /** An attempt began (1) or ended (-1). */
+  readonly count: (credential: string, by: number) => void;
+  /** A candidate was passed over at a choice. */
+  readonly rejected: (reason: "banned" | "cooling" | "breaker" | "limited") => void;
+}
+
+/** The leases of one request: never the same credential twice. */
+export class Attempts implements Choice {
+  readonly #parts: AttemptParts;
+  readonly #offer: Offer;
+  readonly #pick: Strategy;
+  readonly #opId: string;
+  readonly #tokens: () => number;
+  /** Tried, kept out, or found without room: none of them is looked at again for this request. */
+  #seen: Candidate[] | undefined;
+  #shortages: Shortage[] | undefined;
+  #leases = 0;
+
+  constructor(parts: AttemptParts, offer: Offer, pick: Strategy, opId: string, tokens: () => number) {
+    this.#parts = parts;
+    this.#offer = offer;
+    this.#pick = pick;
+    this.#opId = opId;
+    this.#tokens = tokens;
+  }
+
+  next(): MaybePromise<Lease | null> {
+    return this.#from(0);
+  }
+
+  #from(first: number): MaybePromise<Lease | null> {
+    const { tiers } = this.#offer;
+    for (let i = first; i < tiers.length; i += 1) {
+      const tier = tiers[i] as Tier;
+      for (let open = this.#open(tier); open.length > 0; open = this.#open(tier)) {
+        // A strategy remembers who could not be picked, so it is asked although one is left; not when there is only one.
+        const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#pick(tier, open);
+        (this.#seen ??= []).push(candidate);
+        if (!this.#parts.health.enter(candidate)) {
+          this.#parts.rejected("breaker");
+          continue;
+        }
+        const taken = this.#take(candidate);
+        if (isPromise(taken)) return taken.then((known) => this.#lease(candidate, known) ?? this.#from(i));
+        const lease = this.#lease(candidate, taken);
+        if (lease) return lease;
+      }
+    }
+    if (this.#leases > 0) return null;
+    throw this.#refusal();
+  }
+
+  #take(candidate: Candidate): MaybePromise<Slot | Shortage> {
+    const { slots, health } = this.#parts;
+    const give = (error: unknown): never => {
+      health.leave(candidate, NEVER_SENT, nobody);
+      throw error;
+    };
+    try {
+      const taken = slots.take(candidate, `${this.#opId}.a${this.#seen?.length ?? 0}`, this.#tokens);
+      return isPromise(taken) ? taken.catch(give) : taken;
+    } catch (error) {
+      return give(error);
+    }
+  }
+
+  #lease(candidate: Candidate, taken: Slot | Shortage): Lease | null {
+    const { health, rejected, count } = this.#parts;
+    if (isShortage(taken)) {
+      health.leave(candidate, NEVER_SENT, nobody);
+      rejected("limited");
+      (this.#shortages ??= []).push(taken);
+      return null;
+    }
+    this.#leases += 1;
+    count(candidate.credential.name, 1);
+    return new PoolLease(this.#parts, this.#offer, candidate, taken);
+  }
+
+  /** Those of a tier that may be used now: usually all of them, and then the tier itself. */
+  #open(tier: Tier): readonly Candidate[] {
+    const { health, rejected } = this.#parts;
+    const seen = this.#seen;
+    if (!seen && health.isQuiet) return tier;
+    return tier.filter((candidate) => {
+      if (seen?.includes(candidate)) return false;
+      const block = health.isQuiet ? null : health.blockOf(candidate);
+      if (!block) return true;
+      rejected(block.reason);
+      (this.#seen ??= []).push(candidate);
+      return false;
+    });
+  }
+
+  /** Why there is no candidate at all: a time to come back when there is one, and the right status for who asks. */
+  #refusal(): GuardError {
+    const { health, now } = this.#parts;
+    const waits: number[] = [];
+    let isBusy = this.#shortages !== undefined;
+    for (const { waitMs } of this.#shortages ?? []) if (waitMs !== null) waits.push(waitMs);
+    for (const candidate of this.#offer.candidates) {
+      const block = health.blockOf(candidate);
+      if (!block) continue;
+      isBusy ||= block.reason === "cooling";
+      if (block.until !== null) waits.push(Math.max(1, block.until - now()));
+    }
+    const earliest = waits.length === 0 ? {} : { retryAfterMs: Math.min(...waits) };
+    if (isBusy) {
+      const hint = waits.length === 0 ? "waiting does not help by itself" : "retry after the time that Retry-After names";
+      return new GuardError("all_credentials_limited", `every credential for this model is at its limit or cooling down; ${hint}`, earliest);
+    }
+    return new GuardError("no_credential", "no credential can serve this model now: all of them are banned or failing; the operator has to look", {
+      param: "model",
+      ...earliest,
+    });
+  }
+}
+
+const NEVER_SENT: AttemptOutcome = { kind: "abandoned", tokens: null };
+const nobody = (): boolean => false;
+
+const tokensOf = (outcome: AttemptOutcome): number | null => (outcome.kind === "refused" ? null : outcome.tokens);
+
+class PoolLease implements Lease {
+  readonly credential: Credential;
+  readonly model: string;
+  readonly name: string;
+  readonly #parts: AttemptParts;
+  readonly #offer: Offer;
+  readonly #candidate: Candidate;
+  readonly #slot: Slot;
+  #released = false;
+
+  constructor(parts: AttemptParts, offer: Offer, candidate: Candidate, slot: Slot) {
+    this.credential = candidate.credential;
+    this.model = candidate.model;
+    this.name = candidate.name;
+    this.#parts = parts;
+    this.#offer = offer;
+    this.#candidate = candidate;
+    this.#slot = slot;
+  }
+
+  release(outcome: AttemptOutcome): void {
+    if (this.#released) return;
+    this.#released = true;
+    const { health, count } = this.#parts;
+    count(this.credential.name, -1);
+    this.#slot.finish(tokensOf(outcome));
+    // Only a failure asks who else there is.
+    health.leave(this.#candidate, outcome, outcome.kind === "served" ? nobody : () => this.#hasOthers());
+  }
+
+  #hasOthers(): boolean {
+    const { health, slots } = this.#parts;
+    return this.#offer.candidates.some((other) => other !== this.#candidate && health.blockOf(other) === null && !slots.isShort(other));
+  }
+}

@@ -1,0 +1,85 @@
+import type { Candidate } from "./candidate.ts";
+import { penalties, type PenaltiesOptions, type Penalty } from "./penalties.ts";
+
+/** What keeps a credential from being used for a model now. Wall clock, ms. */
+export interface Block {
+  /** `banned`: by fail2ban · `cooling`: after a credential or capacity fault · `breaker`: its provider fails again and again. */
+  readonly reason: "banned" | "cooling" | "breaker";
+  readonly credential: string;
+  /** Null = all its models. */
+  readonly model: string | null;
+  /** The status that caused it. */
+  readonly code: number;
+  readonly since: number;
+  /** Null = until a person lifts it. */
+  readonly until: number | null;
+}
+
+/** The one that lasts longer. */
+export function longer(one: Block | null, other: Block | null): Block | null {
+  if (one === null || other === null) return one ?? other;
+  if (one.until === null) return one;
+  return other.until === null || other.until > one.until ? other : one;
+}
+
+/**
+ * Where a candidate's penalties are kept: under its own key, or under the credential's name where there is no model. No credential's name has a
+ * slash.
+ */
+export const placeOf = ({ credential, name, key }: Candidate): string => (name === "" ? credential.name : key);
+
+/** Whether a place is that of a model on a credential; null = of the credential, or of any model on it. */
+export function isPlaceOf(place: string, credential: string, model: string | null): boolean {
+  if (!place.startsWith(credential)) return false;
+  return model === null ? place.length === credential.length || place[credential.length] === "/" : place === `${credential}/${model}`;
+}
+
+/** Penalties of credentials: for one model or for all of them. */
+export interface BlockTable {
+  readonly isEmpty: boolean;
+  get(place: string, now: number): Penalty | undefined;
+  /** False = what stands lasts as long or longer. */
+  set(place: string, penalty: Penalty): boolean;
+  delete(place: string): boolean;
+  /** The longer one of the candidate's own and its credential's. */
+  blockOf(candidate: Candidate, now: number): Block | null;
+  blocks(now: number): readonly Block[];
+  /** Ends those of a credential (for one model; null = all). Returns how many there were. */
+  lift(credential: string, model: string | null): number;
+  load(): Promise<void>;
+  close(): void;
+}
+
+export function blockTable({ reason, ...options }: PenaltiesOptions & { readonly reason: Block["reason"] }): BlockTable {
+  const table = penalties(options);
+  const { clock } = options;
+
+  function blockOf(place: string, { code, since, until }: Penalty): Block {
+    const slash = place.indexOf("/");
+    const [credential, model] = slash < 0 ? [place, null] : [place.slice(0, slash), place.slice(slash + 1)];
+    return { reason, credential, model, code, since, until };
+  }
+
+  function find(place: string, now: number): Block | null {
+    const penalty = table.get(place, now);
+    return penalty ? blockOf(place, penalty) : null;
+  }
+
+  return {
+    get isEmpty() {
+      return table.isEmpty;
+    },
+    get: table.get,
+    set: table.set,
+    delete: table.delete,
+    blockOf: ({ key, credential }, now) => longer(find(key, now), find(credential.name, now)),
+    blocks: (now) => table.all(now).map(([place, penalty]) => blockOf(place, penalty)),
+    lift(credential, model) {
+      const meant = table.all(clock.now()).filter(([place]) => isPlaceOf(place, credential, model));
+      for (const [place] of meant) table.delete(place);
+      return meant.length;
+    },
+    load: table.load,
+    close: table.close,
+  };
+}

@@ -1,0 +1,142 @@
+/** Circuit breakers: a credential whose provider fails again and again is left alone for a while, then tried with a few requests. */
+import type { Logger } from "../core/logger.ts";
+import type { Clock } from "../core/time.ts";
+import type { Block } from "./block-table.ts";
+import type { Candidate } from "./candidate.ts";
+
+export interface BreakerOptions {
+  /** Failures in a row that open it. */
+  readonly failureThreshold: number;
+  readonly openForMs: number;
+  /** Requests that may try it at one time afterwards. */
+  readonly halfOpen: number;
+}
+
+export type BreakerState = "closed" | "half-open" | "open";
+
+/** What an attempt says about the provider: `answered`, if only that the request is wrong · `failed` · `nothing`. */
+export type ProviderSign = "answered" | "failed" | "nothing";
+
+/** One breaker for each credential; nothing is kept about those that are well. */
+export interface Breakers {
+  /** None is open or half-open. */
+  readonly isQuiet: boolean;
+  blockOf(candidate: Candidate): Block | null;
+  /** False = not now. */
+  enter(candidate: Candidate): boolean;
+  /** `code` is the status that a failure goes by. */
+  leave(candidate: Candidate, sign: ProviderSign, code: number): void;
+  blocks(): readonly Block[];
+  /** Closes one that is open or half-open; false = it is not. */
+  close(credential: string): boolean;
+  states(): readonly { readonly credential: string; readonly state: BreakerState }[];
+}
+
+/** How soon to ask again while the probes are under way, ms: nobody knows how long they take. */
+const PROBE_WAIT_MS = 1_000;
+
+interface Breaker {
+  /** In a row. */
+  failures: number;
+  /** Monotonic, ms; null = closed. */
+  openUntil: number | null;
+  /** Keys of the candidates that try it now. */
+  probes: string[];
+  /** Of the failure that opened it. */
+  code: number;
+  since: number;
+}
+
+export function breakers({
+  clock,
+  logger,
+  options,
+}: {
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly options: BreakerOptions | null;
+}): Breakers {
+  const known = new Map<string, Breaker>();
+  /** How many are open or half-open. */
+  let opened = 0;
+  const { failureThreshold, openForMs, halfOpen } = options ?? { failureThreshold: Infinity, openForMs: 0, halfOpen: 0 };
+
+  function stateOf({ openUntil }: Breaker): BreakerState {
+    if (openUntil === null) return "closed";
+    return clock.monotonic() < openUntil ? "open" : "half-open";
+  }
+
+  function blockOf(credential: string, breaker: Breaker): Block | null {
+    const { openUntil, probes, code, since } = breaker;
+    if (openUntil === null) return null;
+    const leftMs = openUntil - clock.monotonic();
+    if (leftMs <= 0 && probes.length < halfOpen) return null;
+    // Durations are the monotonic clock's; people and Retry-After read the wall clock.
+    return { reason: "breaker", credential, model: null, code, since, until: clock.now() + Math.ceil(leftMs > 0 ? leftMs : PROBE_WAIT_MS) };
+  }
+
+  function open(credential: string, breaker: Breaker, code: number): void {
+    if (breaker.openUntil === null) opened += 1;
+    breaker.openUntil = clock.monotonic() + openForMs;
+    breaker.since = clock.now();
+    breaker.code = code;
+    // The others of this round have lost: what comes of them is older than the failure.
+    breaker.probes = [];
+    logger.warn(
+      { credential, code, failures: breaker.failures, openForMs },
+      "a credential's provider fails again and again: its circuit breaker is open",
+    );
+  }
+
+  function close(credential: string): boolean {
+    const breaker = known.get(credential);
+    known.delete(credential);
+    if (!breaker || breaker.openUntil === null) return false;
+    opened -= 1;
+    logger.info({ credential }, "a credential's circuit breaker is closed");
+    return true;
+  }
+
+  function fail(credential: string, code: number): void {
+    let breaker = known.get(credential);
+    if (!breaker) known.set(credential, (breaker = { failures: 0, openUntil: null, probes: [], code, since: 0 }));
+    breaker.failures += 1;
+    if (breaker.failures >= failureThreshold) open(credential, breaker, code);
+  }
+
+  return {
+    get isQuiet() {
+      return opened === 0;
+    },
+
+    blockOf({ credential: { name } }) {
+      const breaker = opened > 0 ? known.get(name) : undefined;
+      return breaker ? blockOf(name, breaker) : null;
+    },
+
+    enter({ key, credential: { name } }) {
+      const breaker = opened > 0 ? known.get(name) : undefined;
+      if (!breaker || breaker.openUntil === null) return true;
+      if (blockOf(name, breaker)) return false;
+      breaker.probes.push(key);
+      return true;
+    },
+
+    leave({ key, credential: { name } }, sign, code) {
+      if (known.size === 0 && (sign !== "failed" || !options)) return;
+      const breaker = known.get(name);
+      if (breaker && breaker.openUntil !== null) {
+        const place = breaker.probes.indexOf(key);
+        // Sent before it opened, so it tells nothing new.
+        if (place < 0) return;
+        breaker.probes.splice(place, 1);
+      }
+      if (sign === "answered") close(name);
+      else if (sign === "failed" && options) fail(name, code);
+    },
+
+    blocks: () => [...known].map(([credential, breaker]) => blockOf(credential, breaker)).filter((block) => block !== null),
+    close,
+    states: () => [...known].map(([credential, breaker]) => ({ credential, state: stateOf(breaker) })),
+  };
+}

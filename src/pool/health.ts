@@ -1,0 +1,135 @@
+import type { AttemptOutcome } from "../core/credential.ts";
+import type { GuardError } from "../core/errors.ts";
+import type { Events } from "../core/events.ts";
+import type { Logger } from "../core/logger.ts";
+import type { RecordStore, StrikeStore } from "../core/store.ts";
+import type { Clock } from "../core/time.ts";
+import { bans, type BanRules } from "./bans.ts";
+import { longer, type Block } from "./block-table.ts";
+import { breakers, type BreakerOptions, type BreakerState } from "./breaker.ts";
+import type { Candidate } from "./candidate.ts";
+import { cooling } from "./cooling.ts";
+
+export type { Block } from "./block-table.ts";
+
+/** Which candidates may be used now, learnt from how their attempts end. */
+export interface Health {
+  /** True while nothing is kept out anywhere: the hot path asks no further. */
+  readonly isQuiet: boolean;
+  /** What keeps a candidate out now, the block that lasts longest; null = it may be used. */
+  blockOf(candidate: Candidate): Block | null;
+  /** A request is about to be sent. False = not now: the breaker's only probe is already under way. */
+  enter(candidate: Candidate): boolean;
+  /** Each attempt that entered ends here, once. `hasOthers` tells whether another candidate could serve the model now. */
+  leave(candidate: Candidate, outcome: AttemptOutcome, hasOthers: () => boolean): void;
+  /** Everything that is kept out now. */
+  blocks(): readonly Block[];
+  /** Lifts bans or ends cooldowns of a credential (and model; null = all of them, and an open breaker). Returns how many there were. */
+  lift(reason: "banned" | "cooling", credential: string, model: string | null): number;
+}
+
+export interface HealthOptions {
+  readonly clock: Clock;
+  readonly logger: Logger;
+  /** Bans and cooldowns outlive a restart here, and other processes that share it see them. */
+  readonly records: RecordStore;
+  readonly strikes: StrikeStore;
+  readonly events: Events;
+  /** Null = off. */
+  readonly fail2ban: BanRules | null;
+  /** Null = off. */
+  readonly breaker: BreakerOptions | null;
+  /** A ban began in this process. Never throws. */
+  readonly onBan?: (credential: string) => void;
+  /** Such a ban ended by time, seen at the next look; or a person lifted one here. Never throws. */
+  readonly onLift?: (credential: string) => void;
+}
+
+export interface CredentialHealth extends Health {
+  /** Takes over what is stored, and from then on what other processes store. Never rejects. */
+  load(): Promise<void>;
+  close(): void;
+  /** Those that are not named are closed. */
+  breakers(): readonly { readonly credential: string; readonly state: BreakerState }[];
+}
+
+/** Other errors say nothing about the provider: a plan of ours that failed, a host's callback, a client. */
+const isProvidersDoing = ({ code }: GuardError): boolean =>
+  code === "upstream_unreachable" || code === "upstream_timeout" || code === "upstream_protocol";
+
+/** Cooldowns, bans and circuit breakers of credentials, fed by the same outcomes. */
+export function credentialHealth(options: HealthOptions): CredentialHealth {
+  const { clock, logger, records, strikes, events, fail2ban, breaker, onBan, onLift } = options;
+  const cooled = cooling({ records, clock, logger });
+  const banned = bans({ records, clock, logger, strikes, events, rules: fail2ban, onBan, onLift });
+  const broken = breakers({ clock, logger, options: breaker });
+
+  return {
+    get isQuiet() {
+      return broken.isQuiet && cooled.isEmpty && banned.isEmpty;
+    },
+
+    blockOf(candidate) {
+      const now = clock.now();
+      return longer(longer(banned.blockOf(candidate, now), cooled.blockOf(candidate, now)), broken.blockOf(candidate));
+    },
+
+    enter: broken.enter,
+
+    leave(candidate, outcome, hasOthers) {
+      switch (outcome.kind) {
+        case "served":
+          broken.leave(candidate, "answered", outcome.status);
+          cooled.served(candidate);
+          banned.served(candidate);
+          return;
+        case "abandoned":
+          broken.leave(candidate, "nothing", 0);
+          return;
+        case "refused": {
+          const { status, fault } = outcome;
+          if (fault === "request") {
+            broken.leave(candidate, "answered", status);
+            return;
+          }
+          broken.leave(candidate, status >= 500 ? "failed" : "nothing", status);
+          banned.failed(candidate, status);
+          cooled.failed(candidate, { ...outcome, fault }, hasOthers);
+          return;
+        }
+        case "failed": {
+          const { error } = outcome;
+          if (!isProvidersDoing(error)) {
+            broken.leave(candidate, "nothing", 0);
+            return;
+          }
+          broken.leave(candidate, "failed", error.status);
+          banned.failed(candidate, error.status);
+          cooled.failed(candidate, { fault: "capacity", status: error.status, isAccountWide: false, waitMs: null }, hasOthers);
+        }
+      }
+    },
+
+    blocks: () => {
+      const now = clock.now();
+      return [...banned.blocks(now), ...cooled.blocks(now), ...broken.blocks()];
+    },
+
+    lift(reason, credential, model) {
+      if (reason === "banned") return banned.lift(credential, model);
+      const wasOpen = model === null && broken.close(credential);
+      return cooled.lift(credential, model) + (wasOpen ? 1 : 0);
+    },
+
+    async load() {
+      await Promise.all([banned.load(), cooled.load()]);
+    },
+
+    close() {
+      banned.close();
+      cooled.close();
+    },
+
+    breakers: broken.states,
+  };
+}

@@ -1,0 +1,148 @@
+import type { Credential } from "../core/credential.ts";
+import { GuardError } from "../core/errors.ts";
+import type { Candidate, Tier } from "./candidate.ts";
+import { matchesAny } from "./patterns.ts";
+
+/** A model as the operator named it: what it is called at the provider, and by which credential it is served. */
+export interface ModelEntry {
+  readonly name: string;
+  /** The provider's name for it; absent = the same. */
+  readonly model?: string;
+  /** Serves it; absent = every credential. */
+  readonly credential?: string;
+  readonly maxOutputTokens?: number;
+  /** Requests and tokens per minute on each credential that serves it; -1 = unlimited, absent = the default. */
+  readonly rpm?: number;
+  readonly tpm?: number;
+}
+
+/** What providers said that they offer. */
+export interface ModelLists {
+  /** Grows with each change. */
+  readonly version: number;
+  /** The last list of a credential that could be read; null = unknown. */
+  lists(credential: string): ReadonlySet<string> | null;
+}
+
+/** Everything that may serve one model, by priority. */
+export interface Offer {
+  readonly name: string;
+  readonly candidates: readonly Candidate[];
+  readonly tiers: readonly Tier[];
+}
+
+export interface Offers {
+  readonly credentials: readonly Credential[];
+  /** The model that a client's name stands for, after aliases and `provider:model`. */
+  resolve(model: string): string;
+  /** Everything that may serve the model. Throws `model_not_found` when nothing does. */
+  of(model: string): Offer;
+  /** All credentials, for an operation that names no model. `operation` is what health is kept under. */
+  any(operation: string): Offer;
+}
+
+export interface OffersOptions {
+  readonly credentials: readonly Credential[];
+  readonly models: readonly ModelEntry[];
+  readonly aliases: Readonly<Record<string, string>>;
+  readonly lists?: ModelLists;
+}
+
+/** Client-made names are many: the candidates of at most this many are remembered. */
+const MAX_REMEMBERED = 1_000;
+
+/** Who offers what: config first, what providers list second. Worked out once a model, until a list changes. */
+export function offers(options: OffersOptions): Offers {
+  const { credentials, models, aliases, lists } = options;
+  const providers = new Set(credentials.map((credential) => credential.provider));
+  const known = new Map<string, Offer>();
+  const operations = new Map<string, Offer>();
+  let version = lists?.version ?? 0;
+
+  /** `provider:model` narrows the choice to one provider. */
+  function split(model: string): { readonly provider: string | null; readonly name: string } {
+    const name = Object.hasOwn(aliases, model) ? (aliases[model] as string) : model;
+    const colon = name.indexOf(":");
+    const provider = colon > 0 ? name.slice(0, colon) : "";
+    return providers.has(provider) ? { provider, name: name.slice(colon + 1) } : { provider: null, name };
+  }
+
+  /** Why a credential is no candidate, or how sure it is that it is one. */
+  function claim(credential: Credential, name: string, entries: readonly ModelEntry[]): "yes" | "maybe" | "unlisted" | "no" {
+    if (credential.models && matchesAny(credential.models, name)) return "yes";
+    if (entries.some((entry) => entry.credential === credential.name)) return "yes";
+    // A list that does not name the model speaks against it; an entry bound to others only does so too.
+    if (credential.models) return "no";
+    const open = entries.find((entry) => entry.credential === undefined);
+    if (entries.length > 0 && !open) return "no";
+    const listed = lists?.lists(credential.name) ?? null;
+    if (!listed) return "maybe";
+    return listed.has(open?.model ?? name) ? "yes" : "unlisted";
+  }
+
+  function find(model: string): Offer {
+    const { provider, name } = split(model);
+    const entries = models.filter((entry) => entry.name === name);
+    const asked = credentials.filter((credential) => provider === null || credential.provider === provider);
+    const claims = asked.map((credential) => ({ credential, claim: claim(credential, name, entries) }));
+    const sure = claims.filter((each) => each.claim === "yes" || each.claim === "maybe");
+    // On nobody's list: it may be too new, or a private one. Who was not told what to offer may try.
+    const chosen = sure.length > 0 ? sure : claims.filter((each) => each.claim === "unlisted");
+    if (chosen.length === 0) {
+      throw new GuardError("model_not_found", "no credential offers this model; GET /v1/models lists what is offered", { param: "model" });
+    }
+    return offerOf(
+      name,
+      chosen.map(({ credential }) => {
+        const entry = entries.find((item) => item.credential === credential.name) ?? entries.find((item) => item.credential === undefined);
+        return candidate(credential, name, entry?.model ?? name);
+      }),
+    );
+  }
+
+  return {
+    credentials,
+    resolve: (model) => split(model).name,
+    of(model) {
+      if (lists && lists.version !== version) {
+        version = lists.version;
+        known.clear();
+      }
+      let offer = known.get(model);
+      if (!offer) {
+        offer = find(model);
+        if (known.size >= MAX_REMEMBERED) known.clear();
+        known.set(model, offer);
+      }
+      return offer;
+    },
+    any(operation) {
+      let offer = operations.get(operation);
+      if (!offer) {
+        offer = offerOf(
+          operation,
+          credentials.map((credential) => candidate(credential, operation, operation)),
+        );
+        if (operations.size >= MAX_REMEMBERED) operations.clear();
+        operations.set(operation, offer);
+      }
+      return offer;
+    },
+  };
+}
+
+const candidate = (credential: Credential, name: string, model: string): Candidate => ({
+  credential,
+  model,
+  name,
+  key: `${credential.name}/${name}`,
+});
+
+const offerOf = (name: string, candidates: readonly Candidate[]): Offer => ({ name, candidates, tiers: tiersOf(candidates) });
+
+/** Fallbacks come last, then by priority, highest first. */
+function tiersOf(candidates: readonly Candidate[]): readonly Tier[] {
+  const rank = ({ credential }: Candidate): number => (credential.isFallback ? -1e9 : 0) + credential.priority;
+  const groups = Map.groupBy(candidates, rank);
+  return [...groups].toSorted(([a], [b]) => b - a).map(([, tier]) => tier);
+}

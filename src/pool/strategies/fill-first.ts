@@ -1,0 +1,8 @@
+import type { Candidate, Strategy } from "../candidate.ts";
+
+/** Always the first that may be used, in the order of the config: an account is used up before the next one is touched. */
+export function fillFirst(): Strategy {
+  return function pickFirst(_tier, open) {
+    return open[0] as Candidate;
+  };
+}

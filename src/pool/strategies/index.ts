@@ -1,0 +1,12 @@
+/** The strategies by the names that `router.strategy` knows them by. */
+import type { Strategy } from "../candidate.ts";
+import { fillFirst } from "./fill-first.ts";
+import { roundRobin } from "./round-robin.ts";
+import { weighted } from "./weighted.ts";
+
+const STRATEGIES = { "round-robin": roundRobin, "fill-first": fillFirst, weighted } as const satisfies Record<string, () => Strategy>;
+
+export type StrategyName = keyof typeof STRATEGIES;
+
+/** A strategy of its own for each pool: what it remembers is about that pool's candidates. */
+export const strategyOf = (name: StrategyName): Strategy => STRATEGIES[name]();
