@@ -47,6 +47,7 @@ export function inProcessFetch(options: InProcessOptions): InProcessFetch {
       services: options.services,
       reader,
       carriesCall: matched?.kind === "call",
+      address: null,
       host: init,
     });
     ctx.route = matched?.route ?? "other";

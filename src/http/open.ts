@@ -1,9 +1,10 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Call, DialectId, Operation } from "../core/call.ts";
-import { Context, type CallReader, type Services } from "../core/context.ts";
+import { Context, type AddressReader, type CallReader, type Services } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
 import { andThen, type MaybePromise } from "../core/time.ts";
 import { dialect } from "../dialects/index.ts";
+import { clientAddress } from "./address.ts";
 import { readBody } from "./body.ts";
 import { parseObject } from "./json.ts";
 
@@ -60,6 +61,8 @@ export function callFrom(bytes: MaybePromise<Buffer>, id: DialectId, operation: 
 /** Which operation the body belongs to; null on a host's own routes, where the body is the host's business. */
 export type CallTarget = { readonly dialect: DialectId; readonly operation: Operation } | null;
 
+const addressOfHost: AddressReader = (host, logger) => clientAddress(host as IncomingMessage, logger);
+
 /** Finds the request's context or opens one and ties its end to the response's. */
 export function openContext(req: IncomingMessage, res: ServerResponse, options: OpenOptions, route: string, target: CallTarget): Context {
   const known = knownContext(req);
@@ -80,6 +83,7 @@ export function openContext(req: IncomingMessage, res: ServerResponse, options: 
     services: options.services,
     reader,
     carriesCall: target !== null,
+    address: addressOfHost,
     host: req,
   });
   ctx.route = route;

@@ -64,6 +64,24 @@ function unauthenticated(message: string): GuardError {
 
 const wrongKey = (): GuardError => unauthenticated("the key is missing, unknown or expired; send Authorization: Bearer <key>");
 
+/** What a wrong key is told: fail2ban may know more of who presents it. */
+const refusalOf = (ctx: Context, error: GuardError): GuardError => ctx.gate?.refusal(error) ?? error;
+
+/** {@link presentedKey}, where presenting none that can be read counts as a wrong one. */
+function keyOf(ctx: Context): string | null {
+  try {
+    return presentedKey(ctx.headers);
+  } catch (error) {
+    throw GuardError.is(error) ? refusalOf(ctx, error) : error;
+  }
+}
+
+/** Lets a principal in, unless fail2ban knows better. */
+function enter(ctx: Context, principal: Principal): void {
+  ctx.principal = principal;
+  ctx.gate?.admit(principal);
+}
+
 interface Known {
   readonly principal: Principal;
   readonly expiresAt: number | null;
@@ -84,27 +102,22 @@ function keyTable(mode: Extract<AuthMode, { kind: "keys" }>): (key: string) => K
   return (key) => table.get(digest(key));
 }
 
-/** Sets `ctx.principal` or refuses with 401. */
+/** Sets `ctx.principal` or refuses with 401; with `banned` when fail2ban says so. */
 export function authStep(mode: AuthMode): Step {
   if (mode.kind === "host") {
     return function auth(ctx) {
-      ctx.principal ??= HOST;
+      enter(ctx, ctx.principal ?? HOST);
     };
   }
   if (mode.kind === "custom") {
     const { authenticate } = mode;
     const accept = (ctx: Context, found: Awaited<ReturnType<Authenticate>>): void => {
-      if (!found) throw wrongKey();
-      ctx.principal = {
-        kind: "host",
-        name: found.name,
-        scopes: scopesFrom(found.scopes ?? {}),
-        models: found.models ?? null,
-        mayAssertScopes: false,
-      };
+      if (!found) throw refusalOf(ctx, wrongKey());
+      const { name, scopes, models } = found;
+      enter(ctx, { kind: "host", name, scopes: scopesFrom(scopes ?? {}), models: models ?? null, mayAssertScopes: false });
     };
     return function auth(ctx) {
-      return andThen(authenticate(presentedKey(ctx.headers), ctx.host), (found) => accept(ctx, found));
+      return andThen(authenticate(keyOf(ctx), ctx.host), (found) => accept(ctx, found));
     };
   }
   const lookUp = keyTable(mode);
@@ -112,21 +125,22 @@ export function authStep(mode: AuthMode): Step {
   const seen = new Map<string, Known>();
   const most = mode.keys.length + 1;
 
-  function find(headers: Context["headers"]): Known | undefined {
+  function find(ctx: Context): Known | undefined {
+    const { headers } = ctx;
     const { authorization } = headers;
     const isPlain = typeof authorization === "string" && headers["x-api-key"] === undefined && headers["x-goog-api-key"] === undefined;
     const before = isPlain ? seen.get(authorization) : undefined;
     if (before) return before;
-    const key = presentedKey(headers);
+    const key = keyOf(ctx);
     const known = key !== null && KEY.test(key) ? lookUp(key) : undefined;
     if (known && isPlain && seen.size < most) seen.set(authorization, known);
     return known;
   }
 
   return function auth(ctx) {
-    const known = find(ctx.headers);
-    if (!known || (known.expiresAt !== null && known.expiresAt <= ctx.services.clock.now())) throw wrongKey();
-    ctx.principal = known.principal;
+    const known = find(ctx);
+    if (!known || (known.expiresAt !== null && known.expiresAt <= ctx.services.clock.now())) throw refusalOf(ctx, wrongKey());
+    enter(ctx, known.principal);
   };
 }
 

@@ -1,12 +1,13 @@
 import type { Store } from "../core/store.ts";
 
-/** Takes limits and records from one store and the ledger from another, e.g. buckets in memory and rows in SQLite. */
+/** Takes limits, strikes and records from one store and the ledger from another, e.g. buckets in memory and rows in SQLite. */
 export function combineStores(parts: { readonly store: Store; readonly ledger: Store }): Store {
   const { store, ledger } = parts;
   return {
     name: `${store.name}+${ledger.name}`,
     shared: store.shared && ledger.shared,
     limits: store.limits,
+    strikes: store.strikes,
     records: store.records,
     ledger: ledger.ledger,
     async ready() {

@@ -6,6 +6,7 @@ import { limitEngine } from "../limits/engine.ts";
 import { memoryLedger } from "./memory-ledger.ts";
 import { MemoryLimits } from "./memory-limits.ts";
 import { memoryRecords } from "./memory-records.ts";
+import { strikeStore } from "./strikes.ts";
 
 export interface MemoryStoreOptions {
   /** Default: the system's clock. */
@@ -24,7 +25,7 @@ export interface MemoryStoreOptions {
 const OPTIONS: readonly string[] = ["clock", "logger", "maxStates", "maxLedgerRows"] satisfies (keyof MemoryStoreOptions)[];
 
 /**
- * Limits, records and ledger in this process: fast, exact, and gone when it ends. Refills run on the monotonic clock, so setting the system's
+ * Limits, strikes, records and ledger in this process: fast, exact, and gone when it ends. Refills run on the monotonic clock, so setting the system's
  * time neither grants nor takes anything; only days, weeks and months follow the wall clock.
  *
  * @throws ConfigError for an unknown or unusable option.
@@ -37,6 +38,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): Store {
     name: "memory",
     shared: false,
     limits: limitEngine(limits),
+    strikes: strikeStore({ clock }),
     records: memoryRecords(() => limits.now(), logger),
     ledger: memoryLedger(maxLedgerRows),
     ready: () => undefined,

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Context, Headers } from "../../src/core/context.ts";
+import { GuardError } from "../../src/core/errors.ts";
 import { Secret } from "../../src/core/secret.ts";
 import { isPromise } from "../../src/core/time.ts";
 import { authStep, modelAccess, presentedKey, type AuthMode, type ClientKey } from "../../src/middleware/auth.ts";
@@ -187,6 +188,63 @@ test("with the host's own auth in front everybody is the host, whatever key they
     name: "host",
     scopes: {},
     mayAssertScopes: false,
+  });
+});
+
+describe("with fail2ban in front", () => {
+  const out = new GuardError("banned", "out");
+
+  function gated(mode: AuthMode, headers: Headers) {
+    const ctx = asked(headers);
+    const admitted: unknown[] = [];
+    ctx.gate = { admit: (principal) => void admitted.push([principal.name, ctx.principal?.name]), refusal: () => out };
+    return { ctx, admitted, run: () => authStep(mode)(ctx) };
+  }
+
+  test.each<[string, AuthMode, string]>([
+    ["a configured key", MODE, "alice"],
+    ["whom the host's function names", { kind: "custom", authenticate: () => ({ name: "u7" }) }, "u7"],
+    ["whom it names later", { kind: "custom", authenticate: async () => ({ name: "u7" }) }, "u7"],
+    ["the host", { kind: "host" }, "host"],
+  ])("%s is shown at the gate once it is known who it is", async (_name, mode, name) => {
+    const { run, admitted } = gated(mode, { "x-api-key": ALICE });
+    await run();
+    expect(admitted).toEqual([[name, name]]);
+  });
+
+  test("a key seen before is shown at the gate like any other", () => {
+    const step = authStep(MODE);
+    const first = asked({ authorization: `Bearer ${ALICE}` });
+    void step(first);
+    const second = asked({ authorization: `Bearer ${ALICE}` });
+    second.gate = {
+      admit() {
+        throw out;
+      },
+      refusal: (error) => error,
+    };
+    expect(refusalOf(() => step(second))).toBe(out);
+  });
+
+  test.each<[string, AuthMode, Headers]>([
+    ["an unknown key", MODE, { "x-api-key": "nobody" }],
+    ["no key", MODE, {}],
+    ["an expired key", { ...MODE, keys: [clientKey("alice", ALICE, { expiresAt: 1 })] }, { "x-api-key": ALICE }],
+    ["two different keys", MODE, { "x-api-key": ALICE, "x-goog-api-key": BOB }],
+    ["what is no key", MODE, { authorization: "Basic eDp5" }],
+    ["one that the host's function refuses", { kind: "custom", authenticate: () => null }, { "x-api-key": "nobody" }],
+    ["one that it refuses later", { kind: "custom", authenticate: async () => null }, { "x-api-key": "nobody" }],
+    ["two different keys for it", { kind: "custom", authenticate: () => null }, { "x-api-key": "a", "x-goog-api-key": "b" }],
+  ])("%s gets the gate's refusal", async (_name, mode, headers) => {
+    const { run, admitted } = gated(mode, headers);
+    expect(await rejectionOf((async () => run())())).toBe(out);
+    expect(admitted).toEqual([]);
+  });
+
+  test("a fault of the host's function stays what it is", async () => {
+    const failing = new Error("database away");
+    const { run } = gated({ kind: "custom", authenticate: () => Promise.reject(failing) }, { "x-api-key": "x" });
+    await expect(run()).rejects.toBe(failing);
   });
 });
 

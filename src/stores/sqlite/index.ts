@@ -6,6 +6,7 @@ import type { LimitStore, RecordStore, Store } from "../../core/store.ts";
 import { type Clock, systemClock, type Timer } from "../../core/time.ts";
 import { ledgerQueries } from "../sql/ledger-queries.ts";
 import { isCurrent, migrate } from "../sql/migrations.ts";
+import { strikeStore } from "../strikes.ts";
 import { kyselyOver, transactor } from "./dialect.ts";
 import { type SqliteLedger, sqliteLedger } from "./ledger.ts";
 import { LIMIT_TABLES, sqliteLimits } from "./limits.ts";
@@ -48,7 +49,8 @@ interface Live {
 
 /**
  * Limits, records and ledger in one SQLite file, on Node's built-in driver. Several processes of one machine may share the file; their limits
- * are the same counters, but the store counts as not shared, because processes of other machines cannot join.
+ * are the same counters, but the store counts as not shared, because processes of other machines cannot join. Strikes are counted in each process
+ * by itself and end with it; the bans that they lead to are records, and so are in the file.
  *
  * @param source a path (`./data/quota.db`, also with `sqlite:` before it; `:memory:` for tests), `{ path, …options }`, or an open `DatabaseSync`
  *   of the host. A handle on a file is duplicated with our own settings; one on an in-memory database is used as it is. It is never closed here.
@@ -148,6 +150,7 @@ export function sqliteStore(
       expire: (most) => opened().limits.expire(most),
       peek: (limits) => opened().limits.peek(limits),
     },
+    strikes: strikeStore({ clock }),
     records: {
       get: (key) => opened().records.get(key),
       put: (key, value, how) => opened().records.put(key, value, how),
