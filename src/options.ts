@@ -87,7 +87,7 @@ function messageOf(issue: Issue, value: unknown): string {
       return allowed.length === 1 ? `must be ${allowed[0]}${close}` : `expected one of ${allowed.join(", ")}${close}`;
     }
     case "too_small":
-      return issue.origin === "string" ? issue.message : `must be at least ${issue.minimum}`;
+      return issue.origin === "string" ? issue.message : `must be ${issue.inclusive === false ? "more than" : "at least"} ${issue.minimum}`;
     case "too_big":
       return issue.origin === "string" ? issue.message : `must be at most ${issue.maximum}`;
     default:

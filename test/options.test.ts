@@ -1,7 +1,6 @@
 import { inspect } from "node:util";
 import type { Request } from "express";
 import { describe, expect, test } from "vitest";
-import { ConfigError } from "../src/core/errors.ts";
 import { Secret } from "../src/core/secret.ts";
 import { systemClock } from "../src/core/time.ts";
 import { resolveOptions, type GuardOptions } from "../src/options.ts";
@@ -9,17 +8,7 @@ import type { LimitAbout, LimitOptions } from "../src/options/limits.ts";
 import { editDistance, nearest } from "../src/core/nearest.ts";
 import { formatDuration, formatSize, parseDuration, parseSize } from "../src/options/values.ts";
 import { memoryStore } from "../src/stores/memory.ts";
-
-/** The lines that bad options are refused with; none when they are good. */
-function problemsOf(options: unknown): readonly string[] {
-  try {
-    resolveOptions(options as GuardOptions);
-    return [];
-  } catch (error) {
-    if (error instanceof ConfigError) return error.problems;
-    throw error;
-  }
-}
+import { problemsOf } from "./options/options-kit.ts";
 
 const MASTER = "a-master-key-of-32-characters-ok";
 const tokensLimit: LimitOptions = { name: "t", scope: "user", unit: "tokens", bucket: { capacity: 10, refillPerSec: 1 } };
@@ -99,6 +88,8 @@ describe("defaults", () => {
         loggingLevel: "info",
         shutdownTimeoutMs: 30_000,
         trustProxy: false,
+        replaceV1Models: false,
+        defaultModelsRpm: -1,
       },
       store: { kind: "memory" },
       ledger: { kind: "store" },
@@ -115,7 +106,16 @@ describe("defaults", () => {
       models: [],
       modelAlias: {},
       router: { strategy: "round-robin", reservation: { ttlMs: 300_000 } },
-      resilience: { maxRetries: 2, retryBudget: 0.1, connectTimeoutMs: 5_000, firstByteTimeoutMs: 120_000, idleTimeoutMs: 60_000 },
+      resilience: {
+        maxRetries: 2,
+        retryBudget: 0.1,
+        connectTimeoutMs: 5_000,
+        firstByteTimeoutMs: 120_000,
+        idleTimeoutMs: 60_000,
+        circuitBreaker: { failureThreshold: 5, openForMs: 30_000, halfOpen: 1 },
+      },
+      fail2ban: null,
+      passthrough: { paths: "default", cost: {} },
       prices: { markupPct: 0 },
       management: { key: null, path: "/v0/management" },
       secrets: { key: null },
@@ -180,6 +180,9 @@ describe("defaults", () => {
       models: null,
       priority: 0,
       weight: 1,
+      rpm: -1,
+      tpm: -1,
+      maxConcurrent: -1,
       isFallback: false,
       proxyUrl: null,
       headers: {},
@@ -307,11 +310,12 @@ describe("every problem at once, by its path", () => {
     const problems = problemsOf({
       server: { prot: 1, port: "a" },
       limits: [{ ...tokensLimit, capcity: 5, mode: "enfore" }, tokensLimit],
-      credentials: [{ name: "c", apiKey: "sk-abc", rpm: 60 }],
+      router: { policy: "balanced" },
+      credentials: [{ name: "c", apiKey: "sk-abc" }],
       models: [{ name: "m", credential: "d" }],
     });
     expect(problems).toEqual([
-      "credentials[0].rpm: not yet available in this version",
+      "router.policy: not yet available in this version",
       "server.port: expected a number, got a string",
       "server.prot: unknown option; did you mean port?",
       "limits[0].mode: expected one of enforce, shadow; did you mean enforce?",
@@ -611,17 +615,9 @@ describe("not yet", () => {
     ["store.nodes", { store: { url: "memory", nodes: 3 } }],
     ["ledger.url", { ledger: { url: "postgres://h/db" } }],
     ["ledger.url", { ledger: { url: "postgresql+asyncpg://h/db" } }],
-    ["server.replaceV1Models", { server: { replaceV1Models: true } }],
-    ["server.defaultModelsRpm", { server: { defaultModelsRpm: 5 } }],
-    ["credentials[0].rpm", credentialWith({ rpm: 60 })],
-    ["credentials[0].rpm", credentialWith({ rpm: 0 })],
-    ["credentials[0].tpm", credentialWith({ tpm: 60 })],
-    ["credentials[0].maxConcurrent", credentialWith({ maxConcurrent: 4 })],
-    ["credentials[0].weight", credentialWith({ weight: 2 })],
     ["credentials[0].provider", credentialWith({ provider: "anthropic" })],
-    ["models[0].rpm", { models: [{ name: "m", rpm: 50 }] }],
-    ["models[0].tpm", { models: [{ name: "m", tpm: 50 }] }],
     ["router.strategy", { router: { strategy: "quota" } }],
+    ["router.strategy", { router: { strategy: "least-cost" } }],
     ["router.strategy", { router: { strategy: () => null } }],
     ["router.sticky", { router: { sticky: { by: ["session"] } } }],
     ["router.thresholds", { router: { thresholds: { warning: 85 } } }],
@@ -629,9 +625,6 @@ describe("not yet", () => {
     ["router.policy", { router: { policy: "balanced" } }],
     ["router.policies", { router: { policies: [{}] } }],
     ["router.fallbackChains", { router: { fallbackChains: { a: ["b"] } } }],
-    ["fail2ban", { fail2ban: {} }],
-    ["resilience.circuitBreaker", { resilience: { circuitBreaker: {} } }],
-    ["passthrough", { passthrough: { paths: "default" } }],
     ["idempotency", { idempotency: { ttl: "24h" } }],
     ["prices.rules", { prices: { rules: [{}] } }],
     ["prices.files", { prices: { files: ["a"] } }],
@@ -657,7 +650,7 @@ describe("not yet", () => {
         router: { strategy: "round-robin", sticky: null, policies: [], fallbackChains: {} },
         resilience: { circuitBreaker: false },
         fail2ban: false,
-        passthrough: null,
+        passthrough: false,
         prices: { markupPct: 0, rules: [], files: [] },
         monitoring: { opentelemetry: false, requestLog: -1 },
         plugins: [],

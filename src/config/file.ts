@@ -9,7 +9,7 @@ export type Environment = Readonly<Record<string, string | undefined>>;
 const DEFAULT_NAMES = ["quotaguard.yaml", "config.yaml"];
 
 /** A config is read whole and at start: a file that is larger was not meant. */
-const MAX_BYTES = 1_048_576;
+export const MAX_BYTES = 1_048_576;
 
 export interface ConfigFile {
   /** Absolute. */
@@ -31,12 +31,12 @@ export function findConfigFile({ path, env, cwd }: FindOptions): ConfigFile | nu
   const named = path ?? (env.QUOTAGUARD_CONFIG_PATH === "" ? undefined : env.QUOTAGUARD_CONFIG_PATH);
   const by = path === undefined ? "QUOTAGUARD_CONFIG_PATH" : "--config";
   if (named !== undefined) {
-    const file = read(resolve(cwd, named), cwd);
+    const file = readConfigFile(resolve(cwd, named), cwd);
     if (!file) throw new ConfigError([`${by}: there is no file ${named}`]);
     return file;
   }
   for (const name of DEFAULT_NAMES) {
-    const file = read(resolve(cwd, name), cwd);
+    const file = readConfigFile(resolve(cwd, name), cwd);
     if (file) return file;
   }
   return null;
@@ -44,11 +44,12 @@ export function findConfigFile({ path, env, cwd }: FindOptions): ConfigFile | nu
 
 /** The variables of the `.env` in a folder; none when it has none. */
 export function readDotEnv(folder: string, cwd: string): Environment {
-  const file = read(resolve(folder, ".env"), cwd);
+  const file = readConfigFile(resolve(folder, ".env"), cwd);
   return file ? parseEnv(file.text) : {};
 }
 
-function read(path: string, cwd: string): ConfigFile | null {
+/** Null when there is none. Throws ConfigError for one that cannot be used. */
+export function readConfigFile(path: string, cwd: string): ConfigFile | null {
   const inside = relative(cwd, path);
   const shown = inside.startsWith("..") ? path : inside;
   try {

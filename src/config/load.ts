@@ -1,13 +1,17 @@
 /** The options that file and environment give: the only place that reads either. */
+import { join } from "node:path";
 import { ConfigError } from "../core/errors.ts";
 import { Secret } from "../core/secret.ts";
 import { checkOptions, optionNames, type GuardOptions } from "../options.ts";
 import { nearest } from "../core/nearest.ts";
-import { formatPath, type OptionPath, type Problem } from "../options/tree.ts";
+import { formatPath, type Problem } from "../options/tree.ts";
+import { AS_WRITTEN, isAutoAiRouter, translateAutoAiRouter, type Translated } from "./auto-ai-router.ts";
 import { environmentOptions, environmentProblems, environmentReader, OTHER_PROVIDERS, OWN_VARIABLES, type EnvironmentReader } from "./env.ts";
-import { findConfigFile, readDotEnv, type ConfigFile, type Environment } from "./file.ts";
+import { isPlain, leavesOf, merge, setAt, type Fields } from "./fields.ts";
+import { findConfigFile, readConfigFile, readDotEnv, type ConfigFile, type Environment } from "./file.ts";
 import { liteLlmProblems } from "./litellm.ts";
-import { originLabel, originOf, sourceLabel, type Origin, type Origins } from "./origin.ts";
+import { MODELS_FILE, moreModels, type MoreModels, type MoreModelsOptions } from "./more-models.ts";
+import { originLabel, placeOf, sourceLabel, type Origin, type Origins } from "./origin.ts";
 import { storeUrlFrom } from "./text.ts";
 import { readYaml } from "./yaml.ts";
 
@@ -30,11 +34,11 @@ export interface LoadedConfig extends GuardOptions {
   readonly sources: ReadonlyMap<string, string>;
   /** Absolute path of the file; null = none. */
   readonly file: string | null;
+  /** Where `quotaguard serve` writes the models that providers list; null = nowhere (`server.replace_v1_models` is not on, or there is no file). */
+  readonly modelsFile: string | null;
   /** What looks like a mistake but need not be one. */
   readonly warnings: readonly string[];
 }
-
-type Fields = Record<string, unknown>;
 
 /**
  * Reads file, `.env` and environment, checks everything and returns it as options. Synchronous. Throws ConfigError with one line a problem:
@@ -48,8 +52,9 @@ export function loadConfig(options: LoadConfigOptions = {}): LoadedConfig {
   const folder = file?.folder ?? cwd;
   const dotEnv = readDotEnv(folder, cwd);
   const env = environmentReader(real, dotEnv, cwd, folder);
-  const read = file ? readFile(file, { ...dotEnv, ...real }) : { options: {}, origins: new Map<string, Origin>(), problems: [] };
-  const { origins } = read;
+  const variables = { ...dotEnv, ...real };
+  const read = file ? readFile(file, variables) : { options: {}, origins: new Map<string, Origin>(), problems: [], warnings: [], foreign: null };
+  const { origins, foreign } = read;
 
   let merged = merge(merge({}, options.defaults ?? {}), read.options);
   const names = optionNames();
@@ -61,15 +66,26 @@ export function loadConfig(options: LoadConfigOptions = {}): LoadedConfig {
     merged = merge(merged, options.flags);
     for (const path of leavesOf(options.flags, [])) origins.set(formatPath(names, path, "file"), { kind: "flag" });
   }
+  const writesModels = isPlain(merged.server) && merged.server.replaceV1Models === true;
+  const more =
+    file && (writesModels || foreign) ? modelsBeside(file, cwd, { env: variables, names, models: merged.models, translate: foreign }) : null;
+  const own = merged.models ?? [];
+  if (more && more.models.length > 0 && Array.isArray(own)) {
+    merged = { ...merged, models: [...(own as readonly unknown[]), ...more.models] };
+    for (const [option, origin] of more.origins) origins.set(option, origin);
+  }
 
   const checked = checkOptions(merged, "file");
-  const lines = [...environmentProblems(env), ...linesOf([...read.problems, ...(checked.ok ? [] : checked.problems)], origins)];
+  const problems = [...read.problems, ...(more?.problems ?? []), ...(checked.ok ? [] : checked.problems)];
+  const lines = [...environmentProblems(env), ...linesOf(problems, origins, file?.shown)];
   if (lines.length > 0) throw new ConfigError(lines);
   const sources = new Map([...origins].map(([path, origin]) => [path, sourceLabel(origin)]));
+  const warnings = [...read.warnings, ...(more?.warnings ?? []), ...(foreign ? foreignWarnings(origins, env) : []), ...warningsOf(env)];
   return Object.defineProperties(wrapSecrets(merged), {
     sources: { value: sources },
     file: { value: file?.path ?? null },
-    warnings: { value: warningsOf(env) },
+    modelsFile: { value: file && writesModels ? join(file.folder, MODELS_FILE) : null },
+    warnings: { value: warnings },
   }) as unknown as LoadedConfig;
 }
 
@@ -80,36 +96,77 @@ function replaceOrigin(origins: Origins, option: string, origin: Origin | undefi
   else origins.delete(option);
 }
 
-function readFile(file: ConfigFile, env: Environment): ReturnType<typeof readYaml> {
-  const read = readYaml(file, env, optionNames());
-  const foreign = liteLlmProblems(read.options);
-  if (foreign) throw new ConfigError(foreign.map((line) => `${file.shown}: ${line}`));
-  let options = read.options as Fields;
+interface ReadFile extends Translated {
+  /** What a models file beside it needs to know; null = the file is one of ours. */
+  readonly foreign: { readonly credentials: unknown } | null;
+}
+
+function readFile(file: ConfigFile, env: Environment): ReadFile {
+  const names = optionNames();
+  const written = readYaml(file, env, AS_WRITTEN);
+  if (isAutoAiRouter(written.options, names)) {
+    return { ...translateAutoAiRouter(file, written, names), foreign: { credentials: written.options.credentials } };
+  }
+  const read = readYaml(file, env, names);
+  const litellm = liteLlmProblems(read.options);
+  if (litellm) throw new ConfigError(litellm.map((line) => `${file.shown}: ${line}`));
+  let { options } = read;
   for (const section of ["store", "ledger"]) {
     const url = isPlain(options[section]) ? options[section].url : undefined;
     if (typeof url === "string") options = setAt(options, [section, "url"], storeUrlFrom(url, file.folder)) as Fields;
   }
-  return { ...read, options };
+  return { ...read, options, warnings: [], foreign: null };
+}
+
+function modelsBeside(config: ConfigFile, cwd: string, options: MoreModelsOptions): MoreModels | null {
+  const path = join(config.folder, MODELS_FILE);
+  if (path === config.path) throw new ConfigError([`${config.shown}: a config of this name would be written to as the list of models; rename it`]);
+  const file = readConfigFile(path, cwd);
+  return file && moreModels(file, options);
 }
 
 /** One line a problem, in the order of the file. What the reader found has its place; options that it spoke about are not spoken about again. */
-function linesOf(problems: readonly (Problem & { readonly origin?: Origin })[], origins: Origins): readonly string[] {
+function linesOf(problems: readonly (Problem & { readonly origin?: Origin })[], origins: Origins, config: string | undefined): readonly string[] {
   const names = optionNames();
   const seen = new Set<string>();
-  const lines = problems.flatMap(({ path, message, origin }) => {
-    const option = formatPath(names, path, "file");
-    if (seen.has(option) && !origin) return [];
+  const lines = problems.flatMap(({ path, message, origin: own }) => {
+    const found = placeOf(origins, names, path);
+    const origin = own ?? found.origin;
+    const option = (own?.kind === "file" ? own.name : undefined) ?? found.name;
+    if (seen.has(option) && !own) return [];
     if (path.length > 0) seen.add(option);
-    const from = origin ?? originOf(origins, names, path);
-    const note = from?.kind === "env" && from.note !== undefined ? ` (${from.note})` : "";
-    const where = from ? `${originLabel(from)}: ` : "";
-    return {
-      text: `${where}${path.length > 0 ? `${option}: ` : ""}${message}${note}`,
-      at: from?.kind === "file" ? from.line * 10_000 + from.column : Infinity,
-    };
+    const note = origin?.kind === "env" && origin.note !== undefined ? ` (${origin.note})` : "";
+    const where = origin ? `${originLabel(origin)}: ` : "";
+    return { text: `${where}${path.length > 0 ? `${option}: ` : ""}${message}${note}`, at: orderOf(origin, config) };
   });
   return lines.toSorted((a, b) => (a.at === b.at ? 0 : a.at - b.at)).map(({ text }) => text);
 }
+
+/** The config from top to bottom, then the file beside it, then what stands in no file. */
+function orderOf(origin: Origin | undefined, config: string | undefined): number {
+  if (origin?.kind !== "file") return Infinity;
+  return (origin.file === config ? 0 : 1e12) + origin.line * 10_000 + origin.column;
+}
+
+/** What the switch from auto_ai_router changes although its file says nothing about it. */
+function foreignWarnings(origins: Origins, env: EnvironmentReader): readonly string[] {
+  const ignored = FOREIGN_VARIABLES.filter(([name]) => env.get(name) !== undefined);
+  return [
+    ...(origins.get("server.host")?.kind !== "assumed"
+      ? []
+      : ["server.host: 0.0.0.0, every address of this machine, as there; QUOTAGUARD_HOST or --host choose another"]),
+    ...ignored.map(([name, instead]) => `env ${name}: ignored; ${instead}`),
+  ];
+}
+
+const PROXIES = "a proxy is named by a credential's proxy_url in a quotaguard.yaml";
+
+const FOREIGN_VARIABLES: readonly (readonly [name: string, instead: string])[] = [
+  ["HTTP_PROXY", PROXIES],
+  ["HTTPS_PROXY", PROXIES],
+  ["UI_USERNAME", "there is no login page here"],
+  ["UI_PASSWORD", "there is no login page here"],
+];
 
 function warningsOf(env: EnvironmentReader): readonly string[] {
   const unknown = env.names().filter((name) => name.startsWith("QUOTAGUARD_") && !OWN_VARIABLES.includes(name));
@@ -124,39 +181,6 @@ function warningsOf(env: EnvironmentReader): readonly string[] {
     if (env.get(name) !== undefined) warnings.push(`env ${name}: ignored, because this version does not have that provider yet`);
   }
   return warnings;
-}
-
-function isPlain(value: unknown): value is Fields {
-  return typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype;
-}
-
-/** Objects are merged, everything else is replaced. */
-function merge(below: Fields, above: Readonly<Record<string, unknown>>): Fields {
-  const result: Fields = { ...below };
-  for (const [key, value] of Object.entries(above)) {
-    const old = result[key];
-    if (value !== undefined) result[key] = isPlain(old) && isPlain(value) ? merge(old, value) : value;
-  }
-  return result;
-}
-
-/** A copy with one value set; objects and lists on the way are made as needed. */
-function setAt(target: unknown, path: OptionPath, value: unknown): unknown {
-  const [part, ...rest] = path;
-  if (part === undefined) return value;
-  if (typeof part === "number") {
-    const items: unknown[] = Array.isArray(target) ? [...(target as unknown[])] : [];
-    items[part] = setAt(items[part], rest, value);
-    return items;
-  }
-  const fields = isPlain(target) ? target : {};
-  return { ...fields, [part]: setAt(fields[part], rest, value) };
-}
-
-function leavesOf(value: unknown, path: OptionPath): OptionPath[] {
-  if (isPlain(value)) return Object.entries(value).flatMap(([key, child]) => (child === undefined ? [] : leavesOf(child, [...path, key])));
-  if (Array.isArray(value)) return [path, ...value.flatMap((item: unknown, index) => leavesOf(item, [...path, index]))];
-  return [path];
 }
 
 const SECRETS: readonly (readonly string[])[] = [

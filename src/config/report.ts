@@ -1,8 +1,11 @@
 /** The options in force, one row each, for `quotaguard check`. */
 import { Secret } from "../core/secret.ts";
 import { optionNames } from "../options.ts";
+import type { ResolvedCost } from "../options/cost.ts";
+import type { ResolvedClientBans, ResolvedFail2ban } from "../options/fail2ban.ts";
 import type { ResolvedLimit } from "../options/limits.ts";
-import type { ResolvedAuth, ResolvedCredential, ResolvedLedger, ResolvedOptions, ResolvedStore } from "../options/resolved.ts";
+import type { ResolvedPassthrough } from "../options/passthrough.ts";
+import type { ResolvedAuth, ResolvedCredential, ResolvedLedger, ResolvedModel, ResolvedOptions, ResolvedStore } from "../options/resolved.ts";
 import { formatPath, type OptionPath } from "../options/tree.ts";
 import { formatDuration, formatSize } from "../options/values.ts";
 
@@ -11,7 +14,7 @@ export interface OptionRow {
   readonly path: string;
   /** The effective value, ready to show; secrets are `[redacted]`. */
   readonly value: string;
-  /** `quotaguard.yaml:12`, `env NAME`, `flag` or `default`. */
+  /** `quotaguard.yaml:12`, `env NAME`, `flag`, `default of <program>` or `default`. */
   readonly source: string;
 }
 
@@ -58,6 +61,8 @@ function asWritten(options: ResolvedOptions): Shown {
       loggingLevel: server.loggingLevel,
       shutdownTimeout: formatDuration(server.shutdownTimeoutMs),
       trustProxy: server.trustProxy,
+      replaceV1Models: server.replaceV1Models,
+      defaultModelsRpm: numberOf(server.defaultModelsRpm),
     },
     store: { url: urlOf(options.store) },
     ledger: { url: urlOf(options.ledger) },
@@ -67,7 +72,7 @@ function asWritten(options: ResolvedOptions): Shown {
     limits: options.limits.map(limitRow),
     estimate: options.estimate,
     credentials: options.credentials.map(credentialRow),
-    models: options.models.map((model) => ({ ...model, price: model.price && { ...model.price } })),
+    models: options.models.map(modelRow),
     modelAlias: options.modelAlias,
     router: { strategy: router.strategy, reservation: { ttl: formatDuration(router.reservation.ttlMs) } },
     resilience: {
@@ -76,7 +81,10 @@ function asWritten(options: ResolvedOptions): Shown {
       connectTimeout: formatDuration(resilience.connectTimeoutMs),
       firstByteTimeout: formatDuration(resilience.firstByteTimeoutMs),
       idleTimeout: formatDuration(resilience.idleTimeoutMs),
+      circuitBreaker: breakerRow(resilience.circuitBreaker),
     },
+    fail2ban: bansRow(options.fail2ban),
+    passthrough: passthroughRow(options.passthrough),
     prices: options.prices,
     management: options.management,
     secrets: options.secrets,
@@ -128,10 +136,58 @@ function kindRow(kind: ResolvedLimit["kind"]): { readonly [name: string]: Shown 
   return { window: { limit: numberOf(limit), per: slides ? formatDuration(per) : per, timeZone: slides ? undefined : timeZone } };
 }
 
+const banOf = (ms: number | null): string => (ms === null ? "permanent" : formatDuration(ms));
+
+function breakerRow(breaker: ResolvedOptions["resilience"]["circuitBreaker"]): Shown {
+  if (!breaker) return false;
+  return { failureThreshold: breaker.failureThreshold, openFor: formatDuration(breaker.openForMs), halfOpen: breaker.halfOpen };
+}
+
+function bansRow(fail2ban: ResolvedFail2ban | null): Shown {
+  if (!fail2ban) return false;
+  return {
+    ...commonBans(fail2ban),
+    errorCodes: fail2ban.codes,
+    errorCodeRules: fail2ban.rules.map(({ code, maxAttempts, banMs }) => ({ code, maxAttempts, banDuration: banOf(banMs) })),
+    clients: fail2ban.clients ? { ...commonBans(fail2ban.clients), validKeys: fail2ban.clients.validKeys } : false,
+  };
+}
+
+const commonBans = ({ maxAttempts, windowMs, banMs }: Pick<ResolvedClientBans, "maxAttempts" | "windowMs" | "banMs">) => ({
+  maxAttempts,
+  window: formatDuration(windowMs),
+  banDuration: banOf(banMs),
+});
+
+function passthroughRow(passthrough: ResolvedPassthrough | null): Shown {
+  if (!passthrough) return false;
+  return { paths: passthrough.paths, cost: Object.fromEntries(Object.entries(passthrough.cost).map(([path, cost]) => [path, costRow(cost)])) };
+}
+
+/** The input may be anything, and a row is one line. */
+function costRow(cost: ResolvedCost): Shown {
+  if (cost.kind === "model")
+    return { model: cost.model, maxOutputTokens: cost.maxOutputTokens, input: cost.input === undefined ? undefined : "given" };
+  const { kind: _kind, usd, ...tokens } = cost;
+  return Object.keys(tokens).length === 0 && usd !== undefined ? usd : { usd, ...tokens };
+}
+
+function modelRow({ rpm, tpm, price, ...model }: ResolvedModel): Shown {
+  return {
+    ...model,
+    rpm: rpm === undefined ? undefined : numberOf(rpm),
+    tpm: tpm === undefined ? undefined : numberOf(tpm),
+    price: price && { ...price },
+  };
+}
+
 /** Header values and proxy passwords are secrets that no type marks. */
-function credentialRow({ origin, basePath, headers, proxyUrl, models, ...credential }: ResolvedCredential): Shown {
+function credentialRow({ origin, basePath, headers, proxyUrl, models, rpm, tpm, maxConcurrent, ...credential }: ResolvedCredential): Shown {
   return {
     ...credential,
+    rpm: numberOf(rpm),
+    tpm: numberOf(tpm),
+    maxConcurrent: numberOf(maxConcurrent),
     models: models ?? "all",
     baseUrl: `${origin}${basePath}`,
     headers: Object.fromEntries(Object.keys(headers).map((header) => [header, "[redacted]"])),

@@ -14,11 +14,12 @@ export interface FileOptions {
 }
 
 /** Nodes that one file may have: an alias may stand for a big part many times over. */
-const MAX_NODES = 50_000;
+export const MAX_NODES = 50_000;
 /** Deeper than any option lies; an alias may also contain itself. */
 const MAX_DEPTH = 32;
 
-const toCamel = (key: string): string => key.replace(/_([a-z0-9])/g, (_match, letter: string) => letter.toUpperCase());
+/** `base_url` as code writes it. */
+export const toCamel = (key: string): string => key.replace(/_([a-z0-9])/g, (_match, letter: string) => letter.toUpperCase());
 
 export function readYaml(file: ConfigFile, env: Environment, names: OptionNode): FileOptions {
   const lines = new LineCounter();

@@ -6,6 +6,7 @@ import { BUILT_IN_SCOPES } from "../core/scope.ts";
 import type { MaybePromise } from "../core/time.ts";
 import { schemaProblems } from "../options.ts";
 import { oneLimitProblems } from "./checks.ts";
+import { cost, COST_FORMS, costOf, type ResolvedCost, type WrittenCost } from "./cost.ts";
 import { limitSchema, resolveLimit, type HostRequest, type ResolvedLimit } from "./limits.ts";
 import { hint } from "../core/nearest.ts";
 import type { ScopesFunction } from "./schema.ts";
@@ -17,20 +18,12 @@ export type CostValue = z.input<typeof costSchema>;
 
 export type CostFunction = { of(req: HostRequest): MaybePromise<CostValue> }["of"];
 
+export type { ResolvedCost } from "./cost.ts";
+
 /** Replaces the refusal that is sent. */
 export type RefusedFunction = { of(error: GuardError, req: HostRequest, res: ServerResponse, next: (error?: unknown) => void): void }["of"];
 
-const usd = () => z.number().min(0).max(4_000_000);
-const tokens = () => z.number().int().min(0).max(4_000_000_000_000_000);
-
-const costSchema = z.union(
-  [
-    usd(),
-    z.strictObject({ usd: usd().optional(), tokens: tokens().optional(), inputTokens: tokens().optional(), outputTokens: tokens().optional() }),
-    z.strictObject({ model: z.string().min(1), input: z.unknown().optional(), maxOutputTokens: tokens() }),
-  ],
-  { error: "expected USD, { usd, tokens, inputTokens, outputTokens }, { model, input, maxOutputTokens } or a function of the request" },
-);
+const costSchema = cost(`expected ${COST_FORMS} or a function of the request`);
 
 const routeSchema = z.strictObject({
   /** Names of the guard's limits, or limits of this route. @default all of the guard's */
@@ -42,17 +35,6 @@ const routeSchema = z.strictObject({
 });
 
 export type RouteBudgetOptions = z.input<typeof routeSchema>;
-
-/** USD and tokens as written; an absent amount is not held. */
-export type ResolvedCost =
-  | {
-      readonly kind: "amounts";
-      readonly usd?: number | undefined;
-      readonly tokens?: number | undefined;
-      readonly inputTokens?: number | undefined;
-      readonly outputTokens?: number | undefined;
-    }
-  | { readonly kind: "model"; readonly model: string; readonly input?: unknown; readonly maxOutputTokens: number };
 
 export interface ResolvedRouteBudget {
   readonly limits: readonly ResolvedLimit[];
@@ -92,25 +74,21 @@ export function resolveRouteBudget(input: RouteBudgetOptions, around: RouteSurro
   if (!parsed.success || problems.length > 0) {
     throw new ConfigError(problems.map(({ path, message }) => `budgets() ${formatPath(tree, path, "code")}: ${message}`));
   }
-  const { cost, scopes, onRefused } = parsed.data;
-  return Object.freeze({ limits, cost: cost === undefined ? null : costOf(cost), scopes: scopes ?? null, onRefused: onRefused ?? null });
+  const { cost: given, scopes, onRefused } = parsed.data;
+  return Object.freeze({ limits, cost: given === undefined ? null : resolveGiven(given), scopes: scopes ?? null, onRefused: onRefused ?? null });
 }
 
 /** Checks what a cost function returned. Throws ConfigError. */
 export function resolveCost(value: CostValue): ResolvedCost {
   const parsed = costSchema.safeParse(value);
-  if (parsed.success) return costOf(parsed.data) as ResolvedCost;
+  if (parsed.success) return costOf(parsed.data);
   const tree = optionTree(costSchema);
   throw new ConfigError(
     schemaProblems(parsed.error.issues, value, tree, "code").map(({ path, message }) => `cost ${formatPath(tree, path, "code")}: ${message}`),
   );
 }
 
-function costOf(cost: z.output<typeof costSchema> | CostFunction): ResolvedCost | CostFunction {
-  if (typeof cost === "function") return cost;
-  if (typeof cost === "number") return { kind: "amounts", usd: cost };
-  return "model" in cost ? { kind: "model", ...cost } : { kind: "amounts", ...cost };
-}
+const resolveGiven = (given: WrittenCost | CostFunction): ResolvedCost | CostFunction => (typeof given === "function" ? given : costOf(given));
 
 function limitsOf(route: z.output<typeof routeSchema>, around: RouteSurroundings): readonly ResolvedLimit[] {
   if (!route.limits) return around.limits;

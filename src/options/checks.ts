@@ -1,6 +1,7 @@
 /** Checks across options. They read what was written, not what was parsed, so that one malformed option does not hide another's mistake. */
 import { BUILT_IN_SCOPES } from "../core/scope.ts";
 import { Secret } from "../core/secret.ts";
+import { fail2banProblems } from "./fail2ban.ts";
 import { limitProblems } from "./limits.ts";
 import { hint } from "../core/nearest.ts";
 import type { OptionPath, Problem } from "./tree.ts";
@@ -26,6 +27,7 @@ export function crossProblems(options: unknown): readonly Problem[] {
     ...credentialProblems(root),
     ...modelProblems(root),
     ...aliasProblems(root),
+    ...fail2banProblems(root.fail2ban),
   ];
 }
 

@@ -5,7 +5,9 @@ import type { Scopes } from "../core/scope.ts";
 import type { Secret } from "../core/secret.ts";
 import type { Store } from "../core/store.ts";
 import type { Clock } from "../core/time.ts";
+import { resolveFail2ban, type ResolvedFail2ban } from "./fail2ban.ts";
 import { resolveLimit, type ResolvedLimit } from "./limits.ts";
+import { resolvePassthrough, type ResolvedPassthrough } from "./passthrough.ts";
 import { DEFAULT_SCOPE_HEADERS, type AuthFunction, type ParsedOptions, type ScopesFunction } from "./schema.ts";
 import { checkBaseUrl } from "../upstream/egress.ts";
 import { providerRow } from "../upstream/providers.ts";
@@ -22,9 +24,7 @@ export interface ResolvedKey {
   readonly mayAssertScopes: boolean;
 }
 
-export interface ResolvedCredential extends Credential {
-  readonly tier: string | null;
-}
+export type ResolvedCredential = Credential;
 
 /** USD, as written: a number or decimal text. */
 export interface ResolvedPrice {
@@ -40,6 +40,9 @@ export interface ResolvedModel {
   readonly name: string;
   readonly model?: string;
   readonly credential?: string;
+  /** Per minute on each credential that serves it; -1 = unlimited, absent = the default. */
+  readonly rpm?: number;
+  readonly tpm?: number;
   readonly price?: ResolvedPrice;
   readonly maxOutputTokens?: number;
 }
@@ -67,7 +70,10 @@ export interface ResolvedOptions {
     readonly bodyLimitBytes: number;
     readonly loggingLevel: "debug" | "info" | "warn" | "error" | "silent";
     readonly shutdownTimeoutMs: number;
-    readonly trustProxy: boolean | number | string | readonly string[];
+    readonly trustProxy: false | number | string | readonly string[];
+    readonly replaceV1Models: boolean;
+    /** Per minute, model and credential; -1 = unlimited. */
+    readonly defaultModelsRpm: number;
   };
   readonly store: ResolvedStore;
   readonly ledger: ResolvedLedger;
@@ -84,14 +90,20 @@ export interface ResolvedOptions {
   readonly credentials: readonly ResolvedCredential[];
   readonly models: readonly ResolvedModel[];
   readonly modelAlias: Readonly<Record<string, string>>;
-  readonly router: { readonly strategy: "round-robin"; readonly reservation: { readonly ttlMs: number } };
+  readonly router: { readonly strategy: "round-robin" | "fill-first" | "weighted"; readonly reservation: { readonly ttlMs: number } };
   readonly resilience: {
     readonly maxRetries: number;
     readonly retryBudget: number;
     readonly connectTimeoutMs: number;
     readonly firstByteTimeoutMs: number;
     readonly idleTimeoutMs: number;
+    /** Null = none. */
+    readonly circuitBreaker: { readonly failureThreshold: number; readonly openForMs: number; readonly halfOpen: number } | null;
   };
+  /** Null = nobody is banned. */
+  readonly fail2ban: ResolvedFail2ban | null;
+  /** Null = nothing is passed through. */
+  readonly passthrough: ResolvedPassthrough | null;
   readonly prices: { readonly markupPct: number };
   readonly management: { readonly key: Secret | null; readonly path: string };
   readonly secrets: { readonly key: Secret | null };
@@ -113,6 +125,8 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
       loggingLevel: server.loggingLevel,
       shutdownTimeoutMs: server.shutdownTimeout,
       trustProxy: server.trustProxy,
+      replaceV1Models: server.replaceV1Models,
+      defaultModelsRpm: server.defaultModelsRpm,
     },
     store: storeOf(options.store) ?? { kind: "memory" },
     ledger: storeOf(options.ledger) ?? { kind: "store" },
@@ -131,7 +145,10 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
       connectTimeoutMs: resilience.connectTimeout,
       firstByteTimeoutMs: resilience.firstByteTimeout,
       idleTimeoutMs: resilience.idleTimeout,
+      circuitBreaker: breakerOf(resilience.circuitBreaker),
     },
+    fail2ban: resolveFail2ban(options.fail2ban),
+    passthrough: resolvePassthrough(options.passthrough),
     prices: options.prices,
     management: options.management,
     secrets: options.secrets,
@@ -160,6 +177,10 @@ function authOf({ auth, server, keys }: ParsedOptions): ResolvedAuth | null {
     masterKey: given.masterKey,
     keys: given.keys.map(({ expires, ...key }) => ({ ...key, expiresAt: expires })),
   };
+}
+
+function breakerOf(option: ParsedOptions["resilience"]["circuitBreaker"]): ResolvedOptions["resilience"]["circuitBreaker"] {
+  return option === false ? null : { failureThreshold: option.failureThreshold, openForMs: option.openFor, halfOpen: option.halfOpen };
 }
 
 function credentialOf(credential: ParsedOptions["credentials"][number]): ResolvedCredential {

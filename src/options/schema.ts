@@ -7,8 +7,11 @@ import type { Clock, MaybePromise } from "../core/time.ts";
 import type { Transport } from "../upstream/transport.ts";
 import { checkBaseUrl, checkProxyUrl } from "../upstream/egress.ts";
 import { checkExtraHeaders } from "../upstream/headers.ts";
+import { fail2banSchema } from "./fail2ban.ts";
 import { limitSchema, type HostRequest } from "./limits.ts";
-import { callback, duration, instant, list, name, scopeName, seam, secret, size, label } from "./values.ts";
+import { passthroughSchema } from "./passthrough.ts";
+import { trustProxySchema } from "./trust-proxy.ts";
+import { callback, duration, instant, list, name, scopeName, seam, secret, size, label, MIN_OWN_KEY } from "./values.ts";
 
 /** The host's own check of a client. Null = refuse with 401. `key` is what the client presented, or null. */
 export type AuthFunction = {
@@ -73,6 +76,9 @@ function checked(check: (value: string) => unknown, option: string) {
   });
 }
 
+/** What a credential may be sent: per minute or at one time. -1 = unlimited, 0 = nothing. */
+const sendLimit = () => z.number().int().min(-1).max(1_000_000_000_000);
+
 const PROVIDERS = ["openai", "openai-compatible"] as const;
 
 const credentialSchema = z.strictObject({
@@ -84,7 +90,14 @@ const credentialSchema = z.strictObject({
   baseUrl: checked(checkBaseUrl, "base_url").optional(),
   /** Higher is tried first. */
   priority: z.number().int().min(-1_000).max(1_000).default(0),
-  weight: z.literal(1).default(1),
+  /** Its share under the strategy `weighted`, relative to the others. */
+  weight: z.number().gt(0).max(1_000).default(1),
+  /** Requests per minute. */
+  rpm: sendLimit().default(-1),
+  /** Tokens per minute, input and output together. */
+  tpm: sendLimit().default(-1),
+  /** Requests at one time. */
+  maxConcurrent: sendLimit().default(-1),
   /** Tried only when all others cannot. */
   isFallback: z.boolean().default(false),
   /** What it offers. @default everything */
@@ -110,6 +123,10 @@ const modelSchema = z.strictObject({
   model: label().optional(),
   /** Name of the credential that serves it. @default every one */
   credential: z.string().optional(),
+  /** Requests per minute on each credential that serves it. @default server.defaultModelsRpm */
+  rpm: sendLimit().optional(),
+  /** Tokens per minute on each credential that serves it. @default unlimited */
+  tpm: sendLimit().optional(),
   /** USD per million tokens. A missing class costs what its base class costs (cache: input, reasoning: output). */
   price: z
     .strictObject({
@@ -123,6 +140,17 @@ const modelSchema = z.strictObject({
     })
     .optional(),
   maxOutputTokens: z.number().int().min(1).max(10_000_000).optional(),
+});
+
+const STRATEGIES = ["round-robin", "fill-first", "weighted"] as const;
+
+const breakerSchema = z.strictObject({
+  /** Failures of the provider in a row that open it: 5xx, network, timeouts. */
+  failureThreshold: z.number().int().min(1).max(1_000_000).default(5),
+  /** How long nothing is sent. */
+  openFor: duration().default(30_000),
+  /** Attempts at one time that find out whether it works again. */
+  halfOpen: z.number().int().min(1).max(1_000).default(1),
 });
 
 const storeUrl = () =>
@@ -161,9 +189,6 @@ const scopesObject = () =>
     of: callback<ScopesFunction>().nullable().default(null),
   });
 
-/** Keys that people invent themselves must not be guessable. */
-const MIN_OWN_KEY = 16;
-
 export const optionsSchema = z.strictObject({
   version: z.literal(1).optional(),
   server: z
@@ -178,10 +203,12 @@ export const optionsSchema = z.strictObject({
       loggingLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
       /** How long open requests may go on after a stop signal. */
       shutdownTimeout: duration(0).default(30_000),
-      /** As Express's `trust proxy`. */
-      trustProxy: z
-        .union([z.boolean(), z.number().int().min(0), z.string(), list(z.string())], { error: "expected true, false, a hop count or addresses" })
-        .default(false),
+      /** As Express's `trust proxy`, without its `true`. */
+      trustProxy: trustProxySchema.default(false),
+      /** Writes the models that providers list to `models.yaml` beside the config. Only `quotaguard serve` does. */
+      replaceV1Models: z.boolean().default(false),
+      /** Requests per minute, on each credential, of a model that says nothing itself; -1 = unlimited. */
+      defaultModelsRpm: sendLimit().default(-1),
     })
     .prefault({}),
   /** Holds limits and records. `{ url: "memory" | "sqlite:<path>" }`, or a store object in code. */
@@ -222,7 +249,7 @@ export const optionsSchema = z.strictObject({
   modelAlias: z.record(label(), label()).default({}),
   router: z
     .strictObject({
-      strategy: z.literal("round-robin").default("round-robin"),
+      strategy: z.enum(STRATEGIES).default("round-robin"),
       reservation: z.strictObject({ ttl: duration(1_000).default(300_000) }).prefault({}),
     })
     .prefault({}),
@@ -236,8 +263,17 @@ export const optionsSchema = z.strictObject({
       /** Streams only. */
       firstByteTimeout: duration().default(120_000),
       idleTimeout: duration().default(60_000),
+      /** One per credential; `false` = none. */
+      circuitBreaker: z
+        .union([z.boolean(), breakerSchema], { error: "expected true, false or { failureThreshold, openFor, halfOpen }" })
+        .transform((option) => (option === true ? breakerSchema.parse({}) : option))
+        .prefault({}),
     })
     .prefault({}),
+  /** Bans after repeated errors. `true` = all defaults. */
+  fail2ban: fail2banSchema.default(false),
+  /** Files, images, audio and the like; `false` = off. */
+  passthrough: passthroughSchema.prefault({}),
   prices: z.strictObject({ markupPct: z.number().min(0).max(10_000).default(0) }).prefault({}),
   management: z
     .strictObject({

@@ -106,6 +106,7 @@ const SYNONYMS: Readonly<Record<string, string>> = {
   apiBase: "baseUrl",
   endpoint: "baseUrl",
   alias: "modelAlias",
+  maxBodySizeMb: "bodyLimit",
   timezone: "timeZone",
 };
 

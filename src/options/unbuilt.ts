@@ -9,14 +9,7 @@ const isEmptyMap = (value: unknown): boolean => isObject(value) && Object.keys(v
 
 /** Options that this version does not have; `off` = the values that ask for nothing. Lists are written `[]`. */
 const OPTIONS: readonly { readonly path: string; readonly off?: (value: unknown) => boolean }[] = [
-  { path: "server.replaceV1Models" },
-  { path: "server.defaultModelsRpm" },
   { path: "store.nodes", off: (value) => isOff(value) || value === "auto" || value === 1 },
-  { path: "credentials[].rpm" },
-  { path: "credentials[].tpm" },
-  { path: "credentials[].maxConcurrent" },
-  { path: "models[].rpm" },
-  { path: "models[].tpm" },
   { path: "router.sticky" },
   { path: "router.thresholds" },
   { path: "router.antiFlapping" },
@@ -24,9 +17,6 @@ const OPTIONS: readonly { readonly path: string; readonly off?: (value: unknown)
   { path: "router.policies" },
   { path: "router.ignoreEstimated" },
   { path: "router.fallbackChains", off: (value) => isOff(value) || isEmptyMap(value) },
-  { path: "fail2ban" },
-  { path: "resilience.circuitBreaker" },
-  { path: "passthrough" },
   { path: "idempotency" },
   { path: "prices.rules" },
   { path: "prices.files" },
@@ -36,7 +26,7 @@ const OPTIONS: readonly { readonly path: string; readonly off?: (value: unknown)
   { path: "telegram" },
 ];
 
-const STRATEGIES = ["fill-first", "weighted", "least-cost", "quota"];
+const STRATEGIES = ["least-cost", "quota"];
 const PROVIDERS = ["anthropic", "gemini", "vertex-ai", "bedrock", "azure", "qwen", "codex", "antigravity", "iflow", "copilot", "kiro", "proxy"];
 
 const urlOf = (schemes: RegExp, uses: string) => (value: unknown) => (typeof value === "string" && schemes.test(value) ? `use ${uses}` : null);
@@ -46,8 +36,10 @@ const SERVER_URL = /^(?:rediss?|postgres(?:ql)?)(?:\+[a-z0-9]+)?:/i;
 const VALUES: readonly { readonly path: string; readonly refuse: (value: unknown) => string | null }[] = [
   { path: "store.url", refuse: urlOf(SERVER_URL, "memory or sqlite:<path>") },
   { path: "ledger.url", refuse: urlOf(SERVER_URL, "memory or sqlite:<path>") },
-  { path: "router.strategy", refuse: (value) => (typeof value === "function" || STRATEGIES.includes(String(value)) ? "use round-robin" : null) },
-  { path: "credentials[].weight", refuse: (value) => (typeof value === "number" && value !== 1 ? "leave it out or use 1" : null) },
+  {
+    path: "router.strategy",
+    refuse: (value) => (typeof value === "function" || STRATEGIES.includes(String(value)) ? "use round-robin, fill-first or weighted" : null),
+  },
   { path: "credentials[].provider", refuse: (value) => (PROVIDERS.includes(String(value)) ? "use openai or openai-compatible" : null) },
 ];
 

@@ -7,6 +7,8 @@ const UNIT_BYTES = { b: 1, kb: 1_024, mb: 1_048_576, gb: 1_073_741_824 } as cons
 
 /** A timer's delay is a 32-bit number of ms: a longer one would fire at once. */
 const MAX_TIMER_MS = 24 * UNIT_MS.d;
+/** Ten years: whoever means longer means `permanent`. */
+const MAX_BAN_MS = 3_650 * UNIT_MS.d;
 
 /** `"1h30m"` to ms; null when it is not a duration. */
 export function parseDuration(text: string): number | null {
@@ -42,14 +44,28 @@ export function formatSize(bytes: number): string {
 export function duration(minMs = 1, maxMs = MAX_TIMER_MS) {
   const expected = "expected a duration: ms as a number, or a number with its unit such as 250ms, 5s, 10m, 2h, 30d";
   return z.union([z.number(), z.string()], { error: expected }).transform((value, ctx) => {
-    const ms = typeof value === "number" ? value : parseDuration(value.trim());
-    if (ms === null || !Number.isInteger(ms)) {
-      ctx.addIssue({ code: "custom", message: expected });
-    } else if (ms < minMs || ms > maxMs) {
-      ctx.addIssue({ code: "custom", message: `must be between ${formatDuration(minMs)} and ${formatDuration(maxMs)}` });
-    }
-    return ms ?? 0;
+    const problem = durationProblem(msOf(value), minMs, maxMs, expected);
+    if (problem !== null) ctx.addIssue({ code: "custom", message: problem });
+    return msOf(value);
   });
+}
+
+/** How long a ban lasts: a duration, or `permanent`. Resolves to ms, or null for ever. No timer waits for its end, so it may be long. */
+export function banDuration() {
+  const expected = "expected permanent, or a duration: ms as a number, or a number with its unit such as 30s, 15m, 2h, 30d";
+  return z.union([z.number(), z.string()], { error: expected }).transform((value, ctx) => {
+    if (value === "permanent") return null;
+    const problem = durationProblem(msOf(value), 1, MAX_BAN_MS, expected);
+    if (problem !== null) ctx.addIssue({ code: "custom", message: problem });
+    return msOf(value);
+  });
+}
+
+const msOf = (value: number | string): number => (typeof value === "number" ? value : (parseDuration(value.trim()) ?? Number.NaN));
+
+function durationProblem(ms: number, minMs: number, maxMs: number, expected: string): string | null {
+  if (!Number.isInteger(ms)) return expected;
+  return ms < minMs || ms > maxMs ? `must be between ${formatDuration(minMs)} and ${formatDuration(maxMs)}` : null;
 }
 
 /** A size: bytes as a number, or text such as `10mb`. Resolves to bytes. */
@@ -67,6 +83,8 @@ export function size(maxBytes: number) {
 const ELLIPSIS = /…|\.\.\.|change[-_ ]?me/i;
 const SAMPLE = /your[-_ ]|placeholder|example|<.*>|^(?:sk-|qg_)?(?:x+|secret|password|test)?$/i;
 const VISIBLE_ASCII = /^[\x21-\x7e]{1,4096}$/;
+/** Keys that people invent themselves must not be guessable. */
+export const MIN_OWN_KEY = 16;
 const GENERATE = `make one with: node -p "crypto.randomBytes(24).toString('hex')"`;
 
 /** Why a text cannot serve as a key; null when it can. `minLength` > 1 is for keys that people invent themselves. */
@@ -79,11 +97,21 @@ function secretProblem(text: string, minLength: number): string | null {
   return null;
 }
 
+/** Keys that somebody accepted although they are guessable. */
+const accepted = new WeakSet<Secret>();
+
+/** Wraps a key that another program's file brought along, guessable or not. `problem` is to be said aloud; null = it is as good as ours must be. */
+export function acceptKey(key: string): { readonly key: Secret; readonly problem: string | null } {
+  const wrapped = new Secret(key);
+  accepted.add(wrapped);
+  return { key: wrapped, problem: secretProblem(key, MIN_OWN_KEY) };
+}
+
 /** A key or token, as text or already wrapped. Resolves to a {@link Secret}. */
 export function secret(minLength = 1) {
   return z.union([z.string(), z.instanceof(Secret)], { error: "expected text" }).transform((value, ctx) => {
     const wrapped = typeof value === "string" ? new Secret(value) : value;
-    const problem = secretProblem(wrapped.reveal(), minLength);
+    const problem = secretProblem(wrapped.reveal(), accepted.has(wrapped) ? 1 : minLength);
     if (problem !== null) ctx.addIssue({ code: "custom", message: problem });
     return wrapped;
   });

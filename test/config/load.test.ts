@@ -117,11 +117,7 @@ credentials: [{ name: c, api_key: sk-a, headers: { x_under_score: v } }]
       "limits:\n  - name: a\n    unit: requests\n    window: { limit: 1, per: day }\n",
       ["quotaguard.yaml:2:5: limits[0].scope: expected a scope name or a list of them"],
     ],
-    [
-      "not yet",
-      "resilience:\n  circuit_breaker: { failure_threshold: 5 }\n",
-      ["quotaguard.yaml:2:3: resilience.circuit_breaker: not yet available in this version"],
-    ],
+    ["not yet", "router:\n  thresholds: { warning: 85 }\n", ["quotaguard.yaml:2:3: router.thresholds: not yet available in this version"]],
     ["code only", "transport: x\n", ["quotaguard.yaml:1:1: transport: can only be given in code"]],
     [
       "data keys in the path",
@@ -273,7 +269,7 @@ describe("what comes back", () => {
 
   test("flags > env > file > defaults", () => {
     const layers: LoadConfigOptions = {
-      defaults: { server: { port: 1, host: "defaults", loggingLevel: "warn", trustProxy: true } },
+      defaults: { server: { port: 1, host: "defaults", loggingLevel: "warn", trustProxy: 1 } },
       env: { QUOTAGUARD_PORT: "3", QUOTAGUARD_HOST: "env" },
       flags: { server: { port: 4 } },
     };
@@ -281,7 +277,7 @@ describe("what comes back", () => {
       port: 4,
       host: "env",
       loggingLevel: "debug",
-      trustProxy: true,
+      trustProxy: 1,
     });
   });
 });

@@ -56,7 +56,69 @@ describe("describeOptions", () => {
     ["router.reservation.ttl", "5m", "default"],
     ["management.key", "none", "default"],
     ["models", "none", "default"],
+    ["server.replace_v1_models", "false", "default"],
+    ["server.default_models_rpm", "-1 (unlimited)", "default"],
+    ["credentials[0].rpm", "-1 (unlimited)", "default"],
+    ["credentials[0].max_concurrent", "-1 (unlimited)", "default"],
+    ["resilience.circuit_breaker.open_for", "30s", "default"],
+    ["fail2ban", "false", "default"],
+    ["passthrough.paths", "default", "default"],
+    ["passthrough.cost", "none", "default"],
   ])("%s = %s (%s)", (path, value, source) => expect(rowsOf().get(path)).toEqual([value, source]));
+
+  const MORE = `server: { default_models_rpm: 10, trust_proxy: [loopback, 10.0.0.0/8] }
+credentials: [{ name: c, api_key: sk-${MASTER}, rpm: 60, tpm: 0, max_concurrent: 4, weight: 0.5 }]
+models: [{ name: m, rpm: -1, tpm: 9 }, { name: n }]
+router: { strategy: weighted }
+resilience: { circuit_breaker: false }
+fail2ban: { max_attempts: 4, error_codes: [], error_code_rules: [{ code: 429, ban_duration: 10s }], clients: { valid_keys: refuse } }
+passthrough:
+  paths: ["/v1/images/*", "/v1/files*"]
+  cost:
+    /v1/images/*: 0.04
+    /v1/files*: { tokens: 5 }
+    /v1/batches: { model: m, input: ${MASTER}, max_output_tokens: 5 }
+`;
+
+  test.each([
+    ["server.default_models_rpm", "10", "quotaguard.yaml:1"],
+    ["server.trust_proxy", "loopback, 10.0.0.0/8", "quotaguard.yaml:1"],
+    ["credentials[0].rpm", "60", "quotaguard.yaml:2"],
+    ["credentials[0].tpm", "0", "quotaguard.yaml:2"],
+    ["credentials[0].max_concurrent", "4", "quotaguard.yaml:2"],
+    ["credentials[0].weight", "0.5", "quotaguard.yaml:2"],
+    ["models[0].rpm", "-1 (unlimited)", "quotaguard.yaml:3"],
+    ["models[0].tpm", "9", "quotaguard.yaml:3"],
+    ["models[1].rpm", undefined, undefined],
+    ["router.strategy", "weighted", "quotaguard.yaml:4"],
+    ["resilience.circuit_breaker", "false", "quotaguard.yaml:5"],
+    ["fail2ban.max_attempts", "4", "quotaguard.yaml:6"],
+    ["fail2ban.window", "10m", "default"],
+    ["fail2ban.ban_duration", "permanent", "default"],
+    ["fail2ban.error_codes", "401, 403, 429, 500, 502, 503, 504", "quotaguard.yaml:6"],
+    ["fail2ban.error_code_rules[0].code", "429", "quotaguard.yaml:6"],
+    ["fail2ban.error_code_rules[0].max_attempts", "4", "default"],
+    ["fail2ban.error_code_rules[0].ban_duration", "10s", "quotaguard.yaml:6"],
+    ["fail2ban.clients.ban_duration", "15m", "default"],
+    ["fail2ban.clients.valid_keys", "refuse", "quotaguard.yaml:6"],
+    ["passthrough.paths", "/v1/images/*, /v1/files*", "quotaguard.yaml:8"],
+    ["passthrough.cost./v1/images/*", "0.04", "quotaguard.yaml:10"],
+    ["passthrough.cost./v1/files*.tokens", "5", "quotaguard.yaml:11"],
+    ["passthrough.cost./v1/batches.max_output_tokens", "5", "quotaguard.yaml:12"],
+    ["passthrough.cost./v1/batches.input", "given", "quotaguard.yaml:12"],
+  ])("of what is sent, banned and passed through: %s = %s (%s)", (path, value, source) => {
+    const config = loadConfig({ cwd: folderWith({ "quotaguard.yaml": MORE }), env: {} });
+    const rows = describeOptions(resolveOptions(config), config.sources);
+    expect(JSON.stringify(rows)).not.toContain(MASTER);
+    const row = rows.find((each) => each.path === path);
+    expect([row?.value, row?.source]).toEqual([value, source]);
+  });
+
+  test("switched off, the sections of bans and of passing through are one row each", () => {
+    const rows = describeOptions(resolveOptions({ fail2ban: { clients: false }, passthrough: false }));
+    expect(rows.find(({ path }) => path === "fail2ban.clients")?.value).toBe("false");
+    expect(rows.filter(({ path }) => path.startsWith("passthrough"))).toEqual([{ path: "passthrough", value: "false", source: "default" }]);
+  });
 
   test("has no secret in it, and each path once", () => {
     const rows = rowsOf();
