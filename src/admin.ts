@@ -1,13 +1,15 @@
 /** What operators can do, whichever face they do it through. */
 import type { Admin, BucketAddress, BucketView, LimitSync } from "./core/admin.ts";
+import type { ClientFence } from "./client-fence.ts";
 import type { Services } from "./core/context.ts";
+import type { Credential } from "./core/credential.ts";
 import { GuardError } from "./core/errors.ts";
 import { BUILT_IN_SCOPES } from "./core/scope.ts";
 import type { BucketRule, Ledger, Store } from "./core/store.ts";
 import type { Holds } from "./limits/holds.ts";
 import type { LimitDefinition } from "./limits/limit.ts";
 import { encodeValue, valueLabel, type CompiledLimit, type LimitRegistry } from "./limits/registry.ts";
-import type { Pool } from "./pool/pool.ts";
+import type { Lending } from "./lending.ts";
 import { providerLimits } from "./provider-limits.ts";
 import type { Transport } from "./upstream/transport.ts";
 
@@ -19,7 +21,10 @@ export interface AdminParts {
   readonly store: Store;
   readonly ledger: Ledger;
   readonly registry: LimitRegistry;
-  readonly pool: Pool;
+  readonly credentials: readonly Credential[];
+  readonly lent: Lending;
+  readonly fence: ClientFence;
+  readonly discoverModels: () => Promise<readonly string[]>;
   readonly holds: Holds;
   readonly transport: Transport;
   readonly services: Services;
@@ -28,7 +33,7 @@ export interface AdminParts {
 }
 
 export function adminOf(parts: AdminParts): Admin {
-  const { store, ledger, registry, pool, services } = parts;
+  const { store, ledger, registry, lent, services } = parts;
   const { clock } = services;
   const startedAt = clock.monotonic();
   let writes = 0;
@@ -88,13 +93,7 @@ export function adminOf(parts: AdminParts): Admin {
       uptimeSeconds: Math.floor((clock.monotonic() - startedAt) / 1_000),
       openRequests: parts.openRequests(),
       waitingSettlements: parts.holds.waiting,
-      credentials: pool.credentials.map(({ name, provider, isFallback, priority }) => ({
-        name,
-        provider,
-        isFallback,
-        priority,
-        inFlight: pool.inFlight(name),
-      })),
+      credentials: lent.credentials(),
     }),
     limits: () =>
       registry.all().map(({ name, definition }) => ({
@@ -120,7 +119,7 @@ export function adminOf(parts: AdminParts): Admin {
       return bucket(address);
     },
     async syncLimits(): Promise<LimitSync> {
-      const found = await providerLimits(pool, parts.transport, clock);
+      const found = await providerLimits(parts.credentials, parts.transport, clock);
       if (found.kind === "skipped") return { status: "skipped", message: found.reason, headers: {}, bucket: null };
       const address: BucketAddress = { scope: "global" };
       const limit = bucketLimit("global", true) as CompiledLimit;
@@ -130,6 +129,13 @@ export function adminOf(parts: AdminParts): Admin {
       await adopt(limit, address, Math.max(0, tokens - found.tokens));
       return { status: "success", message: "the global bucket follows the provider's limits", headers: found.headers, bucket: await bucket(address) };
     },
+    bans: lent.bans,
+    liftBans: (credential, model) => lent.lift("banned", credential, model),
+    cooldowns: lent.cooldowns,
+    clearCooldowns: (credential, model) => lent.lift("cooling", credential, model),
+    discoverModels: parts.discoverModels,
+    clientBans: () => parts.fence.bans(),
+    liftClientBan: (client) => parts.fence.lift(client),
     usage: async (filter, groupBy) => {
       await ledger.flush();
       return ledger.totals(filter, groupBy);

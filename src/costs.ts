@@ -9,9 +9,10 @@ import { amountsOf, type Estimate, type Estimator } from "./limits/estimate.ts";
 import type { Tokenizer } from "./limits/tokenizer.ts";
 import type { PriceBook } from "./metering/prices.ts";
 import type { Cost, Costs } from "./middleware/budgets.ts";
+import { passthroughCosts } from "./middleware/passthrough/costs.ts";
 import { resolveCost, type CostFunction, type ResolvedCost } from "./options/budgets.ts";
 import type { HostRequest } from "./options/limits.ts";
-import type { Pool } from "./pool/pool.ts";
+import type { Offers } from "./pool/offers.ts";
 
 export interface CostParts {
   readonly estimate: Estimator;
@@ -26,11 +27,11 @@ const notPriced = (): GuardError =>
   new GuardError("model_not_priced", "this model has no price, and a money limit applies; give it one under models[].price", { param: "model" });
 
 /** Costs of gateway calls: the dearest candidate that may serve them. */
-export function callCosts(parts: CostParts, pool: Pool): Costs {
+export function callCosts(parts: CostParts, offers: Offers): Costs {
   const { estimate, prices } = parts;
 
   function estimateOf(call: Call, cap: number | undefined): Estimate {
-    const full = estimate(call, parts.maxOutputTokensOf(pool.resolve(call.model)));
+    const full = estimate(call, parts.maxOutputTokensOf(offers.resolve(call.model)));
     if (cap === undefined) return full;
     const most = cap * call.choices;
     return {
@@ -41,8 +42,8 @@ export function callCosts(parts: CostParts, pool: Pool): Costs {
   }
 
   function usdCeiling(call: Call, inputTokens: number, outputTokens: number): number {
-    const name = pool.resolve(call.model);
-    const pairs = pool.candidates(call.model).map(({ credential }) => ({ model: name, credential: credential.name }));
+    const name = offers.resolve(call.model);
+    const pairs = offers.of(call.model).candidates.map(({ credential }) => ({ model: name, credential: credential.name }));
     const billed = prices.ceiling(pairs, inputTokens, outputTokens);
     if (billed === null) throw notPriced();
     return billed;
@@ -52,7 +53,7 @@ export function callCosts(parts: CostParts, pool: Pool): Costs {
     costOf(_ctx, given, { units, capsOutput }, cap) {
       const call = given as Call;
       // Also refuses a model that nobody offers, before anything is held.
-      pool.candidates(call.model);
+      offers.of(call.model);
       if (!countsTokens(units)) return freeCost;
       const known = estimateOf(call, cap);
       const ceiling = amountsOf(known, "ceiling");
@@ -84,6 +85,14 @@ export function callCosts(parts: CostParts, pool: Pool): Costs {
 }
 
 const inputPart = (tokens: number, usd: number | null): Amounts => ({ input_tokens: tokens, tokens, ...(usd === null ? {} : { usd }) });
+
+/** Costs of what is passed through unread: what the operator says, or nothing where it is free by nature. */
+export function operationCosts(parts: CostParts, costs: Readonly<Record<string, ResolvedCost>>): Costs {
+  return passthroughCosts({
+    costs,
+    amounts: (ctx, cost: ResolvedCost, units) => (cost.kind === "amounts" ? statedAmounts(cost) : modelAmounts(parts, ctx, cost, units)),
+  });
+}
 
 /** Costs of a host's own route: what its `cost` option says, checked, or nothing but requests and slots. */
 export function routeCosts(parts: CostParts, option: ResolvedCost | CostFunction | null): Costs {

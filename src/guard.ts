@@ -20,17 +20,16 @@ import { sameCounter } from "./limits/limit.ts";
 import { managementRouter } from "./management/router.ts";
 import { priceBook } from "./metering/prices.ts";
 import { authStep, modelAccess, type AuthMode } from "./middleware/auth.ts";
-import { credentialsStep } from "./middleware/credentials.ts";
 import { scopesStep } from "./middleware/scopes.ts";
 import { resolveRouteBudget, type RouteBudgetOptions } from "./options/budgets.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 import { resolveOptions, type GuardOptions } from "./options.ts";
-import { buildRuntime, poolOf, type Runtime } from "./runtime.ts";
+import { buildRuntime, offeredBy, type Runtime } from "./runtime.ts";
+import { drainer } from "./drain.ts";
+import { startingAdmin } from "./starting-admin.ts";
 
 /** How long a request waits for a guard that is still starting. */
 const START_WAIT_MS = 10_000;
-/** How long a request that was cut at shutdown has to tell its client. */
-const CUT_WAIT_MS = 500;
 
 export interface FetchOptions {
   /** Whose budgets the calls touch: values, or a function of each call's `init`. */
@@ -49,6 +48,8 @@ export interface QuotaGuard {
   handler(): GatewayHandler;
   auth(): Handler;
   scopes(): Handler;
+  /** Keeps out clients that misbehave: before `auth`. Its numbers are those of `fail2ban.clients`, or their defaults. */
+  fail2ban(): Handler;
   /**
    * Budgets of one route. Without `limits` all of the guard's apply. Limits of tokens and money need `cost`, except on the paths of model calls,
    * which are priced by what they ask for (`onCalls` says that only such paths use it; default: whether the guard has credentials).
@@ -104,16 +105,15 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   const events = eventEmitter(logger);
   const prices = priceBook({ models: options.models, markupPct: options.prices.markupPct });
   const services: { -readonly [K in keyof Services]: Services[K] } = { clock, logger, events, pricer: prices, recorder: notStarted };
-  const pool = poolOf(options);
+  const offered = offeredBy(options);
   const open = new OpenSet<Context>();
   const declared = new Map(options.limits.map((limit) => [limit.name, limit]));
   let runtime: Runtime | undefined;
   let broken = false;
   let closing: Promise<void> | undefined;
-  let idle: (() => void) | undefined;
 
   const status = (): "ok" | "starting" | "closing" | "unavailable" => (closing ? "closing" : runtime ? "ok" : broken ? "unavailable" : "starting");
-  const starting = buildRuntime({ options, services, prices, openRequests: () => open.size, status }, pool).then(
+  const starting = buildRuntime({ options, services, prices, openRequests: () => open.size, status }, offered).then(
     (built) => void (runtime = built),
     (error: unknown) => {
       broken = true;
@@ -127,7 +127,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   function forget(ctx: Context): void {
     open.delete(ctx);
     ctx.services.recorder.close(ctx);
-    if (open.size === 0) idle?.();
+    drain.closed();
   }
   const opening: OpenOptions = {
     services,
@@ -176,88 +176,31 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     trustHeaders: options.scopes.trustHeaders,
     of: fromHost ? (host) => fromHost(host as IncomingMessage) : null,
   });
-  const access = modelAccess(pool.resolve);
-  const credentials = credentialsStep(pool);
+  const access = modelAccess(offered.offers.resolve);
+  const credentials = lazy((built) => built.credentials);
   const proxy = lazy((built) => built.proxy);
+  const fail2ban = lazy((built) => built.fail2ban);
   const models = lazy((built) => built.models);
   const part = (name: string, step: Step): Handler => partHandler(name, step, opening);
   const ofHost = scopesStep({ headers: {}, trustHeaders: false, of: null });
 
-  const admin: Admin = {
-    health: () =>
-      runtime?.admin.health() ?? {
-        status: status(),
-        store: options.store.kind,
-        uptimeSeconds: 0,
-        openRequests: open.size,
-        waitingSettlements: 0,
-        credentials: [],
-      },
-    limits: () => runtime?.admin.limits() ?? [],
-    bucket: async (address) => (await waitForStart()).admin.bucket(address),
-    setBucket: async (address, numbers) => (await waitForStart()).admin.setBucket(address, numbers),
-    syncLimits: async () => (await waitForStart()).admin.syncLimits(),
-    usage: async (filter, groupBy) => (await waitForStart()).admin.usage(filter, groupBy),
-  };
+  const admin = startingAdmin({ options, started: () => runtime, waitForStart, status, openRequests: () => open.size });
   let management: Handler | undefined;
 
-  /** Resolves true when nothing is open any more, false after `ms`. */
-  function idleWithin(ms: number): Promise<boolean> {
-    if (open.size === 0) return Promise.resolve(true);
-    return new Promise((resolve) => {
-      const timer = clock.timer(ms, () => resolve(false));
-      idle = () => {
-        timer.cancel();
-        resolve(true);
-      };
-    });
-  }
-
-  async function drain(): Promise<void> {
-    if (!(await startedWithin(options.server.shutdownTimeoutMs))) return;
-    if (!(await idleWithin(options.server.shutdownTimeoutMs))) {
-      logger.warn(
-        { open: open.size },
-        "requests were still open at the end of the shutdown timeout; they are cut and charged by what they delivered",
-      );
-      const reason = new GuardError("overloaded", "the gateway is shutting down and had to cut this request; try again", { retryAfterMs: 1_000 });
-      for (const ctx of open) ctx.leave(reason);
-      await idleWithin(CUT_WAIT_MS);
-      await Promise.all([...open].map((ctx) => ctx.close({ status: 503, code: reason.code, error: reason })));
-    }
-    await runtime?.close();
-  }
-
-  /** Waits for a start that may never end; one that ends later closes what it opened. */
-  function startedWithin(ms: number): Promise<boolean> {
-    return new Promise((resolve) => {
-      const timer = clock.timer(ms, () => {
-        logger.warn({}, "the guard was closed before its store could be opened");
-        starting.then(() => runtime?.close()).catch(() => {});
-        resolve(false);
-      });
-      const settle = (isStarted: boolean): void => {
-        timer.cancel();
-        resolve(isStarted);
-      };
-      starting.then(
-        () => settle(true),
-        () => settle(false),
-      );
-    });
-  }
+  const drain = drainer({ clock, logger, open, timeoutMs: options.server.shutdownTimeoutMs, starting, started: () => runtime });
 
   const guard: QuotaGuard = {
     handler() {
+      const admission = [...(options.fail2ban?.clients ? [fail2ban] : []), authStep(modeOf())];
       const call = sequence(
-        authStep(modeOf()),
+        ...admission,
         scopes,
         access,
         lazy((built) => built.callBudgets(false)),
         credentials,
         proxy,
       );
-      const list = sequence(authStep(modeOf()), models);
+      const list = sequence(...admission, models);
       const gateway = gatewayHandler({ call, models: list }, opening);
       const { key, path: adminPath } = options.management;
       const managed = key ? guard.management() : null;
@@ -269,6 +212,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     },
     auth: () => part("auth", authStep(modeOf())),
     scopes: () => part("scopes", scopes),
+    fail2ban: () => part("fail2ban", fail2ban),
     budgets(given = {}, onCalls = options.credentials.length > 0) {
       const names = new Set([...options.scopes.names, ...Object.keys(options.scopes.headers)]);
       const route = resolveRouteBudget(given, { limits: options.limits, declaredScopes: names, pricesCalls: onCalls });
@@ -326,7 +270,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
       return metrics ? { contentType: metrics.contentType, text: await metrics.expose() } : null;
     },
     ready: () => starting,
-    close: () => (closing ??= drain()),
+    close: () => (closing ??= drain.drain()),
   };
   return guard;
 }

@@ -10,6 +10,9 @@ import type { GuardOptions } from "./options.ts";
 /** Who asks: sets the principal or answers 401. */
 export const auth = (options: GuardOptions): Handler => createGuard(options).auth();
 
+/** Bans addresses that try wrong keys and keys that keep asking for nonsense. Stands before `auth`. */
+export const fail2ban = (options: GuardOptions = {}): Handler => createGuard(options).fail2ban();
+
 /** Whose budgets a request touches. */
 export const scopes = (options: GuardOptions): Handler => createGuard(options).scopes();
 

@@ -1,8 +1,8 @@
 /** Asks an OpenAI account for its current limits: a request of one token, whose answer's headers tell them. */
+import type { Credential } from "./core/credential.ts";
 import type { Clock } from "./core/time.ts";
 import { GuardError } from "./core/errors.ts";
 import { limitSync } from "./metering/openai-limits.ts";
-import type { Pool } from "./pool/pool.ts";
 import { askProvider } from "./upstream/ask.ts";
 import { providerRow } from "./upstream/providers.ts";
 import type { Transport } from "./upstream/transport.ts";
@@ -24,8 +24,8 @@ export type ProviderLimits =
     };
 
 /** Throws `upstream_*` when the account cannot be asked. */
-export async function providerLimits(pool: Pool, transport: Transport, clock: Clock): Promise<ProviderLimits> {
-  const credential = pool.credentials.find(({ provider }) => provider === "openai");
+export async function providerLimits(credentials: readonly Credential[], transport: Transport, clock: Clock): Promise<ProviderLimits> {
+  const credential = credentials.find(({ provider }) => provider === "openai");
   if (!credential?.apiKey) return { kind: "skipped", reason: "no openai credential with a key is configured" };
   const model = credential.models?.find((pattern) => !pattern.includes("*")) ?? DEFAULT_MODEL;
   const probe = { model, messages: [{ role: "user", content: "hi" }], [providerRow(credential.provider).capField]: 1 };

@@ -1,5 +1,6 @@
 /** Everything a guard is made of once its store is there. Built once; handlers only run what is built. */
 import type { Admin } from "./core/admin.ts";
+import type { Call } from "./core/call.ts";
 import type { Services } from "./core/context.ts";
 import type { Ledger, Store } from "./core/store.ts";
 import type { Clock } from "./core/time.ts";
@@ -15,11 +16,16 @@ import { exactTokenizer, fastTokenizer } from "./limits/tokenizer.ts";
 import type { Metrics } from "./metering/metrics.ts";
 import type { PriceBook } from "./metering/prices.ts";
 import { budgetsStep } from "./middleware/budgets.ts";
+import { credentialsStep } from "./middleware/credentials.ts";
 import { modelsStep } from "./middleware/models.ts";
 import { proxyStep } from "./middleware/proxy/proxy.ts";
 import type { ResolvedRouteBudget } from "./options/budgets.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
-import { credentialPool, type Pool } from "./pool/pool.ts";
+import { clientFence } from "./client-fence.ts";
+import { lending } from "./lending.ts";
+import { modelCatalogue, type ModelCatalogue } from "./pool/catalogue.ts";
+import { modelListing } from "./pool/listing.ts";
+import { offers, type Offers } from "./pool/offers.ts";
 import { loadMetrics, openStores } from "./open-stores.ts";
 import { budgetWatch, recorder } from "./recorder.ts";
 import { retryBudget } from "./resilience/retry-budget.ts";
@@ -41,6 +47,8 @@ export interface Runtime {
   callBudgets(requiredByDefault: boolean): Step;
   /** The limits of one part. */
   partBudgets(part: ResolvedRouteBudget): Step;
+  readonly fail2ban: Step;
+  readonly credentials: Step;
   readonly proxy: Step;
   readonly models: Step;
   close(): Promise<void>;
@@ -54,20 +62,24 @@ export interface RuntimeInit {
   readonly status: () => "ok" | "starting" | "closing" | "unavailable";
 }
 
-/** The pool is known before the store is. */
-export const poolOf = (options: ResolvedOptions): Pool =>
-  credentialPool({ credentials: options.credentials, models: options.models, aliases: options.modelAlias });
+/** What is offered, and by whom: known before the store is. */
+export interface Offered {
+  readonly offers: Offers;
+  readonly catalogue: ModelCatalogue;
+}
 
-export async function buildRuntime(init: RuntimeInit, pool: Pool): Promise<Runtime> {
+export function offeredBy({ credentials, models, modelAlias }: ResolvedOptions): Offered {
+  const catalogue = modelCatalogue(credentials);
+  return { catalogue, offers: offers({ credentials, models, aliases: modelAlias, lists: catalogue }) };
+}
+
+export async function buildRuntime(init: RuntimeInit, { offers: offered, catalogue }: Offered): Promise<Runtime> {
   const { options, services, prices } = init;
   const { clock, logger } = services;
   const stores = await openStores(options, clock, logger);
   const { store, ledger } = stores;
   const metrics = options.monitoring.prometheusEnabled ? await loadMetrics(options, logger) : null;
   services.recorder = recorder(ledger, metrics);
-  metrics?.onScrape(() => {
-    for (const { name } of pool.credentials) metrics.credentialReady(name, true);
-  });
 
   const registry = limitRegistry({ records: store.records, clock, logger });
   for (const limit of options.limits) registry.add(limit);
@@ -85,15 +97,25 @@ export async function buildRuntime(init: RuntimeInit, pool: Pool): Promise<Runti
     capOutput: options.estimate.capOutput,
     maxOutputTokensOf: (model) => outputMaxima.get(model) ?? null,
   };
-  const calls = callCosts(costs, pool);
+  const calls = callCosts(costs, offered);
+  const local = memoryStore({ clock });
+  const lent = await lending({ options, services, store, local, holds: keeper, offers: offered, metrics });
+  const fence = await clientFence(options, services, store, metrics);
   const shared = {
-    resolve: pool.resolve,
+    resolve: offered.resolve,
     store: store.limits,
-    local: memoryStore({ clock }).limits,
+    local: local.limits,
     holds: keeper,
     watch: budgetWatch(metrics),
   };
   const transport = options.transport ?? undiciTransport({ connectTimeoutMs: options.resilience.connectTimeoutMs, clock });
+  const tokensOf = (call: Call): number => {
+    const { inputTokens, expectedOutputTokens } = estimate(call, null);
+    return inputTokens + expectedOutputTokens;
+  };
+  const listed = { offers: offered, catalogue, models: options.models, aliases: options.modelAlias };
+  const models = modelsStep({ ...listed, transport, clock, logger });
+  const listing = modelListing(listed);
   const sweep = sweeper(store, clock, services);
 
   return {
@@ -102,7 +124,23 @@ export async function buildRuntime(init: RuntimeInit, pool: Pool): Promise<Runti
     metrics,
     holds: keeper,
     registry,
-    admin: adminOf({ store, ledger, registry, pool, holds: keeper, transport, services, openRequests: init.openRequests, status: init.status }),
+    admin: adminOf({
+      store,
+      ledger,
+      registry,
+      credentials: options.credentials,
+      lent,
+      fence,
+      async discoverModels() {
+        await models.refresh();
+        return [...listing.all().values()].filter(({ isConfigured }) => !isConfigured).map(({ id }) => id);
+      },
+      holds: keeper,
+      transport,
+      services,
+      openRequests: init.openRequests,
+      status: init.status,
+    }),
     callBudgets: (requiredByDefault) =>
       budgetsStep({ ...shared, calls, route: routeCosts(costs, null), planner: planner({ registry, requiredByDefault }) }),
     partBudgets({ limits, cost }) {
@@ -115,6 +153,8 @@ export async function buildRuntime(init: RuntimeInit, pool: Pool): Promise<Runti
         planner: planner({ registry, requiredByDefault: true, names }),
       });
     },
+    fail2ban: fence.step,
+    credentials: credentialsStep(lent.pool, tokensOf),
     proxy: proxyStep({
       services,
       transport,
@@ -127,12 +167,14 @@ export async function buildRuntime(init: RuntimeInit, pool: Pool): Promise<Runti
       countTokens,
       inputTokens: (call) => estimate(call, null).inputTokens,
     }),
-    models: modelsStep({ credentials: options.credentials, names: options.models.map(({ name }) => name), transport, clock, logger }),
+    models,
     async close() {
       sweep.stop();
       await keeper.flush();
       keeper.close();
       registry.close();
+      lent.close();
+      fence.close();
       await ledger.flush();
       await stores.close();
       if (!options.transport) await transport.close();

@@ -27,6 +27,11 @@ common(program.command("check").description("check the configuration, the store 
   process.exitCode = await check(flags);
 });
 
+common(program.command("models").description("list the models that clients may ask for, and who serves them")).action(async (flags: CommonFlags) => {
+  const { models } = await import("./models.ts");
+  process.exitCode = await models(flags);
+});
+
 // Whoever reads may stop reading (`| head`): no reason to fail.
 for (const stream of [process.stdout, process.stderr]) {
   stream.on("error", (error: NodeJS.ErrnoException) => {

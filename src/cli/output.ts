@@ -57,7 +57,8 @@ export function table(rows: readonly (readonly string[])[], options: TableOption
 function widthsFor(rows: readonly (readonly string[])[], columns: number | undefined): number[] {
   const widths: number[] = [];
   for (const row of rows) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, cell.length)));
-  if (columns === undefined) return widths;
+  // Some terminals say 0.
+  if (!columns) return widths;
   const room = columns - GAP.length * (widths.length - 1);
   const used = (): number => widths.reduce((sum, width) => sum + width, 0);
   for (let widest = Math.max(...widths); used() > room && widest > MIN_COLUMN; widest = Math.max(...widths)) {

@@ -1,8 +1,9 @@
 import { pino } from "pino";
 import { loadConfig } from "../config/load.ts";
+import { appendModels } from "../config/models-file.ts";
 import { ConfigError } from "../core/errors.ts";
 import type { Logger } from "../core/logger.ts";
-import { createGuard } from "../guard.ts";
+import { createGuard, type QuotaGuard } from "../guard.ts";
 import { resolveOptions } from "../options.ts";
 import { SERVE_DEFAULTS } from "./defaults.ts";
 import { painter, print, type CommonFlags } from "./output.ts";
@@ -49,7 +50,19 @@ export async function serve(flags: ServeFlags): Promise<void> {
     print(`  try          curl ${running.url}/v1/models -H "Authorization: Bearer $KEY"`);
   }
 
+  if (config.modelsFile !== null) await writeModels(guard, config.modelsFile, options.server.defaultModelsRpm, logger);
   await stopped;
+}
+
+/** `server.replace_v1_models`: what the providers list is written down, for a person to give it limits and prices. The gateway serves meanwhile. */
+async function writeModels(guard: QuotaGuard, path: string, defaultRpm: number, logger: Logger): Promise<void> {
+  try {
+    const added = await appendModels(path, await guard.admin.discoverModels(), defaultRpm);
+    if (added.length > 0)
+      logger.info({ file: path, models: added.length }, "models that the providers list were added; their limits hold from the next start");
+  } catch (error) {
+    logger.error({ err: error, code: "QG_MODELS_FILE" }, "the providers' models could not be written down; they are served all the same");
+  }
 }
 
 /** Resolves when a signal has stopped the server in order; a second signal ends the process at once. */

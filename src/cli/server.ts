@@ -6,6 +6,7 @@ import type { Logger } from "../core/logger.ts";
 import { GuardError } from "../core/errors.ts";
 import type { QuotaGuard } from "../guard.ts";
 import { asProblem } from "../http/problem.ts";
+import { publicHealth } from "./public-health.ts";
 import { keyMatcher, keyRefused } from "../management/key.ts";
 import type { ResolvedOptions } from "../options/resolved.ts";
 
@@ -44,15 +45,8 @@ export async function gatewayServer({ guard, options, logger }: GatewayServerOpt
     res.json({ name: "quotaguard", status: "ok", time: new Date().toISOString(), backend: guard.admin.health().store });
   });
   app.get("/health", (_req, res) => {
-    const { status, store, uptimeSeconds, credentials } = guard.admin.health();
-    const isServing = status === "ok" && credentials.length > 0;
-    res.status(isServing ? 200 : 503).json({
-      status: isServing ? "healthy" : "unhealthy",
-      state: status,
-      store,
-      uptime_seconds: uptimeSeconds,
-      total_credentials: credentials.length,
-    });
+    const { status, body } = publicHealth(guard.admin.health());
+    res.status(status).json(body);
   });
   app.get("/metrics", metricsHandler(guard, options));
   app.use((req, res, next) => {

@@ -8,6 +8,7 @@ import { nanoToUsd } from "../core/money.ts";
 import type { Secret } from "../core/secret.ts";
 import type { LedgerGroup } from "../core/store.ts";
 import type { Clock } from "../core/time.ts";
+import { bansRouter } from "./bans.ts";
 import { loadExpress } from "./express.ts";
 import { requireKey } from "./key.ts";
 import { problemHandler } from "./problem.ts";
@@ -90,6 +91,7 @@ export function managementRouter(options: ManagementOptions): Router {
       })),
     });
   });
+  outer.use("/", bansRouter(admin));
   outer.use("/", tokenGuardRouter(admin));
   outer.use(() => {
     throw new GuardError("not_found", "there is no such management route");

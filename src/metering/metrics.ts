@@ -22,7 +22,10 @@ export interface Metrics {
   debt(limit: string, unit: Unit, amount: number): void;
   /** The cells of one limit, to be kept by the caller: they are touched by every request. */
   limit(name: string, unit: Unit): LimitCells;
-  credentialReady(credential: string, ready: boolean): void;
+  /** How a credential stands now; `banned` also when only one of its models is. */
+  credential(credential: string, standing: CredentialStanding): void;
+  /** A ban began, or ended by time or by a person. */
+  ban(change: "began" | "ended"): void;
   storeError(op: string, mode: string): void;
   conservationViolation(): void;
   /** A candidate was passed over. */
@@ -40,6 +43,14 @@ export interface LimitCells {
   readonly reserved: Cell;
   /** The lowest that was left since the last scrape: of thousands of users a gauge can only show who is worst off. */
   lowest: number;
+}
+
+export interface CredentialStanding {
+  readonly ready: boolean;
+  readonly banned: boolean;
+  readonly cooling: boolean;
+  readonly limited: boolean;
+  readonly breaker: "closed" | "half-open" | "open";
 }
 
 export interface MetricsOptions {
@@ -77,6 +88,7 @@ const statusLabel = (status: number | null): string =>
 const inUsd: Show = (value, { unit }) => (unit === undefined || unit === "usd" ? nanoToUsd(value) : value);
 
 const STATES: readonly LedgerRow["state"][] = ["intent", "settled", "released", "refused", "estimated", "unknown"];
+const BREAKER_STATES = { closed: 0, "half-open": 1, open: 2 } as const;
 const OUTCOMES = 3;
 const DIRECTIONS = 2;
 
@@ -125,6 +137,12 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
   const cost = series.counter("cost_usd_total", "Billed, in USD", { model: OPEN }, inUsd);
   const remaining = series.gauge("bucket_remaining", "What is left of a limit, in its unit", { limit: OPEN });
   const ready = series.gauge("credential_ready", "1 = the credential can be chosen", { credential: OPEN });
+  const banned = series.gauge("credential_banned", "1 = the credential is banned, for one model at least", { credential: OPEN });
+  const cooling = series.gauge("credential_cooling", "1 = the credential cools down, for one model at least", { credential: OPEN });
+  const limited = series.gauge("credential_limited", "1 = the credential's own limits have no room", { credential: OPEN });
+  const breakers = series.gauge("breaker_state", "0 = closed, 1 = half-open, 2 = open", { credential: OPEN });
+  const bans = series.counter("bans_total", "Bans of credentials and clients", {})();
+  const unbans = series.counter("unbans_total", "Bans that ended, by time or by a person", {})();
   const storeErrors = series.counter("store_errors_total", "Store operations that failed", { op: OPEN, mode: OPEN });
   const violations = series.counter("conservation_violations_total", "Ledger rows that do not balance; anything but 0 is a bug", {})();
   const rejections = series.counter("selection_rejected_total", "Candidates that were passed over", { reason: OPEN });
@@ -208,7 +226,14 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
       });
       return cells;
     },
-    credentialReady: (credential, isReady) => ready(credential).set(isReady ? 1 : 0),
+    credential(credential, standing) {
+      ready(credential).set(standing.ready ? 1 : 0);
+      banned(credential).set(standing.banned ? 1 : 0);
+      cooling(credential).set(standing.cooling ? 1 : 0);
+      limited(credential).set(standing.limited ? 1 : 0);
+      breakers(credential).set(BREAKER_STATES[standing.breaker]);
+    },
+    ban: (change) => (change === "began" ? bans : unbans).add(1),
     storeError: (op, mode) => storeErrors(op, mode).add(1),
     conservationViolation: () => violations.add(1),
     selectionRejected: (reason) => rejections(reason).add(1),

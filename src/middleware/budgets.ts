@@ -27,6 +27,8 @@ export interface Cost {
 /** What the limits that apply count, so that nothing else is worked out. */
 export interface Needs {
   readonly units: ReadonlySet<Unit>;
+  /** Of these, what limits count that refuse, and do not only watch. */
+  readonly enforced: ReadonlySet<Unit>;
   /** Some limit holds the most that the output may cost, so that most must be made certain upstream. */
   readonly capsOutput: boolean;
 }
@@ -89,7 +91,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
     const request: RequestScopes = { route: ctx.route, model: call ? options.resolve(call.model) : null, key: keyName(ctx) };
     const planned = withoutHeld(planner.plan(ctx.scopes ?? NO_SCOPES, request), ctx.reservations);
     if (planned.length === 0) return undefined;
-    return andThen(costs(call).costOf(ctx, call, needsOf(planned)), (cost) => reserve(ctx, call, planned, cost));
+    return andThen(costs(call).costOf(ctx, call, needsOf(ctx, planned)), (cost) => reserve(ctx, call, planned, cost));
   }
 
   function reserve(ctx: Context, call: Call | null, planned: readonly PlannedLimit[], cost: Cost): MaybePromise<void> {
@@ -109,7 +111,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
         const cap = call ? shorterCap(ctx, call, used, charges, result.failing) : null;
         if (cap === null) throw refusal(used, charges, result);
         // Once: what is still short then is refused.
-        return andThen(costs(call).costOf(ctx, call, needsOf(planned), cap), (shorter) => reserve(ctx, null, planned, shorter));
+        return andThen(costs(call).costOf(ctx, call, needsOf(ctx, planned), cap), (shorter) => reserve(ctx, null, planned, shorter));
       }
       if (result.kind === "skew") return again(ctx, planned, cost, result.now, opId);
       throw new Error(`the reservation ${opId} was ${result.kind}: its id was used twice`);
@@ -248,16 +250,19 @@ export function budgetsStep(options: BudgetsOptions): Step {
 
 const needs = new WeakMap<readonly PlannedLimit[], Needs>();
 
-function needsOf(planned: readonly PlannedLimit[]): Needs {
+function needsOf(ctx: Context, planned: readonly PlannedLimit[]): Needs {
   let known = needs.get(planned);
   if (!known) {
     const definitions = planned.map(({ limit }) => limit.definition);
+    const now = ctx.services.clock.now();
     const isOutput = (unit: Unit): boolean => unit === "usd" || unit === "tokens" || unit === "output_tokens";
     known = {
       units: new Set(definitions.map(({ unit }) => unit)),
+      enforced: new Set(planned.filter(({ limit }) => limit.enforcing(now)).map(({ limit }) => limit.definition.unit)),
       capsOutput: definitions.some(({ unit, estimate }) => estimate === "ceiling" && isOutput(unit)),
     };
-    needs.set(planned, known);
+    // One that begins to enforce later is asked about each time until then.
+    if (!definitions.some(({ enforceFrom }) => enforceFrom !== undefined && enforceFrom > now)) needs.set(planned, known);
   }
   return known;
 }

@@ -96,11 +96,11 @@ describe("after a mix of traffic", () => {
       [labels({ route, dialect: "none", provider: "none", model: "none", stream: false, status: "401" })]: 1,
     });
     expect(of(samples, "attempts_total")).toEqual({
-      // In turn; the second also took over once for the first.
+      // In turn until the first failed; from then on it cools down and the second serves alone.
       [labels({ credential: "first", model: "gpt-4o-mini", status: "200" })]: 1,
       [labels({ credential: "second", model: "gpt-4o-mini", status: "200" })]: 3,
       [labels({ credential: "first", model: "gpt-4o-mini", status: "500" })]: 1,
-      [labels({ credential: "first", model: "gpt-4o-mini", status: "400" })]: 1,
+      [labels({ credential: "second", model: "gpt-4o-mini", status: "400" })]: 1,
     });
     expect(of(samples, "decisions_total")).toEqual({
       [labels({ limit: "user-tokens", outcome: "allowed" })]: 5,
@@ -130,7 +130,11 @@ describe("after a mix of traffic", () => {
     const remaining = of(samples, "bucket_remaining");
     expect(remaining['{limit="team-requests"}']).toBe(1);
     expect(remaining['{limit="user-tokens"}']).toBe(1_000 - 90 - 61);
-    expect(of(samples, "credential_ready")).toEqual({ '{credential="first"}': 1, '{credential="second"}': 1 });
+    // The first failed, and gpt-4o-mini is all that it serves.
+    expect(of(samples, "credential_ready")).toEqual({ '{credential="first"}': 0, '{credential="second"}': 1 });
+    expect(of(samples, "credential_cooling")).toEqual({ '{credential="first"}': 1, '{credential="second"}': 0 });
+    expect(of(samples, "breaker_state")).toEqual({ '{credential="first"}': 0, '{credential="second"}': 0 });
+    expect(of(samples, "selection_rejected_total")['{reason="cooling"}']).toBeGreaterThan(0);
     expect(of(samples, "conservation_violations_total")).toEqual({ "": 0 });
     expect(of(samples, "request_duration_seconds_count")).toEqual({ [labels({ route, stream: false })]: 7, [labels({ route, stream: true })]: 1 });
     expect(of(samples, "time_to_first_byte_seconds_count")[""]).toBe(4);

@@ -8,7 +8,11 @@ beforeAll(async () => {
   gateway = await testGateway();
 });
 afterAll(() => gateway.close());
-beforeEach(() => gateway.upstream.reset());
+beforeEach(() => {
+  gateway.upstream.reset();
+  // A provider's 429 in one test is no reason to hold the next one back.
+  gateway.guard.admin.clearCooldowns("main", null);
+});
 
 const clients = {
   "over HTTP": () => new OpenAI({ baseURL: `${gateway.url}/llm/v1`, apiKey: KEY, maxRetries: 0 }),

@@ -1,5 +1,5 @@
 import express from "express";
-import type { Admin, BucketAddress, BucketView, HealthView } from "../../src/core/admin.ts";
+import type { Admin, BlockView, BucketAddress, BucketView, ClientBanView, CredentialView, HealthView } from "../../src/core/admin.ts";
 import { Secret } from "../../src/core/secret.ts";
 import { managementRouter } from "../../src/management/router.ts";
 import { kit, type Kit } from "../core/context-kit.ts";
@@ -13,7 +13,29 @@ export interface AdminCall {
 }
 
 export const BUCKET: BucketView = { tokens: 7, capacity: 10, refillPerSec: 0.5 };
-export const HEALTH: HealthView = { status: "ok", store: "memory", uptimeSeconds: 3, openRequests: 0, waitingSettlements: 0, credentials: [] };
+export const MAIN: CredentialView = {
+  name: "main",
+  provider: "openai",
+  isFallback: false,
+  priority: 0,
+  inFlight: 0,
+  state: "ready",
+  until: null,
+  rpm: { used: 0, limit: -1 },
+  tpm: { used: 0, limit: -1 },
+  models: [],
+};
+export const HEALTH: HealthView = { status: "ok", store: "memory", uptimeSeconds: 3, openRequests: 0, waitingSettlements: 0, credentials: [MAIN] };
+export const BAN: BlockView = {
+  credential: "main",
+  model: "gpt-4o",
+  code: 401,
+  reason: "too many answers with status 401",
+  since: Date.UTC(2026, 0, 1),
+  until: null,
+};
+export const COOLDOWN: BlockView = { ...BAN, model: null, code: 429, reason: "at the provider's rate limit", until: Date.UTC(2026, 0, 1, 0, 5) };
+export const CLIENT_BAN: ClientBanView = { client: "ip:203.0.113.7", code: 401, since: Date.UTC(2026, 0, 1), until: Date.UTC(2026, 0, 1, 0, 15) };
 
 export interface FakeAdmin extends Admin {
   readonly calls: AdminCall[];
@@ -28,6 +50,10 @@ function fakeAdmin(): FakeAdmin {
     calls.push({ name, args });
     return admin.fails === undefined ? Promise.resolve(answer) : Promise.reject(admin.fails);
   };
+  const noted = <T>(name: keyof Admin, args: readonly unknown[], answer: T): T => {
+    calls.push({ name, args });
+    return answer;
+  };
   const total = { group: { model: "gpt-4o" }, requests: 2, inputTokens: 3, outputTokens: 4, rawNanoUsd: 1_500_000_000, billedNanoUsd: 1_650_000_000 };
   const admin: FakeAdmin = {
     calls,
@@ -38,6 +64,13 @@ function fakeAdmin(): FakeAdmin {
     bucket: (address: BucketAddress) => note("bucket", [address], BUCKET),
     setBucket: (address, numbers) => note("setBucket", [address, numbers], BUCKET),
     syncLimits: () => note("syncLimits", [], { status: "success", message: "done", headers: { "x-ratelimit-limit-tokens": "1000" }, bucket: BUCKET }),
+    discoverModels: () => note("discoverModels", [], []),
+    bans: () => [BAN],
+    liftBans: (...args) => noted("liftBans", args, 1),
+    cooldowns: () => [COOLDOWN],
+    clearCooldowns: (...args) => noted("clearCooldowns", args, 2),
+    clientBans: () => [CLIENT_BAN],
+    liftClientBan: (...args) => noted("liftClientBan", args, args[0] === CLIENT_BAN.client),
     usage: (filter, groupBy) => note("usage", [filter, groupBy], [total]),
   };
   return admin;

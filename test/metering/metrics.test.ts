@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "vitest";
 import { ConfigError } from "../../src/core/errors.ts";
 import type { LedgerRow } from "../../src/core/ledger.ts";
 import { NO_USAGE } from "../../src/core/usage.ts";
-import { metrics, type Metrics } from "../../src/metering/metrics.ts";
+import { metrics, type CredentialStanding, type Metrics } from "../../src/metering/metrics.ts";
 
 const ROW: LedgerRow = {
   id: "1",
@@ -31,6 +31,8 @@ const ROW: LedgerRow = {
   billedNanoUsd: 1_100_000,
   limit: null,
 };
+
+const STANDING: CredentialStanding = { ready: true, banned: false, cooling: false, limited: false, breaker: "closed" };
 
 let meter: Metrics;
 beforeEach(() => {
@@ -135,12 +137,16 @@ describe("what is exposed", () => {
     money.reserved.add(-1_000_000_000);
     money.lowest = 1_500_000_000;
     meter.limit("team-tokens", "tokens").lowest = -5;
-    meter.credentialReady("main", true);
-    meter.credentialReady("spare", false);
+    meter.credential("main", STANDING);
+    meter.credential("spare", { ready: false, banned: true, cooling: true, limited: true, breaker: "half-open" });
     meter.overhead("reserve", 0.0002);
     meter.storeError("reserve", "local");
     meter.conservationViolation();
     meter.selectionRejected("cooling");
+    meter.ban("began");
+    meter.ban("began");
+    meter.ban("ended");
+    expect([await value("bans_total"), await value("unbans_total")]).toEqual([2, 1]);
     expect(await value('attempts_total{credential="main",model="gpt-4o",status="200"}')).toBe(2);
     expect(await value('attempts_total{credential="main",model="gpt-4o",status="none"}')).toBe(2);
     expect(await value('decisions_total{limit="user-day",outcome="refused"}')).toBe(1);
@@ -151,6 +157,16 @@ describe("what is exposed", () => {
     expect(await value('bucket_remaining{limit="user-day"}')).toBe(1.5);
     expect(await value('credential_ready{credential="main"}')).toBe(1);
     expect(await value('credential_ready{credential="spare"}')).toBe(0);
+    for (const [family, main, spare] of [
+      ["credential_banned", 0, 1],
+      ["credential_cooling", 0, 1],
+      ["credential_limited", 0, 1],
+      ["breaker_state", 0, 1],
+    ] as const) {
+      expect([await value(`${family}{credential="main"}`), await value(`${family}{credential="spare"}`)]).toEqual([main, spare]);
+    }
+    meter.credential("spare", { ...STANDING, breaker: "open" });
+    expect([await value('breaker_state{credential="spare"}'), await value('credential_banned{credential="spare"}')]).toEqual([2, 0]);
     expect(await value('overhead_seconds_bucket{le="0.00025",phase="reserve"}')).toBe(1);
     expect(await value('store_errors_total{op="reserve",mode="local"}')).toBe(1);
     expect(await value("conservation_violations_total")).toBe(1);
@@ -210,7 +226,7 @@ describe("what a client can make", () => {
       const cells = wide.limit(name, "tokens");
       cells.reserved.add(1);
       cells.lowest = 1;
-      wide.credentialReady(name, true);
+      wide.credential(name, STANDING);
       wide.overhead(name, 0.001);
       wide.storeError(name, name);
       wide.selectionRejected(name);
@@ -310,7 +326,7 @@ describe("onScrape", () => {
       await Promise.resolve();
       scrapes += 1;
       team.reserved.add(10);
-      polled.credentialReady("main", scrapes > 1);
+      polled.credential("main", { ...STANDING, ready: scrapes > 1 });
     });
     const first = await registry.metrics();
     expect(scrapes).toBe(1);
@@ -326,7 +342,7 @@ describe("onScrape", () => {
     meter.onScrape(() => {
       throw new Error("so is this");
     });
-    meter.onScrape(() => meter.credentialReady("main", true));
+    meter.onScrape(() => meter.credential("main", STANDING));
     expect(await value('bucket_remaining{limit="team"}')).toBe(7);
     expect(await value('credential_ready{credential="main"}')).toBe(1);
   });

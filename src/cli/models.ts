@@ -1,0 +1,217 @@
+import { loadConfig } from "../config/load.ts";
+import type { Credential } from "../core/credential.ts";
+import { systemClock } from "../core/time.ts";
+import { priceBook, type Price } from "../metering/prices.ts";
+import { modelDiscovery } from "../middleware/models/discovery.ts";
+import { resolveOptions } from "../options.ts";
+import type { ResolvedOptions } from "../options/resolved.ts";
+import type { Candidate } from "../pool/candidate.ts";
+import { modelListing, type Listing } from "../pool/listing.ts";
+import type { Offers } from "../pool/offers.ts";
+import { offeredBy, type Offered } from "../runtime.ts";
+import { undiciTransport } from "../upstream/transport.ts";
+import { SERVE_DEFAULTS } from "./defaults.ts";
+import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
+import { progress } from "./progress.ts";
+
+/** USD per million tokens, and per request. What the provider bills: a markup comes on top. */
+interface ShownPrice {
+  readonly inputPerMtok: number;
+  readonly cacheReadPerMtok: number;
+  readonly cacheWritePerMtok: number;
+  readonly outputPerMtok: number;
+  readonly reasoningPerMtok: number;
+  readonly perRequest: number;
+}
+
+/** A model as some credentials serve it: those for which everything else is the same. */
+interface ModelRow {
+  readonly model: string;
+  readonly providerModel: string;
+  readonly credentials: readonly string[];
+  readonly aliases: readonly string[];
+  /** Per minute on each of the credentials; -1 = unlimited. */
+  readonly rpm: number;
+  readonly tpm: number;
+  readonly price: ShownPrice | null;
+}
+
+interface CredentialRow {
+  readonly credential: string;
+  readonly provider: string;
+  /** False when all its models are named in the configuration. */
+  readonly asked: boolean;
+  /** What its provider lists, of what it may offer; null = unknown. */
+  readonly listed: number | null;
+  readonly problem: string | null;
+  readonly rpm: number;
+  readonly tpm: number;
+  readonly maxConcurrent: number;
+}
+
+/** `quotaguard models`: what clients may ask for, who serves it, and under which limits. Returns the exit code. */
+export async function models(flags: CommonFlags): Promise<number> {
+  const config = loadConfig({ path: flags.config, defaults: SERVE_DEFAULTS });
+  const options = resolveOptions(config);
+  const offered = offeredBy(options);
+  const credentials = await askProviders(options, offered, flags);
+  const listing = modelListing({ ...offered, models: options.models, aliases: options.modelAlias });
+  const rows = modelRows(options, offered, listing);
+  const warnings = [...config.warnings, ...unserved(options, listing, rows)];
+  const failed = credentials.filter(({ problem }) => problem !== null);
+  if (flags.json) print(JSON.stringify({ ok: failed.length === 0, config: config.file, warnings, models: rows, credentials }));
+  else printTables(flags, rows, credentials, warnings);
+  return failed.length === 0 ? 0 : EXIT_FAILED;
+}
+
+/** Asks as the gateway does before it answers `GET /v1/models`. */
+async function askProviders(options: ResolvedOptions, { catalogue }: Offered, flags: CommonFlags): Promise<readonly CredentialRow[]> {
+  const transport = undiciTransport({ connectTimeoutMs: options.resilience.connectTimeoutMs });
+  const problems = new Map<string, string>();
+  const discovery = modelDiscovery({
+    credentials: options.credentials,
+    catalogue,
+    transport,
+    clock: systemClock,
+    onAnswer(credential, error) {
+      if (error) problems.set(credential.name, error.message);
+      shown.advance();
+    },
+  });
+  const shown = progress("asking providers", flags.json ? 0 : discovery.asked.length);
+  try {
+    await discovery.refresh();
+  } finally {
+    shown.clear();
+    await transport.close();
+  }
+  return options.credentials.map((credential) => {
+    const { name, provider, rpm, tpm, maxConcurrent } = credential;
+    const asked = discovery.asked.includes(credential);
+    return {
+      credential: name,
+      provider,
+      asked,
+      listed: catalogue.lists(name)?.size ?? null,
+      problem: problems.get(name) ?? null,
+      rpm,
+      tpm,
+      maxConcurrent,
+    };
+  });
+}
+
+function modelRows(options: ResolvedOptions, { offers }: Offered, listing: Listing): readonly ModelRow[] {
+  const prices = priceBook({ models: options.models, markupPct: options.prices.markupPct });
+  const aliases = Object.keys(options.modelAlias).map((alias) => ({ alias, name: offers.resolve(alias), serving: servingOf(offers, alias) }));
+
+  function rowOf({ name, model, credential }: Candidate): ModelRow {
+    const entries = options.models.filter((entry) => entry.name === name);
+    const entry = entries.find((item) => item.credential === credential.name) ?? entries.find((item) => item.credential === undefined);
+    const price = prices.lookup(name, credential.name);
+    return {
+      model: name,
+      providerModel: model,
+      credentials: [credential.name],
+      aliases: aliases.filter((each) => each.name === name && each.serving.includes(credential)).map(({ alias }) => alias),
+      rpm: entry?.rpm ?? options.server.defaultModelsRpm,
+      tpm: entry?.tpm ?? -1,
+      price: price && shownPrice(price),
+    };
+  }
+
+  return [...listing.all().values()].flatMap(({ id, credentials }) => {
+    const serving = offers.of(id).candidates.filter(({ credential }) => credentials.includes(credential.name));
+    const alike = Map.groupBy(serving.map(rowOf), (row) => JSON.stringify({ ...row, credentials: null }));
+    return [...alike.values()].map((rows) => ({ ...(rows[0] as ModelRow), credentials: rows.flatMap((row) => row.credentials) }));
+  });
+}
+
+function servingOf(offers: Offers, model: string): readonly Credential[] {
+  try {
+    return offers.of(model).candidates.map(({ credential }) => credential);
+  } catch {
+    // Nobody may: an alias can be left over from a credential that is gone.
+    return [];
+  }
+}
+
+/** Prices are kept in nano-USD per token, times the divisor. */
+function shownPrice({ divisor, perRequest, ...price }: Price): ShownPrice {
+  const perMtok = ({ near }: { readonly near: number }): number => rounded(near / divisor / 1_000);
+  return {
+    inputPerMtok: perMtok(price.inputTokens),
+    cacheReadPerMtok: perMtok(price.cacheReadTokens),
+    cacheWritePerMtok: perMtok(price.cacheWriteTokens),
+    outputPerMtok: perMtok(price.outputTokens),
+    reasoningPerMtok: perMtok(price.reasoningTokens),
+    perRequest: rounded(perRequest.near / divisor / 1e9),
+  };
+}
+
+/** Without the noise of a binary fraction. */
+const rounded = (usd: number): number => Number(usd.toPrecision(12));
+
+/** What the configuration names, and no credential is known to offer. */
+function unserved({ models: entries, modelAlias }: ResolvedOptions, listing: Listing, rows: readonly ModelRow[]): string[] {
+  const hidden = [...new Set(entries.map(({ name }) => name))].filter((name) => listing.find(name) === null);
+  const served = new Set(rows.flatMap(({ aliases }) => aliases));
+  const idle = Object.entries(modelAlias).filter(([alias]) => !served.has(alias));
+  return [
+    ...hidden.map((name) => `models: no credential offers ${name}, so it is not listed`),
+    ...idle.map(([alias, model]) => `model_alias: ${alias} stands for ${model}, which no credential is known to offer`),
+  ];
+}
+
+function printTables(flags: CommonFlags, rows: readonly ModelRow[], credentials: readonly CredentialRow[], warnings: readonly string[]): void {
+  const paint = painter(flags);
+  if (rows.length > 0) {
+    const head = ["model", "at the provider", "credentials", "aliases", "limits", "USD per Mtok, in / out"];
+    print(table([head, ...rows.map(modelLine)], { paint: (text, row) => (row === 0 ? paint("dim", text) : text) }));
+    print("");
+  }
+  if (credentials.length > 0) {
+    const head = ["credential", "provider", "limits", "its list"];
+    const failed = new Set(credentials.flatMap(({ problem }, i) => (problem === null ? [] : [i + 1])));
+    print(
+      table([head, ...credentials.map(credentialLine)], {
+        paint: (text, row, column) => (row === 0 ? paint("dim", text) : column === 3 && failed.has(row) ? paint("red", text) : text),
+      }),
+    );
+    print("");
+  }
+  for (const warning of warnings) print(`${paint("yellow", "warn")}  ${warning}`);
+  print(summary(rows, credentials));
+}
+
+const modelLine = ({ model, providerModel, credentials, aliases, price, ...limits }: ModelRow): readonly string[] => [
+  model,
+  providerModel === model ? "" : providerModel,
+  credentials.join(", "),
+  aliases.join(", "),
+  limitsText(limits),
+  price ? `${price.inputPerMtok} / ${price.outputPerMtok}` : "",
+];
+
+function credentialLine({ credential, provider, asked, listed, problem, ...limits }: CredentialRow): readonly string[] {
+  const answer = asked ? `lists ${counted(listed ?? 0, "model")}` : "not asked: the configuration names all its models";
+  return [credential, provider, limitsText(limits), problem ?? answer];
+}
+
+const counted = (count: number, what: string): string => `${count} ${what}${count === 1 ? "" : "s"}`;
+
+function limitsText({ rpm, tpm, maxConcurrent = -1 }: { readonly rpm: number; readonly tpm: number; readonly maxConcurrent?: number }): string {
+  const limits = [
+    [rpm, "rpm"],
+    [tpm, "tpm"],
+    [maxConcurrent, "at one time"],
+  ] as const;
+  return limits.flatMap(([limit, unit]) => (limit < 0 ? [] : [`${limit} ${unit}`])).join(", ");
+}
+
+function summary(rows: readonly ModelRow[], credentials: readonly CredentialRow[]): string {
+  if (credentials.length === 0) return "no credential is configured, so nothing is offered";
+  const failed = credentials.filter(({ problem }) => problem !== null).length;
+  const offered = `${counted(new Set(rows.map(({ model }) => model)).size, "model")} from ${counted(credentials.length, "credential")}`;
+  return failed === 0 ? offered : `${offered}; ${failed} of them could not be asked`;
+}

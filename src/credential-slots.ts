@@ -1,0 +1,217 @@
+/** The providers' own limits: requests, tokens and parallel requests per credential, and per model on it, through the same atomic reserve as budgets. */
+import type { SendLimits } from "./core/credential.ts";
+import { GuardError } from "./core/errors.ts";
+import type { Logger } from "./core/logger.ts";
+import type { Charge, LimitStore, ReserveResult, Rule } from "./core/store.ts";
+import { isPromise, type Clock, type MaybePromise } from "./core/time.ts";
+import type { Holds } from "./limits/holds.ts";
+import { encodeValue } from "./limits/registry.ts";
+import type { Candidate } from "./pool/candidate.ts";
+import type { ModelEntry } from "./pool/offers.ts";
+import { minuteCounter, type MinuteCounter, type MinuteCount } from "./pool/minute-counter.ts";
+import type { Shortage, Slot, Slots } from "./pool/slots.ts";
+
+const MINUTE_MS = 60_000;
+const CELL_MS = 1_000;
+
+export interface CredentialSlotsOptions {
+  readonly store: LimitStore;
+  /** Counts on while the store is away: a provider's limit is better kept roughly than not at all. */
+  readonly local: LimitStore;
+  readonly holds: Holds;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly models: readonly ModelEntry[];
+  /** Requests per minute of a model that says nothing; -1 = unlimited. */
+  readonly defaultModelRpm: number;
+  /** The store did not answer; local counters decide meanwhile. */
+  readonly degraded: () => void;
+}
+
+/** What went out within the last minute from this process, and what may. */
+export interface SendRate extends MinuteCount {
+  readonly limits: SendLimits;
+  /** Found without room; when there is some again. Wall clock, ms; null = there is room. */
+  readonly limitedUntil: number | null;
+}
+
+export interface CredentialSlots extends Slots {
+  /** Of a credential as a whole, or of one model on it. */
+  rateOf(candidate: Candidate): { readonly credential: SendRate; readonly model: SendRate };
+}
+
+/** One level: what is charged there, what was counted there. */
+interface Level {
+  readonly limits: SendLimits;
+  readonly counter: MinuteCounter;
+  readonly fixed: readonly Charge[];
+  readonly tokens: Charge | null;
+  limitedUntil: number;
+}
+
+interface Pair {
+  readonly credential: Level;
+  readonly model: Level;
+  /** All charges when no tokens are limited: the same for each request. */
+  readonly charges: readonly Charge[];
+  readonly countsTokens: boolean;
+}
+
+const sliding = (limit: number): Rule => ({ kind: "sliding", limit, perMs: MINUTE_MS, cellMs: CELL_MS });
+
+/** `+` stands in no name of a limit, so no limit of the operator's can share a counter with these. */
+function levelOf(place: string, limits: SendLimits, clock: Clock): Level {
+  const charge = (what: string, unit: Charge["unit"], rule: Rule): Charge => ({ key: `+${what}:${place}`, rule, unit, amount: 1, enforce: true });
+  const { rpm, tpm, maxConcurrent } = limits;
+  return {
+    limits,
+    counter: minuteCounter(clock.monotonic),
+    fixed: [
+      ...(rpm < 0 ? [] : [charge("rpm", "requests", sliding(rpm))]),
+      ...(maxConcurrent < 0 ? [] : [charge("parallel", "concurrent", { kind: "concurrency", limit: maxConcurrent })]),
+    ],
+    tokens: tpm < 0 ? null : charge("tpm", "tokens", sliding(tpm)),
+    limitedUntil: -Infinity,
+  };
+}
+
+export function credentialSlots(options: CredentialSlotsOptions): CredentialSlots {
+  const { store, local, holds, clock, logger, models, defaultModelRpm } = options;
+  const credentials = new Map<string, Level>();
+  /** Candidates stand as long as their configuration does, so what is kept about them goes with them. */
+  const pairs = new WeakMap<Candidate, Pair>();
+  let isAway = false;
+
+  function pairOf(candidate: Candidate): Pair {
+    let pair = pairs.get(candidate);
+    if (!pair) pairs.set(candidate, (pair = newPair(candidate)));
+    return pair;
+  }
+
+  function newPair({ credential, name }: Candidate): Pair {
+    const place = encodeValue(credential.name);
+    let whole = credentials.get(credential.name);
+    if (!whole) credentials.set(credential.name, (whole = levelOf(place, credential, clock)));
+    const entries = models.filter((entry) => entry.name === name);
+    const entry = entries.find((item) => item.credential === credential.name) ?? entries.find((item) => item.credential === undefined);
+    const limits: SendLimits = { rpm: entry?.rpm ?? defaultModelRpm, tpm: entry?.tpm ?? -1, maxConcurrent: -1 };
+    const model = levelOf(`${place}:${encodeValue(name)}`, limits, clock);
+    return { credential: whole, model, charges: [...whole.fixed, ...model.fixed], countsTokens: whole.tokens !== null || model.tokens !== null };
+  }
+
+  /** A request that is larger than a whole minute's tokens may go out alone; what it used beyond is owed. */
+  function withTokens(pair: Pair, tokens: number): readonly Charge[] {
+    const charges = [...pair.charges];
+    for (const { tokens: charge } of [pair.credential, pair.model]) {
+      if (charge) charges.push({ ...charge, amount: Math.min(Math.max(0, Math.ceil(tokens)), (charge.rule as { limit: number }).limit || 1) });
+    }
+    return charges;
+  }
+
+  function judge(pair: Pair, charges: readonly Charge[], result: ReserveResult, from: LimitStore, opId: string): Slot | Shortage {
+    if (result.kind === "allowed") return new TakenSlot(pair, holds, from, opId);
+    if (result.kind !== "limited") throw new Error(`the attempt ${opId} was ${result.kind}: its id was used twice`);
+    const now = clock.now();
+    for (const { index, waitMs } of result.failing) {
+      const key = charges[index]?.key;
+      const isWhole = pair.credential.tokens?.key === key || pair.credential.fixed.some((charge) => charge.key === key);
+      (isWhole ? pair.credential : pair.model).limitedUntil = waitMs === null ? Infinity : now + waitMs;
+    }
+    return { waitMs: result.failing.some(({ waitMs }) => waitMs === null) ? null : result.worst.waitMs };
+  }
+
+  function recovered(): void {
+    if (!isAway) return;
+    isAway = false;
+    logger.info({}, "the store counts the credentials' limits again");
+  }
+
+  function degrade(pair: Pair, charges: readonly Charge[], opId: string, error: unknown): MaybePromise<Slot | Shortage> {
+    if (!GuardError.is(error) || error.code !== "store_unavailable") throw error;
+    if (!isAway) logger.warn({ err: error }, "the store does not answer; the credentials' limits are counted in this process meanwhile");
+    isAway = true;
+    options.degraded();
+    const opIdHere = `${opId}.l`;
+    const result = holds.reserve(local, opIdHere, charges);
+    return isPromise(result) ? result.then((known) => judge(pair, charges, known, local, opIdHere)) : judge(pair, charges, result, local, opIdHere);
+  }
+
+  const rateOf = ({ limits, counter, limitedUntil }: Level): SendRate => ({
+    ...counter.read(),
+    limits,
+    limitedUntil: limitedUntil > clock.now() ? limitedUntil : null,
+  });
+
+  return {
+    take(candidate, opId, tokens) {
+      const pair = pairOf(candidate);
+      const charges = pair.countsTokens ? withTokens(pair, tokens()) : pair.charges;
+      if (charges.length === 0) return new CountedSlot(pair);
+      try {
+        const result = holds.reserve(store, opId, charges);
+        if (!isPromise(result)) {
+          recovered();
+          return judge(pair, charges, result, store, opId);
+        }
+        return result.then(
+          (known) => {
+            recovered();
+            return judge(pair, charges, known, store, opId);
+          },
+          (error: unknown) => degrade(pair, charges, opId, error),
+        );
+      } catch (error) {
+        return degrade(pair, charges, opId, error);
+      }
+    },
+    isShort(candidate) {
+      const pair = pairs.get(candidate);
+      return pair !== undefined && Math.max(pair.credential.limitedUntil, pair.model.limitedUntil) > clock.now();
+    },
+    rateOf(candidate) {
+      const { credential, model } = pairOf(candidate);
+      return { credential: rateOf(credential), model: rateOf(model) };
+    },
+  };
+}
+
+/** Unlimited, yet counted. */
+class CountedSlot implements Slot {
+  readonly #pair: Pair;
+  readonly #cell: number;
+
+  constructor(pair: Pair) {
+    this.#pair = pair;
+    this.#cell = pair.credential.counter.request();
+    pair.model.counter.request();
+  }
+
+  finish(tokens: number | null): void {
+    const { credential, model } = this.#pair;
+    if (tokens === null) {
+      credential.counter.takeBack(this.#cell);
+      model.counter.takeBack(this.#cell);
+    } else if (tokens > 0) {
+      credential.counter.tokens(tokens);
+      model.counter.tokens(tokens);
+    }
+  }
+}
+
+class TakenSlot extends CountedSlot {
+  readonly #holds: Holds;
+  readonly #store: LimitStore;
+  readonly #opId: string;
+
+  constructor(pair: Pair, holds: Holds, store: LimitStore, opId: string) {
+    super(pair);
+    this.#holds = holds;
+    this.#store = store;
+    this.#opId = opId;
+  }
+
+  override finish(tokens: number | null): void {
+    super.finish(tokens);
+    void this.#holds.finish(this.#store, this.#opId, tokens === null ? "release" : { tokens });
+  }
+}

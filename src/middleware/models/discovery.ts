@@ -1,0 +1,107 @@
+/** Asks providers what they offer, at most once in a while, and never keeps anybody waiting who can be served from what is known. */
+import type { Credential } from "../../core/credential.ts";
+import type { Clock, MaybePromise } from "../../core/time.ts";
+import { fieldsOf } from "../../dialects/usage.ts";
+import type { ListedModel, ModelCatalogue } from "../../pool/catalogue.ts";
+import { askProvider } from "../../upstream/ask.ts";
+import type { Transport } from "../../upstream/transport.ts";
+
+const FRESH_MS = 5 * 60_000;
+/** A provider that failed is asked again sooner, but not by each request. */
+const RETRY_MS = 30_000;
+const TIMEOUT_MS = 5_000;
+const MAX_LIST_BYTES = 4 * 1024 * 1024;
+/** Ids end up on terminals and in config files: what no configured name may be is no id either. */
+const LABEL = /^\P{Cc}{1,256}$/u;
+
+export interface DiscoveryOptions {
+  readonly credentials: readonly Credential[];
+  /** Is told what was found. */
+  readonly catalogue: ModelCatalogue;
+  readonly transport: Transport;
+  readonly clock: Clock;
+  /** After each answer; `error` null = its list was read. */
+  readonly onAnswer: (credential: Credential, error: Error | null) => void;
+}
+
+export interface ModelDiscovery {
+  /** Those that are asked: the models of the others are all named in the configuration. */
+  readonly asked: readonly Credential[];
+  /** Asks every provider whose list is not fresh, all at the same time. Takes at most the deadline of one answer and never rejects. */
+  refresh(): Promise<void>;
+  /** Sees to it that lists are fresh. Only who comes before the first round is over has to wait; later rounds go on behind. */
+  ensure(): MaybePromise<void>;
+}
+
+export function modelDiscovery(options: DiscoveryOptions): ModelDiscovery {
+  const { catalogue, clock, onAnswer } = options;
+  const asked = options.credentials.filter(({ models }) => models === null || models.some((pattern) => pattern.includes("*")));
+  const dueAt = new Map<string, number>(asked.map(({ name }) => [name, -Infinity]));
+  let round: Promise<void> | undefined;
+  let hasAsked = false;
+
+  async function ask(credential: Credential): Promise<void> {
+    let error: Error | null = null;
+    try {
+      catalogue.set(credential.name, await listOf(options, credential));
+    } catch (thrown) {
+      error = thrown as Error;
+    }
+    dueAt.set(credential.name, clock.monotonic() + (error ? RETRY_MS : FRESH_MS));
+    onAnswer(credential, error);
+  }
+
+  const isDue = ({ name }: Credential): boolean => (dueAt.get(name) as number) <= clock.monotonic();
+
+  function refresh(): Promise<void> {
+    round ??= Promise.allSettled(asked.filter(isDue).map(ask)).then(() => {
+      round = undefined;
+      hasAsked = true;
+    });
+    return round;
+  }
+
+  return {
+    asked,
+    refresh,
+    ensure() {
+      if (!asked.some(isDue)) return undefined;
+      const pending = refresh();
+      return hasAsked ? undefined : pending;
+    },
+  };
+}
+
+async function listOf({ transport, clock }: DiscoveryOptions, credential: Credential): Promise<Iterable<ListedModel>> {
+  const question = { credential, to: "models", body: null, timeoutMs: TIMEOUT_MS, maxBytes: MAX_LIST_BYTES } as const;
+  const { status, body } = await askProvider(transport, clock, question);
+  if (status !== 200) {
+    const why = status === 401 || status === 403 ? ": the key is not accepted" : "";
+    throw new Error(`the provider answers with status ${status}${why}`);
+  }
+  const data = dataOf(body.toString());
+  if (!data) throw new Error("the provider's answer is not a list of models");
+  return readModels(data);
+}
+
+/** Without the parser's own complaint, which quotes what it could not read. */
+function dataOf(text: string): readonly unknown[] | null {
+  try {
+    const data = fieldsOf(JSON.parse(text))?.data;
+    return Array.isArray(data) ? data : null;
+  } catch {
+    return null;
+  }
+}
+
+function* readModels(data: readonly unknown[]): Generator<ListedModel> {
+  for (const item of data) {
+    const { id, created, owned_by: ownedBy } = fieldsOf(item) ?? {};
+    if (typeof id !== "string" || !LABEL.test(id)) continue;
+    yield {
+      id,
+      created: typeof created === "number" && Number.isSafeInteger(created) && created >= 0 ? created : null,
+      ownedBy: typeof ownedBy === "string" && LABEL.test(ownedBy) ? ownedBy : null,
+    };
+  }
+}

@@ -1,0 +1,39 @@
+/** A provider's own refusal: what it means for the credential, and what of it the client gets. */
+import type { Answer } from "../../core/answer.ts";
+import type { AttemptOutcome, Credential } from "../../core/credential.ts";
+import { GuardError } from "../../core/errors.ts";
+import { responseHeaders } from "../../upstream/headers.ts";
+import { providerRow } from "../../upstream/providers.ts";
+import type { HeaderFields } from "./headers.ts";
+
+export interface Refused {
+  readonly outcome: AttemptOutcome;
+  readonly error: GuardError;
+  /** Null = the client gets the error instead: a redirect, or an answer that no client of this dialect could read. */
+  readonly answer: Answer | null;
+}
+
+/** `bytes` is the body of an answer whose status is outside 2xx. Errors pass as they are, but for a key that the provider repeats: it is ours. */
+export function refusedAnswer(credential: Credential, status: number, headers: HeaderFields, bytes: Buffer, nowMs: number): Refused {
+  const row = providerRow(credential.provider);
+  const body = redacted(bytes, credential);
+  const verdict = row.classify(status, headers, body);
+  const waitMs = row.retryAfterMs(headers, nowMs, status === 429 && verdict.fault === "capacity") ?? verdict.waitMs;
+  const wait = waitMs === null ? {} : { retryAfterMs: waitMs };
+  const outcome: AttemptOutcome = { kind: "refused", status, fault: verdict.fault, isAccountWide: verdict.isAccountWide, waitMs };
+  if (status < 400) {
+    const error = new GuardError("upstream_protocol", `the provider answered with a redirect (${status}), which is never followed; check base_url`);
+    return { outcome, error, answer: null };
+  }
+  const error = new GuardError("upstream_refused", `the provider answered with status ${status}`, { status, ...wait });
+  const isReadable = String(headers["content-type"] ?? "").includes("json");
+  const returned = responseHeaders(headers);
+  if (waitMs !== null) returned.push("retry-after", String(Math.ceil(waitMs / 1_000)));
+  return { outcome, error, answer: isReadable ? { status, headers: returned, body } : null };
+}
+
+function redacted(bytes: Buffer, { apiKey }: Credential): Buffer {
+  const secret = apiKey?.reveal();
+  if (!secret || !bytes.includes(secret)) return bytes;
+  return Buffer.from(bytes.toString("latin1").replaceAll(Buffer.from(secret).toString("latin1"), "[redacted]"), "latin1");
+}

@@ -1,0 +1,233 @@
+import { describe, expect, test } from "vitest";
+import { GuardError } from "../src/core/errors.ts";
+import type { LimitStore } from "../src/core/store.ts";
+import { credentialSlots, type CredentialSlots, type CredentialSlotsOptions } from "../src/credential-slots.ts";
+import { holds } from "../src/limits/holds.ts";
+import type { Candidate } from "../src/pool/candidate.ts";
+import type { ModelEntry } from "../src/pool/offers.ts";
+import { isShortage, type Shortage, type Slot } from "../src/pool/slots.ts";
+import { memoryStore } from "../src/stores/memory.ts";
+import { testClock, type TestClock } from "../src/testing/clock.ts";
+import { keptLogger } from "./core/context-kit.ts";
+import { candidate } from "./pool/pool-kit.ts";
+
+interface SlotsKit {
+  readonly clock: TestClock;
+  readonly logger: ReturnType<typeof keptLogger>;
+  readonly slots: CredentialSlots;
+  readonly store: LimitStore;
+  /** Takes room for one request at once; null = there was none. */
+  take(from: Candidate, tokens?: number): Slot | null;
+  short(from: Candidate, tokens?: number): Shortage;
+}
+
+function slotsKit(models: readonly ModelEntry[] = [], more: Partial<CredentialSlotsOptions> = {}): SlotsKit {
+  const clock = testClock();
+  const logger = keptLogger();
+  const store = memoryStore({ clock }).limits;
+  const keeper = holds({ clock, logger, ttlMs: 300_000 });
+  const slots = credentialSlots({
+    store,
+    local: memoryStore({ clock }).limits,
+    holds: keeper,
+    clock,
+    logger,
+    models,
+    defaultModelRpm: -1,
+    degraded: () => undefined,
+    ...more,
+  });
+  let count = 0;
+  const ask = (from: Candidate, tokens: number): Slot | Shortage => {
+    count += 1;
+    return slots.take(from, `op${count}`, () => tokens) as Slot | Shortage;
+  };
+  return {
+    clock,
+    logger,
+    slots,
+    store,
+    take(from, tokens = 10) {
+      const taken = ask(from, tokens);
+      return isShortage(taken) ? null : taken;
+    },
+    short(from, tokens = 10) {
+      const taken = ask(from, tokens);
+      if (!isShortage(taken)) throw new Error("there was room");
+      return taken;
+    },
+  };
+}
+
+describe("requests per minute", () => {
+  test("lets exactly as many out as the limit says, and the next when the first has left the minute", () => {
+    const { take, short, clock } = slotsKit();
+    const c = candidate("c", "m", { rpm: 3 });
+    expect([take(c), take(c), take(c)]).not.toContain(null);
+    clock.advance(20_000);
+    const { waitMs } = short(c);
+    expect(waitMs).toBeGreaterThan(39_000);
+    expect(waitMs).toBeLessThanOrEqual(41_000);
+    clock.advance(waitMs as number);
+    expect(take(c)).not.toBeNull();
+  });
+
+  test("0 lets nothing out, and waiting does not help", () => {
+    const { short } = slotsKit();
+    expect(short(candidate("c", "m", { rpm: 0 })).waitMs).toBeNull();
+  });
+
+  test("of a credential hold for all its models together", () => {
+    const { take } = slotsKit();
+    const [a, b] = [candidate("c", "a", { rpm: 2 }), candidate("c", "b", { rpm: 2 })];
+    expect([take(a), take(b), take(a), take(b)].map((slot) => slot !== null)).toEqual([true, true, false, false]);
+  });
+
+  test("of a model hold on each credential by itself, and a refusal there takes nothing from the credential", () => {
+    const { take, slots } = slotsKit([{ name: "a", rpm: 1 }]);
+    const onOne = candidate("one", "a", { rpm: 3 });
+    const onTwo = candidate("two", "a");
+    expect([take(onOne), take(onOne), take(onTwo), take(onTwo)].map((slot) => slot !== null)).toEqual([true, false, true, false]);
+    // Two of three are left, though two were refused.
+    const other = candidate("one", "b", { rpm: 3 });
+    expect([take(other), take(other), take(other)].map((slot) => slot !== null)).toEqual([true, true, false]);
+    expect(slots.rateOf(onOne).credential.requests).toBe(3);
+  });
+
+  test("an entry for one credential goes before the one for all, and the default is for models that say nothing", () => {
+    const { take } = slotsKit([{ name: "a", rpm: 5 }, { name: "a", credential: "one", rpm: 1 }, { name: "free" }], { defaultModelRpm: 2 });
+    const allowed = (from: Candidate): number => Array.from({ length: 9 }, () => take(from)).filter((slot) => slot !== null).length;
+    expect([
+      allowed(candidate("one", "a")),
+      allowed(candidate("two", "a")),
+      allowed(candidate("one", "free")),
+      allowed(candidate("one", "new")),
+    ]).toEqual([1, 5, 2, 2]);
+  });
+
+  test("a slot that is given back is free at once", () => {
+    const { take, slots } = slotsKit();
+    const c = candidate("c", "m", { rpm: 1 });
+    for (let i = 0; i < 5; i += 1) take(c)?.finish(null);
+    expect(slots.rateOf(c).credential.requests).toBe(0);
+    expect(take(c)).not.toBeNull();
+    expect(take(c)).toBeNull();
+  });
+});
+
+describe("tokens per minute", () => {
+  test("are held before and corrected after", () => {
+    const { take, short } = slotsKit();
+    const c = candidate("c", "m", { tpm: 100 });
+    const slot = take(c, 60);
+    expect(short(c, 60).waitMs).toBeGreaterThan(0);
+    slot?.finish(30);
+    expect(take(c, 60)).not.toBeNull();
+    expect(take(c, 60)).toBeNull();
+  });
+
+  test("100 used of 100 deny the next one", () => {
+    const { take } = slotsKit();
+    const c = candidate("c", "m", { tpm: 100 });
+    take(c, 1)?.finish(100);
+    expect(take(c, 1)).toBeNull();
+  });
+
+  test("a request that is larger than the whole minute goes out alone, and what it used beyond is owed", () => {
+    const { take, clock } = slotsKit();
+    const c = candidate("c", "m", { tpm: 100 });
+    expect(take(c, 5_000)).not.toBeNull();
+    expect(take(c, 1)).toBeNull();
+    clock.advance(61_000);
+    const slot = take(c, 5_000);
+    slot?.finish(250);
+    clock.advance(30_000);
+    expect(take(c, 1)).toBeNull();
+  });
+
+  test("are estimated only where they are limited", () => {
+    const { slots } = slotsKit();
+    let asked = 0;
+    const tokens = (): number => (asked += 1);
+    void slots.take(candidate("free", "m"), "a", tokens);
+    void slots.take(candidate("rpm", "m", { rpm: 5 }), "b", tokens);
+    expect(asked).toBe(0);
+    void slots.take(candidate("tpm", "m", { tpm: 5 }), "c", tokens);
+    expect(asked).toBe(1);
+  });
+});
+
+test("parallel requests are held until they end", () => {
+  const { take, short } = slotsKit();
+  const c = candidate("c", "m", { maxConcurrent: 2 });
+  const slots = [take(c), take(c)];
+  expect(short(c).waitMs).toBeGreaterThan(0);
+  slots[0]?.finish(5);
+  expect(take(c)).not.toBeNull();
+  slots[1]?.finish(null);
+  expect(take(c)).not.toBeNull();
+  expect(take(c)).toBeNull();
+});
+
+describe("what operators see", () => {
+  test("unlimited is counted, too", () => {
+    const { take, slots } = slotsKit();
+    const [a, b] = [candidate("c", "a"), candidate("c", "b")];
+    take(a)?.finish(30);
+    take(b)?.finish(12);
+    take(b)?.finish(null);
+    expect(slots.rateOf(a).credential).toMatchObject({ requests: 2, tokens: 42, limits: { rpm: -1, tpm: -1 }, limitedUntil: null });
+    expect(slots.rateOf(a).model).toMatchObject({ requests: 1, tokens: 30 });
+  });
+
+  test("limited until there is room again, on the level that is short", () => {
+    const { take, slots, clock } = slotsKit([{ name: "m", rpm: 1 }]);
+    const c = candidate("c", "m", { rpm: 10 });
+    take(c);
+    expect(slots.rateOf(c).model.limitedUntil).toBeNull();
+    take(c);
+    const until = slots.rateOf(c).model.limitedUntil as number;
+    expect(until).toBeGreaterThan(clock.now());
+    expect(slots.rateOf(c).credential.limitedUntil).toBeNull();
+    clock.advance(until - clock.now());
+    expect(slots.rateOf(c).model.limitedUntil).toBeNull();
+  });
+});
+
+describe("while the store is away", () => {
+  const away = new GuardError("store_unavailable", "away");
+
+  test.each([false, true])("the limits are kept in this process, and it is said once (later: %s)", async (later) => {
+    const kit = slotsKit();
+    let isAway = true;
+    const flaky: LimitStore = {
+      ...kit.store,
+      reserve(...args) {
+        if (!isAway) return kit.store.reserve(...args);
+        if (later) return Promise.reject(away);
+        throw away;
+      },
+    };
+    let degraded = 0;
+    const { slots, logger } = slotsKit([], { store: flaky, degraded: () => (degraded += 1) });
+    const c = candidate("c", "m", { rpm: 2 });
+    const take = async (id: string): Promise<boolean> => !isShortage(await slots.take(c, id, () => 1));
+    expect([await take("1"), await take("2"), await take("3")]).toEqual([true, true, false]);
+    expect(degraded).toBe(3);
+    expect(logger.lines.filter(({ message }) => message.includes("credentials' limits are counted in this process"))).toHaveLength(1);
+    isAway = false;
+    expect(await take("4")).toBe(true);
+    expect(logger.lines.filter(({ message }) => message.includes("counts the credentials' limits again"))).toHaveLength(1);
+  });
+
+  test("another fault is not hidden", () => {
+    const broken: LimitStore = {
+      ...memoryStore().limits,
+      reserve() {
+        throw new RangeError("a bug");
+      },
+    };
+    const { slots } = slotsKit([], { store: broken });
+    expect(() => slots.take(candidate("c", "m", { rpm: 1 }), "op", () => 0)).toThrow(RangeError);
+  });
+});
