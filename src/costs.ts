@@ -94,6 +94,12 @@ export function operationCosts(parts: CostParts, costs: Readonly<Record<string, 
   });
 }
 
+/** Costs of a part that says none: on a path of the API it may stand before `passthrough`; anywhere else it is a mistake in the host's code. */
+export function silentCosts(parts: CostParts, operations: Costs): Costs {
+  const own = routeCosts(parts, null);
+  return { costOf: (ctx, call, needs) => (ctx.path.includes("/v1/") ? operations : own).costOf(ctx, call, needs) };
+}
+
 /** Costs of a host's own route: what its `cost` option says, checked, or nothing but requests and slots. */
 export function routeCosts(parts: CostParts, option: ResolvedCost | CostFunction | null): Costs {
   return {

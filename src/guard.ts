@@ -1,5 +1,6 @@
 /** The composition root: options in, handlers out. */
 import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Duplex } from "node:stream";
 import { loadConfig } from "./config/load.ts";
 import type { Admin } from "./core/admin.ts";
 import type { Context, Recorder, Services } from "./core/context.ts";
@@ -20,6 +21,8 @@ import { sameCounter } from "./limits/limit.ts";
 import { managementRouter } from "./management/router.ts";
 import { priceBook } from "./metering/prices.ts";
 import { authStep, modelAccess, type AuthMode } from "./middleware/auth.ts";
+import { lanePaths } from "./middleware/passthrough/operations.ts";
+import { passthroughHandler, type PassthroughHandler } from "./middleware/passthrough/passthrough.ts";
 import { scopesStep } from "./middleware/scopes.ts";
 import { resolveRouteBudget, type RouteBudgetOptions } from "./options/budgets.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
@@ -39,13 +42,21 @@ export interface FetchOptions {
 /** The mounted gateway. */
 export interface GatewayHandler extends Handler {
   readonly guard: QuotaGuard;
+  /**
+   * For `server.on("upgrade", …)`: takes WebSockets for `/v1/realtime`. The host's middlewares do not run before it. False = it was not ours; it is refused
+   * when nobody else listens.
+   */
+  upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): boolean;
   ready(): Promise<void>;
   close(): Promise<void>;
 }
 
 export interface QuotaGuard {
-  /** The whole gateway. Throws ConfigError unless the options decide who may call it. */
-  handler(): GatewayHandler;
+  /**
+   * The whole gateway. Throws ConfigError unless the options decide who may call it. With `otherPaths` it passes through every other `/v1/*` path too, for the
+   * master key (as `quotaguard serve` does).
+   */
+  handler(more?: { readonly otherPaths?: boolean }): GatewayHandler;
   auth(): Handler;
   scopes(): Handler;
   /** Keeps out clients that misbehave: before `auth`. Its numbers are those of `fail2ban.clients`, or their defaults. */
@@ -58,6 +69,8 @@ export interface QuotaGuard {
   credentials(): Handler;
   proxy(): Handler;
   models(): Handler;
+  /** Streams what is not understood (files, audio, images, batches) to a provider and back, behind the other parts. */
+  passthrough(): Handler;
   /** An Express router with the management routes; 404 while no key is set. */
   management(): Handler;
   /** A `fetch` that goes through the same steps in this process. */
@@ -181,6 +194,15 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   const proxy = lazy((built) => built.proxy);
   const fail2ban = lazy((built) => built.fail2ban);
   const models = lazy((built) => built.models);
+  /** What is passed through unread, behind `chain`. */
+  const passing = (chain: Step, isPart: boolean, otherPaths: boolean): PassthroughHandler =>
+    passthroughHandler({
+      opening,
+      chain,
+      lane: async () => (await waitForStart()).lane(),
+      paths: lanePaths(options.passthrough?.paths ?? "default", otherPaths),
+      isPart,
+    });
   const part = (name: string, step: Step): Handler => partHandler(name, step, opening);
   const ofHost = scopesStep({ headers: {}, trustHeaders: false, of: null });
 
@@ -190,7 +212,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   const drain = drainer({ clock, logger, open, timeoutMs: options.server.shutdownTimeoutMs, starting, started: () => runtime });
 
   const guard: QuotaGuard = {
-    handler() {
+    handler({ otherPaths = false } = {}) {
       const admission = [...(options.fail2ban?.clients ? [fail2ban] : []), authStep(modeOf())];
       const call = sequence(
         ...admission,
@@ -202,13 +224,26 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
       );
       const list = sequence(...admission, models);
       const gateway = gatewayHandler({ call, models: list }, opening);
+      const unread = options.passthrough
+        ? passing(
+            sequence(
+              ...admission,
+              scopes,
+              lazy((built) => built.laneBudgets),
+            ),
+            false,
+            otherPaths,
+          )
+        : null;
       const { key, path: adminPath } = options.management;
       const managed = key ? guard.management() : null;
       const handle = (req: IncomingMessage, res: ServerResponse, next: Next): void => {
         if (managed && isBelow(req, adminPath)) mountAt(adminPath, managed, req, res, next);
+        else if (unread) gateway(req, res, () => unread(req, res, next));
         else gateway(req, res, next);
       };
-      return Object.assign(named("quotaGuard", handle), { step: call, guard, ready: guard.ready, close: guard.close });
+      const upgrade = (req: IncomingMessage, socket: Duplex, head: Buffer): boolean => unread?.upgrade(req, socket, head) ?? false;
+      return Object.assign(named("quotaGuard", handle), { step: call, guard, upgrade, ready: guard.ready, close: guard.close });
     },
     auth: () => part("auth", authStep(modeOf())),
     scopes: () => part("scopes", scopes),
@@ -233,6 +268,10 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     credentials: () => part("credentials", sequence(access, credentials)),
     proxy: () => part("proxy", proxy),
     models: () => part("models", models),
+    passthrough() {
+      if (!options.passthrough) throw new ConfigError(["passthrough: is off, so guard.passthrough() has nothing to do"]);
+      return passing(noStep, true, false);
+    },
     management() {
       if (management) return management;
       const router = managementRouter({ admin, key: options.management.key, path: options.management.path, clock, logger });

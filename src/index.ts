@@ -1,7 +1,7 @@
 /** The public names, one by one. */
 export { createGuard, type FetchOptions, type GatewayHandler, type QuotaGuard } from "./guard.ts";
 export { quotaGuard } from "./quota-guard.ts";
-export { auth, budgets, credentials, models, proxy, scopes } from "./parts.ts";
+export { auth, budgets, credentials, fail2ban, models, passthrough, proxy, scopes } from "./parts.ts";
 export { contextOf, type ReportedUsage, type RequestQuota } from "./http/context-of.ts";
 export type { Handler } from "./http/handler.ts";
 export type { InProcessFetch } from "./http/in-process.ts";
@@ -11,7 +11,20 @@ export { combineStores } from "./stores/combine.ts";
 export { memoryStore } from "./stores/memory.ts";
 export type { GuardOptions } from "./options.ts";
 export type { RouteBudgetOptions } from "./options/budgets.ts";
-export type { Admin, BucketAddress, BucketView, CredentialView, HealthView, LimitSync, LimitView } from "./core/admin.ts";
+export type {
+  Admin,
+  BlockView,
+  BucketAddress,
+  BucketView,
+  ClientBanView,
+  CredentialModelView,
+  CredentialState,
+  CredentialView,
+  HealthView,
+  LimitSync,
+  LimitView,
+  RateView,
+} from "./core/admin.ts";
 export type { Events, GuardEvents } from "./core/events.ts";
 export type { Logger } from "./core/logger.ts";
 export type { LedgerIntent, LedgerRow, LedgerState } from "./core/ledger.ts";
@@ -30,6 +43,7 @@ export type {
   Rule,
   Standing,
   Store,
+  StrikeStore,
   Unit,
 } from "./core/store.ts";
 export type { Clock, Timer } from "./core/time.ts";

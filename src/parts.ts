@@ -30,3 +30,6 @@ export const proxy = (options: GuardOptions = {}): Handler => createGuard(option
 
 /** Answers `GET /v1/models`. */
 export const models = (options: GuardOptions): Handler => createGuard(options).models();
+
+/** Streams what is not understood (files, audio, images, batches) to a provider and back. */
+export const passthrough = (options: GuardOptions): Handler => createGuard(options).passthrough();

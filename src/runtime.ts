@@ -7,7 +7,7 @@ import type { Clock } from "./core/time.ts";
 import type { Step } from "./core/step.ts";
 import { dialect } from "./dialects/index.ts";
 import { adminOf } from "./admin.ts";
-import { callCosts, routeCosts, type CostParts } from "./costs.ts";
+import { callCosts, operationCosts, routeCosts, silentCosts, type CostParts } from "./costs.ts";
 import { estimator } from "./limits/estimate.ts";
 import { holds, type Holds } from "./limits/holds.ts";
 import { planner } from "./limits/plan.ts";
@@ -17,6 +17,8 @@ import type { Metrics } from "./metering/metrics.ts";
 import type { PriceBook } from "./metering/prices.ts";
 import { budgetsStep } from "./middleware/budgets.ts";
 import { credentialsStep } from "./middleware/credentials.ts";
+import type { PassthroughLane } from "./middleware/passthrough/lane.ts";
+import { lanePaths } from "./middleware/passthrough/operations.ts";
 import { modelsStep } from "./middleware/models.ts";
 import { proxyStep } from "./middleware/proxy/proxy.ts";
 import type { ResolvedRouteBudget } from "./options/budgets.ts";
@@ -51,6 +53,10 @@ export interface Runtime {
   readonly credentials: Step;
   readonly proxy: Step;
   readonly models: Step;
+  /** All limits, for what is passed through unread. */
+  readonly laneBudgets: Step;
+  /** Made with the first request for it: most gateways never pass anything through. */
+  lane(): Promise<PassthroughLane>;
   close(): Promise<void>;
 }
 
@@ -109,6 +115,26 @@ export async function buildRuntime(init: RuntimeInit, { offers: offered, catalog
     watch: budgetWatch(metrics),
   };
   const transport = options.transport ?? undiciTransport({ connectTimeoutMs: options.resilience.connectTimeoutMs, clock });
+  const unreadCosts = operationCosts(costs, options.passthrough?.cost ?? {});
+  let lane: Promise<PassthroughLane> | undefined;
+  async function openLane(): Promise<PassthroughLane> {
+    const { passthroughLane } = await import("./middleware/passthrough/lane.ts");
+    const { resilience, server } = options;
+    return passthroughLane({
+      services,
+      pool: lent.pool,
+      records: store.records,
+      credentials: options.credentials,
+      resolve: offered.resolve,
+      transport,
+      paths: lanePaths(options.passthrough?.paths ?? "default", false),
+      bodyLimit: server.bodyLimitBytes,
+      connectTimeoutMs: resilience.connectTimeoutMs,
+      idleTimeoutMs: resilience.idleTimeoutMs,
+      requestTimeoutMs: server.requestTimeoutMs,
+    });
+  }
+
   const tokensOf = (call: Call): number => {
     const { inputTokens, expectedOutputTokens } = estimate(call, null);
     return inputTokens + expectedOutputTokens;
@@ -149,7 +175,7 @@ export async function buildRuntime(init: RuntimeInit, { offers: offered, catalog
       return budgetsStep({
         ...shared,
         calls: cost === null ? calls : null,
-        route: routeCosts(costs, cost),
+        route: cost === null ? silentCosts(costs, unreadCosts) : routeCosts(costs, cost),
         planner: planner({ registry, requiredByDefault: true, names }),
       });
     },
@@ -168,11 +194,14 @@ export async function buildRuntime(init: RuntimeInit, { offers: offered, catalog
       inputTokens: (call) => estimate(call, null).inputTokens,
     }),
     models,
+    laneBudgets: budgetsStep({ ...shared, calls: null, route: unreadCosts, planner: planner({ registry, requiredByDefault: false }) }),
+    lane: () => (lane ??= openLane()),
     async close() {
       sweep.stop();
       await keeper.flush();
       keeper.close();
       registry.close();
+      (await lane)?.close();
       lent.close();
       fence.close();
       await ledger.flush();

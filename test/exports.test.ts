@@ -14,7 +14,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const PROMISED: Readonly<Record<string, readonly string[]>> = {
   quotaguard: [
     ...["createGuard", "quotaGuard", "contextOf", "GuardError", "memoryStore", "combineStores", "loadConfig"],
-    ...["auth", "scopes", "budgets", "credentials", "proxy"],
+    ...["auth", "scopes", "fail2ban", "budgets", "credentials", "proxy", "passthrough", "models"],
   ],
   "quotaguard/stores/sqlite": ["sqliteStore"],
   "quotaguard/testing": ["fakeUpstream", "testClock"],

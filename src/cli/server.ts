@@ -12,7 +12,8 @@ import type { ResolvedOptions } from "../options/resolved.ts";
 
 // Node's own defaults are too loose for an edge: a slow client may hold a socket for minutes.
 const HEADERS_TIMEOUT_MS = 10_000;
-const REQUEST_TIMEOUT_MS = 60_000;
+/** For all of a request's body: files of hundreds of megabytes come over slow lines. */
+const REQUEST_TIMEOUT_MS = 15 * 60_000;
 const KEEP_ALIVE_TIMEOUT_MS = 65_000;
 const CHECK_INTERVAL_MS = 5_000;
 const MAX_REQUESTS_PER_SOCKET = 1_000;
@@ -38,7 +39,7 @@ export async function gatewayServer({ guard, options, logger }: GatewayServerOpt
   const app = express();
   app.disable("x-powered-by");
   app.set("trust proxy", options.server.trustProxy);
-  const gateway = guard.handler();
+  const gateway = guard.handler({ otherPaths: true });
   const management = guard.management();
 
   app.get("/", (_req, res) => {
@@ -67,6 +68,7 @@ export async function gatewayServer({ guard, options, logger }: GatewayServerOpt
     },
     app,
   );
+  server.on("upgrade", gateway.upgrade);
   server.maxRequestsPerSocket = MAX_REQUESTS_PER_SOCKET;
   server.maxConnections = MAX_CONNECTIONS;
 

@@ -190,6 +190,8 @@ describe("faults", () => {
     kit.clock.advance(2_000);
     await expect.poll(async () => (await (await lists()).text()).includes('"new"')).toBe(true);
     expect(kit.listed("a")).toBe(2);
+    // Not what operators see of it either.
+    expect(kit.credential("a")).toMatchObject({ rpm: { used: 2 }, models: [{ name: MODEL, rpm: { used: 2, limit: 2 } }] });
     expect(await kit.ask()).toMatchObject({ status: 429 });
     expect(await kit.several(2, { model: "gpt-4o" })).toBe("a");
   });

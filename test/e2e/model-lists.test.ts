@@ -1,7 +1,10 @@
 // What clients see as models: everything that any account offers, asked for at the same time, steering who is asked, and never emptied by one that fails.
+import { existsSync, readFileSync } from "node:fs";
 import { afterEach, describe, expect, test } from "vitest";
+import { parse } from "yaml";
 import type { GuardOptions } from "quotaguard";
 import { KEY, OTHER_KEY } from "../helpers/app.ts";
+import { endChildren, folder, serving, type Folder } from "../helpers/child.ts";
 import { accounts, endAccounts, keyOf, type AccountInput, type Accounts } from "./accounts-kit.ts";
 
 afterEach(endAccounts);
@@ -194,5 +197,76 @@ describe("who is asked for a model", () => {
     const kit = await listing({ a: ["llama"], b: [] }, { models: [{ name: "llama", credential: "b" }] });
     await idsOf(kit);
     expect(await kit.several(2, { model: "llama" })).toBe("bb");
+  });
+});
+
+describe("a server that writes down what its providers list", () => {
+  const KEY_LINE = "keys: [{ name: alice, key: qg-key-of-alice-0001 }]";
+  let place: Folder;
+  afterEach(async () => {
+    await endChildren();
+    place.remove();
+  });
+
+  const textOf = (): string => readFileSync(`${place.path}/models.yaml`, "utf8");
+  const yaml = (kit: Accounts, more = ""): string => `
+server: { port: 0, replace_v1_models: true, default_models_rpm: 2 }
+store: { url: memory }
+${KEY_LINE}
+credentials:
+${Object.entries(kit.providers)
+  .map(([name, { url }]) => `  - { name: ${name}, api_key: ${keyOf(name)}, base_url: "${url}" }`)
+  .join("\n")}
+${more}`;
+  const post = async (url: string, model: string): Promise<number> => {
+    const init = { method: "POST", headers: { authorization: "Bearer qg-key-of-alice-0001" }, body: JSON.stringify({ model, messages: [] }) };
+    const response = await fetch(`${url}/v1/chat/completions`, init);
+    await response.text();
+    return response.status;
+  };
+
+  test("adds what is new with the default rpm, changes nothing that stands there, and at the next start each limit holds on each account", async () => {
+    place = folder();
+    const kit = await listing({ a: ["shared", "only-a"], b: ["shared", "only-b"], c: [] });
+    kit.list("c", { status: 500 });
+    place.write("quotaguard.yaml", yaml(kit));
+    const mine = "# my models\nmodels:\n  - name: shared # the good one\n    rpm: 1\n";
+    place.write("models.yaml", mine);
+    const first = await serving([], { cwd: place.path });
+    await expect.poll(() => textOf().length).toBeGreaterThan(mine.length);
+    const written = textOf();
+    expect(written.startsWith(mine)).toBe(true);
+    expect((parse(written) as { models: unknown }).models).toEqual([
+      { name: "shared", rpm: 1 },
+      { name: "only-a", rpm: 2 },
+      { name: "only-b", rpm: 2 },
+    ]);
+    first.child.kill("SIGTERM");
+    expect((await first.child.ended).code).toBe(0);
+
+    kit.list("c", ["shared"]);
+    const { url, child } = await serving([], { cwd: place.path });
+    // Its lists are read by now, so each model goes to those that have it.
+    await expect.poll(() => kit.listed("c")).toBe(2);
+    await expect.poll(async () => (await post(url, "on-no-list"), kit.asked())).toContain("a");
+    kit.forget();
+    const statuses: number[] = [];
+    for (const model of ["shared", "shared", "shared", "shared", "only-a", "only-a", "only-a", "only-b"]) statuses.push(await post(url, model));
+    expect(statuses).toEqual([200, 200, 200, 429, 200, 200, 429, 200]);
+    expect(kit.counts()).toEqual({ a: 3, b: 2, c: 1 });
+    expect(textOf()).toBe(written);
+    child.kill("SIGTERM");
+    expect((await child.ended).code).toBe(0);
+  });
+
+  test("leaves no file where nobody asked for it", async () => {
+    place = folder();
+    const kit = await listing({ a: ["one"] });
+    place.write("quotaguard.yaml", yaml(kit).replace("replace_v1_models: true, ", ""));
+    const { url, child } = await serving([], { cwd: place.path });
+    expect(await post(url, "one")).toBe(200);
+    child.kill("SIGTERM");
+    await child.ended;
+    expect(existsSync(`${place.path}/models.yaml`)).toBe(false);
   });
 });

@@ -216,11 +216,12 @@ describe("by rank", () => {
 });
 
 describe("by name", () => {
-  test("an alias stands for a model everywhere: in the choice, the limits and what the provider is asked for", async () => {
-    const kit = await accounts(["a", { name: "b", models: [OTHER] }], { models: [{ name: MODEL, rpm: 1 }], modelAlias: { fast: MODEL } });
-    expect((await kit.ask({ model: "fast" })).status).toBe(200);
-    expect(sentModels(kit, "a")).toEqual([MODEL]);
-    expect(await kit.ask()).toMatchObject({ status: 429, code: "all_credentials_limited" });
+  test("an alias stands for a model everywhere: in the choice, the limits, what operators see and what the provider is asked for", async () => {
+    const kit = await accounts(["a", { name: "b", models: [OTHER] }], { models: [{ name: MODEL, rpm: 3 }], modelAlias: { fast: MODEL } });
+    for (const model of ["fast", MODEL, `openai:${MODEL}`]) expect((await kit.ask({ model })).status).toBe(200);
+    expect(sentModels(kit, "a")).toEqual([MODEL, MODEL, MODEL]);
+    expect(await kit.ask({ model: "fast" })).toMatchObject({ status: 429, code: "all_credentials_limited" });
+    expect(kit.credential("a").models).toMatchObject([{ name: MODEL, state: "limited", rpm: { used: 3, limit: 3 } }]);
   });
 
   test("each account may know the model by a name of its own", async () => {

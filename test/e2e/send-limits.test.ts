@@ -1,7 +1,7 @@
 // What may go out with an account per minute and at one time: exact under load, on every store, and given back when nothing was used.
 import { afterEach, describe, expect, test } from "vitest";
 import { GuardError, memoryStore, type GuardOptions, type Store } from "quotaguard";
-import { pacer } from "quotaguard/testing";
+import { pacer, type FakeReply } from "quotaguard/testing";
 import { chat } from "../helpers/app.ts";
 import { endChildren, folder, serving } from "../helpers/child.ts";
 import {
@@ -290,6 +290,61 @@ describe("requests at one time", () => {
     await quiet(kit.guard);
     kit.answer("a", {});
     expect((await kit.ask()).status).toBe(200);
+  });
+});
+
+describe.each(STORES)("whatever happens to 300 requests at once, counted %s", (_where, start) => {
+  const FATES: readonly FakeReply[] = [
+    {},
+    { status: 500 },
+    { status: 400 },
+    { status: 429, headers: { "retry-after": "0.01" } },
+    { fault: { at: "start", how: "reset" } },
+    { fault: { at: "headers", how: "close" } },
+    { fault: { at: 2, how: "reset" } },
+    { fault: { at: "start", how: "hang" } },
+  ];
+
+  test("every place and every slot is free again", async () => {
+    const names = ["a", "b", "c"];
+    const kit = await start(
+      names.map((name) => ({ name, rpm: 10_000, tpm: 10_000_000, maxConcurrent: 40 })),
+      { resilience: { circuitBreaker: false, maxRetries: 2 } },
+    );
+    let turn = 0;
+    let hanging = 0;
+    const fate = (): FakeReply => {
+      const reply = FATES[(turn += 1) % FATES.length] as FakeReply;
+      if (reply.fault?.how === "hang") hanging += 1;
+      return reply;
+    };
+    for (const name of names) kit.answer(name, fate);
+    const leaving = Array.from({ length: 300 }, () => new AbortController());
+    const ends: unknown[] = [];
+    const all = leaving.map(async ({ signal }, i) => {
+      const reply = await kit.ask({ stream: i % 2 === 0, model: `model-${i}` }, { signal }).catch(() => null);
+      ends.push(reply?.status ?? "left");
+    });
+    // Some clients leave at any moment, the others when only those are left that nobody will ever answer.
+    setImmediate(() => leaving.forEach((client, i) => i % 5 === 0 && client.abort()));
+    await expect.poll(() => ends.length + hanging, { timeout: 10_000 }).toBeGreaterThanOrEqual(300);
+    for (const client of leaving) client.abort();
+    await Promise.all(all);
+    expect(ends).toContain("left");
+    expect(ends).toContain(200);
+    await quiet(kit.guard);
+    await expect.poll(() => kit.health().waitingSettlements).toBe(0);
+    expect(names.map((name) => kit.credential(name).inFlight)).toEqual([0, 0, 0]);
+
+    kit.clock.advance(2 * MINUTE_MS);
+    const letGo = Promise.withResolvers<void>();
+    kit.forget();
+    for (const name of names) kit.answer(name, () => ({ hold: letGo.promise }));
+    const open = Array.from({ length: 130 }, () => kit.ask());
+    await expect.poll(() => kit.counts()).toEqual({ a: 40, b: 40, c: 40 });
+    letGo.resolve();
+    expect(statusesOf(await Promise.all(open))).toEqual({ 200: 120, 429: 10 });
+    for (const name of names) expect(kit.credential(name).rpm.used).toBe(40);
   });
 });
 

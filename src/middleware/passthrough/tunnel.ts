@@ -95,6 +95,7 @@ export class Tunnel {
       }
       const { credential } = this.#parts.lease;
       const refused = refusedAnswer(credential, status, answer.headers, Buffer.concat(chunks, size), ctx.services.clock.now());
+      ctx.charged = { kind: "nothing" };
       this.#finish(refused.outcome, status, refused.error);
       if (refused.answer) this.#resolve?.(refused.answer);
       else this.#reject?.(refused.error);

@@ -61,7 +61,7 @@ export async function scriptedProvider(): Promise<ScriptedProvider> {
   let connections = 0;
   let byHand: ((req: IncomingMessage, socket: Socket, head: Buffer) => void) | undefined;
   const webSockets = new WebSocketServer({ noServer: true });
-  let takeSocket: (socket: WebSocket, req: IncomingMessage) => void = (socket) => socket.close();
+  let takeSocket: (socket: WebSocket, req: IncomingMessage) => void = () => undefined;
 
   function see(req: IncomingMessage, res?: ServerResponse): Seen {
     const hash = createHash("sha256");
@@ -108,6 +108,7 @@ export async function scriptedProvider(): Promise<ScriptedProvider> {
   });
   server.on("upgrade", (req, socket, head) => {
     see(req);
+    socket.on("error", () => undefined);
     if (byHand) byHand(req, socket as Socket, head);
     else webSockets.handleUpgrade(req, socket, head, (client) => takeSocket(client, req));
   });
