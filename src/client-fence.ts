@@ -5,7 +5,7 @@ import type { Step } from "./core/step.ts";
 import type { Store } from "./core/store.ts";
 import type { Metrics } from "./metering/metrics.ts";
 import { fail2banStep } from "./middleware/fail2ban.ts";
-import { resolveFail2ban, type ResolvedClientBans } from "./options/fail2ban.ts";
+import { defaultClientBans } from "./options/fail2ban.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 import { penalties } from "./pool/penalties.ts";
 
@@ -23,7 +23,7 @@ export interface ClientFence {
 export async function clientFence(options: ResolvedOptions, services: Services, store: Store, metrics: Metrics | null): Promise<ClientFence> {
   const { clock, logger, events } = services;
   // The part works without the option too: whoever mounts it wants it.
-  const numbers = options.fail2ban?.clients ?? (resolveFail2ban(true)?.clients as ResolvedClientBans);
+  const numbers = options.fail2ban?.clients ?? defaultClientBans();
   const bans = penalties({
     records: store.records,
     prefix: "client-ban/",

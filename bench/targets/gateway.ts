@@ -1,5 +1,5 @@
 /**
- * The whole gateway as an app mounts it: client keys, five token budgets, metrics, and a ledger row per request.
+ * The whole gateway as an app mounts it: client keys, five token budgets, three credentials to choose from, fail2ban, metrics, and a ledger row per request.
  * Arguments: upstream origin, `sqlite` or `memory` for the ledger, a folder for its files.
  */
 import { join } from "node:path";
@@ -22,7 +22,14 @@ const gateway = quotaGuard({
       scopes: { team: `team-${index % 2}`, rolegroup: "staff", role: `role-${index % 4}`, user: `user-${index}` },
     })),
   },
-  credentials: [{ name: "upstream", provider: "openai", apiKey: "sk-bench-0123456789", baseUrl: upstreamOrigin, models: [MODEL] }],
+  credentials: ["first", "second", "third"].map((name) => ({
+    name,
+    provider: "openai",
+    apiKey: `sk-bench-${name}-0123456789`,
+    baseUrl: upstreamOrigin,
+    models: [MODEL],
+  })),
+  fail2ban: {},
   limits: [limit("global"), limit("team"), limit("rolegroup"), limit("role"), limit("user")],
   store: { url: "memory" },
   ledger: { url: ledger },

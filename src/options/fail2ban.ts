@@ -84,9 +84,18 @@ export function resolveFail2ban(option: z.output<typeof fail2banSchema>): Resolv
 
 function clientBans(option: z.output<typeof sectionSchema>["clients"]): ResolvedClientBans | null {
   if (option === false) return null;
-  const { maxAttempts, window, banDuration: banMs, validKeys } = option === true ? clientsSchema.parse({}) : option;
-  return { maxAttempts, windowMs: window, banMs, validKeys };
+  return option === true ? defaultClientBans() : resolveClients(option);
 }
+
+const resolveClients = ({ maxAttempts, window, banDuration: banMs, validKeys }: z.output<typeof clientsSchema>): ResolvedClientBans => ({
+  maxAttempts,
+  windowMs: window,
+  banMs,
+  validKeys,
+});
+
+/** What holds where nothing is said, also for the part on its own. */
+export const defaultClientBans = (): ResolvedClientBans => resolveClients(clientsSchema.parse({}));
 
 /** One rule a code. `option` may still be malformed. */
 export function fail2banProblems(option: unknown): Problem[] {

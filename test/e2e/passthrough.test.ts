@@ -54,7 +54,7 @@ describe("the official client", () => {
     const { provider, client } = await gateway();
     provider.on("POST /v1/files", async (req, res, seen) => {
       await bodyOf(req);
-      json(upload)(req, res, seen);
+      await json(upload)(req, res, seen);
     });
     provider.on("GET /v1/files/file-1", json(upload));
     provider.on("GET /v1/files/file-1/content", (_req, res) => void res.end("abc"));
@@ -74,7 +74,10 @@ describe("the official client", () => {
       limits: [{ name: "user-tokens", scope: "user", unit: "tokens", bucket: { capacity: 10_000, refillPerSec: 1 } }],
       passthrough: { cost: { "/v1/images/*": { tokens: 5_000 } } },
     });
-    provider.on("POST /v1/images/generations", json({ created: 1, data: [{ b64_json: "aGk=" }], usage: { input_tokens: 40, output_tokens: 1_000, total_tokens: 1_040 } }));
+    provider.on(
+      "POST /v1/images/generations",
+      json({ created: 1, data: [{ b64_json: "aGk=" }], usage: { input_tokens: 40, output_tokens: 1_000, total_tokens: 1_040 } }),
+    );
     const response = await client().images.generate({ model: "painter", prompt: "a cat" }).asResponse();
     expect(response.headers.get("ratelimit")).toContain('"user-tokens"');
     await response.text();
@@ -103,7 +106,9 @@ describe("in a host's app", () => {
   });
 
   test("a WebSocket goes through the mount's upgrade, and counts while it is open", async () => {
-    const { provider, app, guard } = await gateway({ limits: [{ name: "user-parallel", scope: "user", unit: "concurrent", concurrency: { limit: 1 } }] });
+    const { provider, app, guard } = await gateway({
+      limits: [{ name: "user-parallel", scope: "user", unit: "concurrent", concurrency: { limit: 1 } }],
+    });
     provider.onSocket((socket) => socket.on("message", (data, isBinary) => socket.send(data, { binary: isBinary })));
     const url = `${app.url.replace("http", "ws")}/llm/v1/realtime?model=gpt-realtime`;
     const open = (): WebSocket => new WebSocket(url, { headers: { authorization: `Bearer ${KEY}` } });

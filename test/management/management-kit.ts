@@ -13,7 +13,7 @@ export interface AdminCall {
 }
 
 export const BUCKET: BucketView = { tokens: 7, capacity: 10, refillPerSec: 0.5 };
-export const MAIN: CredentialView = {
+const MAIN: CredentialView = {
   name: "main",
   provider: "openai",
   isFallback: false,
@@ -26,7 +26,7 @@ export const MAIN: CredentialView = {
   models: [],
 };
 export const HEALTH: HealthView = { status: "ok", store: "memory", uptimeSeconds: 3, openRequests: 0, waitingSettlements: 0, credentials: [MAIN] };
-export const BAN: BlockView = {
+const BAN: BlockView = {
   credential: "main",
   model: "gpt-4o",
   code: 401,
@@ -34,8 +34,8 @@ export const BAN: BlockView = {
   since: Date.UTC(2026, 0, 1),
   until: null,
 };
-export const COOLDOWN: BlockView = { ...BAN, model: null, code: 429, reason: "at the provider's rate limit", until: Date.UTC(2026, 0, 1, 0, 5) };
-export const CLIENT_BAN: ClientBanView = { client: "ip:203.0.113.7", code: 401, since: Date.UTC(2026, 0, 1), until: Date.UTC(2026, 0, 1, 0, 15) };
+const COOLDOWN: BlockView = { ...BAN, model: null, code: 429, reason: "at the provider's rate limit", until: Date.UTC(2026, 0, 1, 0, 5) };
+const CLIENT_BAN: ClientBanView = { client: "ip:203.0.113.7", code: 401, since: Date.UTC(2026, 0, 1), until: Date.UTC(2026, 0, 1, 0, 15) };
 
 export interface FakeAdmin extends Admin {
   readonly calls: AdminCall[];

@@ -52,7 +52,7 @@ export interface SetHealth extends Health {
   readonly left: { readonly key: string; readonly outcome: AttemptOutcome; readonly hasOthers: boolean }[];
 }
 
-export function setHealth(): SetHealth {
+function setHealth(): SetHealth {
   const blocked = new Map<string, Block>();
   const probing = new Set<string>();
   const left: SetHealth["left"] = [];

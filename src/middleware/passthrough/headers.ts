@@ -77,9 +77,13 @@ export const isEventStream = (headers: HeaderFields): boolean => /^text\/event-s
 export function returnedHeaders(provider: HeaderFields): string[] {
   const more: Record<string, string> = {};
   pick(more, provider, RETURNED);
+  const type = String(provider["content-type"] ?? "");
   if (isEventStream(provider)) {
     more["cache-control"] = "no-cache, no-transform";
     more["x-accel-buffering"] = "no";
+  } else if (!/\bjson\b/i.test(type) || provider["content-range"] !== undefined) {
+    // A host's compression would change what a range, a length or a digest speaks of.
+    more["cache-control"] = more["cache-control"] === undefined ? "no-transform" : `${more["cache-control"]}, no-transform`;
   }
   // Files are made by clients: a browser that shows one must not take it for a page of the host's.
   more["x-content-type-options"] = "nosniff";
@@ -90,14 +94,6 @@ export function returnedHeaders(provider: HeaderFields): string[] {
 /** What the client gets back when the provider changes to the WebSocket. */
 export function switchedHeaders(provider: HeaderFields): string[] {
   const more: Record<string, string> = {};
-  for (const name of RETURNED_BY_UPGRADE) {
-    const value = provider[name];
-    if (typeof value === "string") more[name] = value;
-  }
-  return ["upgrade", "websocket", "connection", "Upgrade", ...Object.entries(more).flat(), ...requestIdOf(provider)];
-}
-
-function requestIdOf(provider: HeaderFields): readonly string[] {
-  const id = provider["x-request-id"];
-  return typeof id === "string" ? ["x-upstream-request-id", id] : [];
+  pick(more, provider, RETURNED_BY_UPGRADE);
+  return ["upgrade", "websocket", "connection", "Upgrade", ...Object.entries(more).flat(), ...responseHeaders(provider)];
 }

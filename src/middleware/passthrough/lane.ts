@@ -180,6 +180,9 @@ export function passthroughLane(options: LaneOptions): PassthroughLane {
       const { ctx, address } = request;
       ctx.services = services;
       permit(request);
+      // A call that is under way belongs to whoever made it, and nobody knows who that was.
+      if (ctx.principal?.kind !== "master" && parameter(address.query, "call_id") !== null)
+        throw new GuardError("not_found", "there is no such call");
       const model = parameter(address.query, "model");
       checkModel(request, model);
       const [lease, seat] = await board(request, model, null, null);

@@ -53,6 +53,7 @@ export function passthroughHandler(options: PassthroughHandlerOptions): Passthro
 
   async function answer(ctx: Context, found: NonNullable<ReturnType<typeof find>>, req: IncomingMessage, res: ServerResponse): Promise<void> {
     if (ctx.failure) throw ctx.failure;
+    checkMethod(req.method);
     checkPath(found.address.path);
     const given = (await chain(ctx)) ?? (await (await options.lane()).send({ ctx, req, ...found }, res));
     if (given) deliver(ctx, given, req, res);
@@ -111,6 +112,14 @@ function refuse(thrown: unknown, ctx: Context, req: IncomingMessage, res: Server
   if (events.has("refused")) events.emit("refused", { requestId: ctx.requestId, scopes: ctx.scopes ?? {}, error });
   const refusal = dialectRefusal(error, "openai", false);
   deliver(ctx, refusal, req, res);
+}
+
+/** Others have bodies that are framed in other ways, or answers that repeat the request with the provider's key in it (TRACE). */
+const METHODS: readonly (string | undefined)[] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+
+function checkMethod(method: string | undefined): void {
+  if (METHODS.includes(method)) return;
+  throw new GuardError("method_not_allowed", "this method is not passed through", { headers: { allow: METHODS.join(", ") } });
 }
 
 function checkUpgrade({ method, headers }: IncomingMessage): void {

@@ -121,7 +121,11 @@ describe("a WebSocket", () => {
       "upgrade",
       "user-agent",
     ]);
-    expect(seen?.headers).toMatchObject({ authorization: `Bearer ${PROVIDER_KEY}`, host: new URL(kit.provider.url).host, "user-agent": expect.stringMatching(/^quotaguard\//) });
+    expect(seen?.headers).toMatchObject({
+      authorization: `Bearer ${PROVIDER_KEY}`,
+      host: new URL(kit.provider.url).host,
+      "user-agent": expect.stringMatching(/^quotaguard\//),
+    });
   });
 
   test("is answered with our headers, and none of the provider's own", async () => {
@@ -297,8 +301,18 @@ describe("is refused in plain HTTP", () => {
     await expect.poll(() => provider.resume().readableEnded).toBe(true);
   });
 
+  test("for a call that is under way, which is whoever's made it", async () => {
+    const kit = await laneKit();
+    expect((await refused(client(kit, "/llm/v1/realtime?call_id=rtc_1"))).status).toBe(404);
+    expect(kit.provider.log).toEqual([]);
+    await opened(client(kit, "/llm/v1/realtime?call_id=rtc_1", {}, [], MASTER));
+    expect(kit.provider.log[0]?.url).toBe("/v1/realtime?call_id=rtc_1");
+  });
+
   test("when every credential needs a proxy", async () => {
-    const kit = await laneKit({ credentials: ({ url }) => [credential("main", { origin: url, apiKey: new Secret("sk"), proxyUrl: "http://p.example:1" })] });
+    const kit = await laneKit({
+      credentials: ({ url }) => [credential("main", { origin: url, apiKey: new Secret("sk"), proxyUrl: "http://p.example:1" })],
+    });
     const { status, body } = await refused(client(kit));
     expect([status, body]).toEqual([503, expect.stringContaining("proxy_url")]);
   });
@@ -409,4 +423,3 @@ test("the master key may use any model, and one that nobody offers is refused", 
   const { status, body } = await refused(client(kit, "/llm/v1/realtime?model=none", {}, [], MASTER));
   expect([status, JSON.parse(body)]).toMatchObject([400, { error: { code: "model_not_found" } }]);
 });
-
