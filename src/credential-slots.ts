@@ -13,6 +13,8 @@ import type { Shortage, Slot, Slots } from "./pool/slots.ts";
 
 const MINUTE_MS = 60_000;
 const CELL_MS = 1_000;
+/** Models that clients make up are counted, too. What is forgotten is only what operators see: the limits themselves are in the store. */
+const MAX_PAIRS = 5_000;
 
 export interface CredentialSlotsOptions {
   readonly store: LimitStore;
@@ -78,13 +80,20 @@ function levelOf(place: string, limits: SendLimits, clock: Clock): Level {
 export function credentialSlots(options: CredentialSlotsOptions): CredentialSlots {
   const { store, local, holds, clock, logger, models, defaultModelRpm } = options;
   const credentials = new Map<string, Level>();
-  /** Candidates stand as long as their configuration does, so what is kept about them goes with them. */
-  const pairs = new WeakMap<Candidate, Pair>();
+  /** By the candidate's key: the same pair is another object under an alias, or once a list of models has changed. */
+  const pairs = new Map<string, Pair>();
   let isAway = false;
 
   function pairOf(candidate: Candidate): Pair {
-    let pair = pairs.get(candidate);
-    if (!pair) pairs.set(candidate, (pair = newPair(candidate)));
+    let pair = pairs.get(candidate.key);
+    if (!pair) {
+      pair = newPair(candidate);
+      for (const oldest of pairs.keys()) {
+        if (pairs.size < MAX_PAIRS) break;
+        pairs.delete(oldest);
+      }
+      pairs.set(candidate.key, pair);
+    }
     return pair;
   }
 
@@ -165,7 +174,7 @@ export function credentialSlots(options: CredentialSlotsOptions): CredentialSlot
       }
     },
     isShort(candidate) {
-      const pair = pairs.get(candidate);
+      const pair = pairs.get(candidate.key);
       return pair !== undefined && Math.max(pair.credential.limitedUntil, pair.model.limitedUntil) > clock.now();
     },
     rateOf(candidate) {

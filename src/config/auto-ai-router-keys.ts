@@ -1,4 +1,5 @@
 /** What becomes of each key of an auto_ai_router file: an option of ours, or a warning that says what does its work here. */
+import { isBanCode } from "../options/fail2ban.ts";
 import { acceptKey, parseDuration } from "../options/values.ts";
 
 export interface Say {
@@ -33,6 +34,18 @@ export const flag = (value: unknown): unknown => {
 const numbers: Convert = (value) => {
   if (!Array.isArray(value)) return value;
   return value.length === 0 ? undefined : value.map(number);
+};
+
+/** Without those that say nothing about a credential. */
+const banCodes: Convert = (value, say) => {
+  const codes = numbers(value, say);
+  if (!Array.isArray(codes)) return codes;
+  const kept = codes.filter((code) => typeof code !== "number" || isBanCode(code));
+  if (kept.length < codes.length) {
+    const left = codes.filter((code) => !kept.includes(code)).join(", ");
+    say.warn(`${left} left out: they say that the request is wrong, which any client can bring about`);
+  }
+  return kept.length === 0 ? undefined : kept;
 };
 
 const zeroIsUnlimited: Convert = (value) => (number(value) === 0 ? -1 : number(value));
@@ -154,7 +167,7 @@ const SERVER: Rules = {
 const FAIL2BAN: Rules = {
   max_attempts: { to: "fail2ban.maxAttempts", as: number },
   ban_duration: { to: "fail2ban.banDuration", as: banTime },
-  error_codes: { to: "fail2ban.errorCodes", as: numbers },
+  error_codes: { to: "fail2ban.errorCodes", as: banCodes },
 };
 
 const MONITORING: Rules = {

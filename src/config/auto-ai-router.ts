@@ -1,5 +1,6 @@
 /** A configuration of auto_ai_router is read as it is: recognised by its own keys, and translated key by key before anything is checked. */
 import { hint } from "../core/nearest.ts";
+import { isBanCode } from "../options/fail2ban.ts";
 import { formatPath, nodeAt, type OptionNode, type OptionPath, type Problem } from "../options/tree.ts";
 import { BAN_RULE, flag, KEYS, withoutForeignKeys, type Rules } from "./auto-ai-router-keys.ts";
 import { isPlain, type Fields } from "./fields.ts";
@@ -195,7 +196,13 @@ class Translation {
     const at = ["fail2ban", "error_code_rules"];
     const path = ["fail2ban", "errorCodeRules"];
     if (!Array.isArray(rules)) return this.#asItIs(rules, at, path);
-    const translated = rules.map((rule: unknown, index) => this.#row(rule, BAN_RULE, [...at, index], [...path, index]));
+    const kept = rules.filter((rule: unknown, index) => {
+      const code = isPlain(rule) ? Number(rule.code) : Number.NaN;
+      if (Number.isNaN(code) || isBanCode(code)) return true;
+      this.warn([...at, index], `left out: ${code} says that the request is wrong, which any client can bring about`);
+      return false;
+    });
+    const translated = kept.map((rule: unknown, index) => this.#row(rule, BAN_RULE, [...at, rules.indexOf(rule)], [...path, index]));
     return this.#asItIs(translated, at, path);
   }
 

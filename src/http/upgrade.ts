@@ -1,6 +1,6 @@
 /** The edge of requests that ask for another protocol. They have no response object: what they are told is written on their connection. */
 import { STATUS_CODES, type IncomingMessage } from "node:http";
-import type { Socket } from "node:net";
+import type { Server, Socket } from "node:net";
 import { isSource, type Answer } from "../core/answer.ts";
 import { Context, type CallReader } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
@@ -103,10 +103,15 @@ export function openUpgrade({ req, client, route, path, headers }: UpgradeReques
   };
 }
 
-/** Refuses an upgrade that nobody takes, without a context. */
-export function refuseUpgrade(client: Socket, status: number): void {
+/**
+ * An upgrade that is not ours: if nobody else listens for upgrades of this server, nobody would ever answer it, and its connection would stay open for
+ * good. Then it is refused.
+ */
+export function refuseUnclaimed(client: Socket): void {
+  const { server } = client as { server?: Server };
+  if (server === undefined || server.listenerCount("upgrade") > 1) return;
   client.on("error", ignore);
-  client.write(`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ""}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n`);
+  client.write("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
   client.destroySoon();
 }
 

@@ -8,7 +8,19 @@ const DEFAULT_CODES = [401, 403, 429, 500, 502, 503, 504] as const;
 const MAX_ATTEMPTS = 1_000_000;
 const MIN_WINDOW_MS = 1_000;
 
-const errorCode = () => z.number().int().min(400).max(599);
+/** They say that the request itself is wrong. */
+const REQUEST_CODES: ReadonlySet<number> = new Set([400, 405, 406, 409, 411, 413, 414, 415, 416, 417, 422, 431]);
+
+/** Whether a status says something about the credential that got it. */
+export const isBanCode = (code: number): boolean => !REQUEST_CODES.has(code);
+
+const errorCode = () =>
+  z
+    .number()
+    .int()
+    .min(400)
+    .max(599)
+    .refine(isBanCode, "says that the request is wrong, which any client can bring about: it cannot ban a credential");
 const attempts = () => z.number().int().min(1).max(MAX_ATTEMPTS);
 
 const ruleSchema = z.strictObject({

@@ -90,6 +90,8 @@ export function credentialHealth(options: HealthOptions): CredentialHealth {
           const { status, fault } = outcome;
           if (fault === "request") {
             broken.leave(candidate, "answered", status);
+            // A model that is gone there: the one fault of a request that an operator may want to ban a pair for.
+            if (status === 404) banned.failed(candidate, status);
             return;
           }
           broken.leave(candidate, status >= 500 ? "failed" : "nothing", status);

@@ -18,11 +18,11 @@ export const billing = (outputTokens: number, inputTokens = INPUT_TOKENS): FakeR
   usage: { prompt_tokens: inputTokens, completion_tokens: outputTokens, total_tokens: inputTokens + outputTokens },
 });
 
-export type CredentialInput = NonNullable<GuardOptions["credentials"]>[number];
+type CredentialInput = NonNullable<GuardOptions["credentials"]>[number];
 export type AccountInput = Partial<CredentialInput> & { readonly name: string };
 
 /** The same answer for all · one each in turn, then the default · a function; undefined = the default. */
-export type Answering = FakeReply | readonly FakeReply[] | ((request: FakeRequest) => FakeReply | undefined | Promise<FakeReply | undefined>);
+type Answering = FakeReply | readonly FakeReply[] | ((request: FakeRequest) => FakeReply | undefined | Promise<FakeReply | undefined>);
 
 export interface Reply {
   readonly status: number;
@@ -98,9 +98,12 @@ export function movedClock(): TestClock {
   return { ...clock, timer: (delayMs, fn) => (delayMs <= 50 ? systemClock.timer(0, fn) : clock.timer(delayMs, fn)) };
 }
 
+/** For `expect.poll`: machines that run many tests at once are slow. */
+export const PATIENTLY = { timeout: 10_000 } as const;
+
 /** Everything asked so far is over, and settled. */
 export async function quiet(guard: QuotaGuard): Promise<void> {
-  await expect.poll(() => guard.admin.health().openRequests).toBe(0);
+  await expect.poll(() => guard.admin.health().openRequests, PATIENTLY).toBe(0);
 }
 
 export async function replyOf(pending: Promise<Response>): Promise<Reply> {
@@ -204,3 +207,17 @@ export async function accounts(given: readonly (string | AccountInput)[], more: 
   };
   return kit;
 }
+
+/** Several at the same time. */
+export const atOnce = (count: number, ask: (i: number) => Promise<Reply>): Promise<readonly Reply[]> =>
+  Promise.all(Array.from({ length: count }, (_, i) => ask(i)));
+
+/** A refusal that says nothing about when to come back, as the fake's own headers would. */
+export const silent = (status: number, headers: Readonly<Record<string, string>> = {}): FakeReply => ({
+  status,
+  headers: { "x-ratelimit-reset-requests": "", ...headers },
+});
+
+/** Accounts in a fixed order, so that the first one is asked whenever it may be. */
+export const ordered = (names: readonly string[] = ["a", "b"], more: GuardOptions = {}): Promise<Accounts> =>
+  accounts(names, { router: { strategy: "fill-first" }, ...more });

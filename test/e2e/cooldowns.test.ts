@@ -1,9 +1,8 @@
 // An account that failed is left alone for a while: how long, for which model, what all of them cooling means, and how the way back is found.
 import { afterEach, describe, expect, test } from "vitest";
-import type { GuardOptions } from "quotaguard";
 import { pacer, type FakeReply } from "quotaguard/testing";
 import { chat } from "../helpers/app.ts";
-import { accounts, databasePath, endAccounts, keyOf, MODEL, quiet, type Accounts, type Reply } from "./accounts-kit.ts";
+import { accounts, atOnce, databasePath, endAccounts, keyOf, MODEL, ordered, PATIENTLY, quiet, silent, type Accounts } from "./accounts-kit.ts";
 
 afterEach(endAccounts);
 
@@ -12,38 +11,13 @@ const MINUTE = 60 * SECOND;
 const HOUR = 60 * MINUTE;
 const OTHER = "gpt-4o";
 
-/** A refusal that says nothing about when to come back, as the fake's own headers would. */
-const silent = (status: number, headers: Record<string, string> = {}): FakeReply => ({
-  status,
-  headers: { "x-ratelimit-reset-requests": "", ...headers },
-});
 const busy = (retryAfter: string): FakeReply => silent(429, { "retry-after": retryAfter });
-
-/** Accounts in a fixed order, so that the first one is asked whenever it may be. */
-const ordered = (names: readonly string[] = ["a", "b"], more: GuardOptions = {}): Promise<Accounts> =>
-  accounts(names, { router: { strategy: "fill-first" }, ...more });
 
 const cooldownsOf = async (kit: Accounts) => (await kit.manage("GET", "cooldowns")).body["cooldowns"] as readonly Record<string, unknown>[];
 /** How long something of an account is left alone from now on, in ms; null = it is not. */
 async function coolsFor(kit: Accounts, credential = "a"): Promise<number | null> {
   const found = (await cooldownsOf(kit)).find((each) => each["credential"] === credential);
   return found === undefined ? null : Date.parse(String(found["until"])) - kit.clock.now();
-}
-
-const atOnce = (count: number, ask: (i: number) => Promise<Reply>): Promise<readonly Reply[]> =>
-  Promise.all(Array.from({ length: count }, (_, i) => ask(i)));
-
-/** Sends several at once; `answered` resolves when so many of them have their answer, in whatever order they come. */
-function together(count: number, ask: () => Promise<Reply>) {
-  const statuses: number[] = [];
-  const all = atOnce(count, () => ask().then((reply) => (statuses.push(reply.status), reply)));
-  return {
-    statuses: statuses as readonly number[],
-    answered: async (most: number): Promise<void> => {
-      if (most === count) await all;
-      await expect.poll(() => statuses.length).toBe(most);
-    },
-  };
 }
 
 describe("how long", () => {
@@ -83,7 +57,7 @@ describe("how long", () => {
     const pending = kit.ask({ stream: true });
     await kit.providers["a"]?.received(1);
     // The answer's head is there, and nothing after it.
-    await expect.poll(() => kit.providers["a"]?.log[0]?.status).toBe(200);
+    await expect.poll(() => kit.providers["a"]?.log[0]?.status, PATIENTLY).toBe(200);
     kit.clock.advance(20 * SECOND);
     expect((await pending).text).toContain("[DONE]");
     expect(kit.asked()).toBe("ab");
@@ -105,6 +79,14 @@ describe("how long", () => {
     kit.answer("a", busy(retryAfter));
     expect((await kit.ask()).status).toBe(200);
     expect(await coolsFor(kit)).toBe(coolMs);
+  });
+
+  test("nobody is told to wait longer than a day either", async () => {
+    const kit = await ordered(["a"]);
+    kit.answer("a", busy("1000000000000"));
+    for (const code of ["rate_limit_exceeded", "all_credentials_limited"]) {
+      expect(await kit.ask()).toMatchObject({ status: 429, code, retryAfter: (24 * HOUR) / SECOND });
+    }
   });
 
   test("the provider's own words for when its limit is whole again", async () => {
@@ -240,7 +222,7 @@ describe("what", () => {
     expect(await cooldownsOf(kit)).toEqual([]);
   });
 
-  test("an account whose stream broke halfway: the client is told by one event, nothing is sent again, and the next request goes elsewhere", async () => {
+  test("an account whose stream broke halfway: one event tells the client, nothing is sent again, and the next request goes elsewhere", async () => {
     const kit = await ordered();
     const events = pacer();
     kit.answer("a", { fault: { at: 3, how: "reset" }, pacer: events });
@@ -354,124 +336,6 @@ describe("operators", () => {
     expect(await coolsFor(kit)).toBe(300 * SECOND);
     kit.clock.advance(300 * SECOND);
     expect(await kit.several(1)).toBe("a");
-  });
-});
-
-describe("the circuit breaker", () => {
-  const failing = async (more: GuardOptions = {}): Promise<Accounts> => {
-    const kit = await ordered(["a"], { monitoring: { prometheusEnabled: true }, ...more });
-    kit.answer("a", silent(500));
-    for (let i = 0; i < 5; i += 1) expect((await kit.ask()).status).toBe(500);
-    kit.forget();
-    return kit;
-  };
-  const state = async (kit: Accounts): Promise<unknown> => (await kit.metric("breaker_state"))['{credential="a"}'];
-  const [CLOSED, HALF_OPEN, OPEN] = [0, 1, 2];
-
-  test("opens after five failures in a row, for thirty seconds, and then lets exactly one of many through", async () => {
-    const kit = await failing();
-    expect(await state(kit)).toBe(OPEN);
-    for (const reply of await atOnce(20, () => kit.ask())) expect(reply).toMatchObject({ status: 503, code: "no_credential", retryAfter: 30 });
-    expect(await kit.manage("GET", "cooldowns")).toMatchObject({ body: { cooldowns: [{ credential: "a", model: null }] } });
-    kit.clock.advance(29 * SECOND);
-    expect((await kit.ask()).status).toBe(503);
-    expect(kit.asked()).toBe("");
-
-    kit.clock.advance(SECOND);
-    const letGo = Promise.withResolvers<void>();
-    kit.answer("a", { hold: letGo.promise });
-    const burst = together(20, () => kit.ask());
-    // All others have their answer before the only one that was sent has.
-    await burst.answered(19);
-    expect(burst.statuses).toEqual(Array(19).fill(503));
-    expect(await state(kit)).toBe(HALF_OPEN);
-    expect(kit.asked()).toBe("a");
-    letGo.resolve();
-    await burst.answered(20);
-    expect(burst.statuses.at(-1)).toBe(200);
-    expect(await state(kit)).toBe(CLOSED);
-    kit.answer("a", {});
-    expect(await kit.several(3)).toBe("aaa");
-  });
-
-  test("opens again when that one fails, and keeps its place free when that client leaves", async () => {
-    const kit = await failing();
-    kit.clock.advance(30 * SECOND);
-    expect((await kit.ask()).status).toBe(500);
-    expect((await kit.ask()).status).toBe(503);
-    expect(kit.asked()).toBe("a");
-    kit.clock.advance(30 * SECOND);
-    kit.answer("a", { fault: { at: "start", how: "hang" } });
-    const leaving = new AbortController();
-    const probe = kit.ask({}, { signal: leaving.signal });
-    await kit.providers["a"]?.received(7);
-    leaving.abort();
-    await expect(probe).rejects.toThrow();
-    await quiet(kit.guard);
-    kit.answer("a", {});
-    expect((await kit.ask()).status).toBe(200);
-    expect(await state(kit)).toBe(CLOSED);
-  });
-
-  test.each<readonly [string, readonly FakeReply[]]>([
-    ["answers in between", [silent(500), silent(500), silent(500), silent(500), {}, silent(500), silent(500), silent(500), silent(500)]],
-    ["refusals of the request in between", [silent(500), silent(500), silent(500), silent(500), silent(400), silent(500)]],
-    ["being busy", Array<FakeReply>(9).fill(silent(429))],
-    ["keys that are refused", Array<FakeReply>(9).fill(silent(403))],
-  ])("does not open for %s", async (_what, replies) => {
-    const kit = await ordered(["a"], { monitoring: { prometheusEnabled: true } });
-    kit.answer("a", replies);
-    for (const _ of replies) await kit.ask();
-    expect(await state(kit)).toBe(CLOSED);
-    expect(kit.asked()).toHaveLength(replies.length);
-  });
-
-  test.each<readonly [string, FakeReply]>([
-    ["connections that break", { fault: { at: "start", how: "reset" } }],
-    ["answers that are no HTTP", { raw: ["SSH-2.0-not-http\r\n"] }],
-    ["streams that break halfway", { fault: { at: 3, how: "reset" } }],
-  ])("opens for %s", async (_what, fault) => {
-    const kit = await ordered(["a"], { monitoring: { prometheusEnabled: true } });
-    kit.answer("a", fault);
-    for (let i = 0; i < 5; i += 1) await kit.ask({ stream: true });
-    await quiet(kit.guard);
-    expect(await state(kit)).toBe(OPEN);
-  });
-
-  test("is of an account: all its models, and no other account", async () => {
-    const kit = await accounts(["a", "b"], { router: { strategy: "fill-first" }, resilience: { circuitBreaker: { failureThreshold: 2 } } });
-    kit.answer("a", silent(500));
-    await kit.ask({ model: "one" });
-    await kit.ask({ model: "two" });
-    kit.answer("a", {});
-    expect(await kit.several(2, { model: "three" })).toBe("bb");
-  });
-
-  test("is closed by an operator who knows better", async () => {
-    const kit = await failing();
-    kit.answer("a", {});
-    expect((await kit.ask()).status).toBe(503);
-    expect(await kit.manage("DELETE", "cooldowns/a")).toEqual({ status: 200, body: { cleared: 1 } });
-    expect((await kit.ask()).status).toBe(200);
-    expect(await state(kit)).toBe(CLOSED);
-  });
-
-  test("takes other numbers, and none", async () => {
-    const strict = await accounts(["a"], { resilience: { circuitBreaker: { failureThreshold: 1, openFor: "5s", halfOpen: 2 } } });
-    strict.answer("a", silent(500));
-    expect([(await strict.ask()).status, (await strict.ask()).status]).toEqual([500, 503]);
-    strict.clock.advance(5 * SECOND);
-    const letGo = Promise.withResolvers<void>();
-    strict.answer("a", { hold: letGo.promise });
-    const burst = together(9, () => strict.ask());
-    await burst.answered(7);
-    letGo.resolve();
-    await burst.answered(9);
-    expect(burst.statuses).toEqual([503, 503, 503, 503, 503, 503, 503, 200, 200]);
-
-    const none = await accounts(["a"], { resilience: { circuitBreaker: false } });
-    none.answer("a", silent(500));
-    for (let i = 0; i < 12; i += 1) expect((await none.ask()).status).toBe(500);
   });
 });
 

@@ -1,9 +1,7 @@
 // Accounts that fail again and again are taken out: for which model, by which errors, how long, and who lets them in again.
 import { afterEach, describe, expect, test } from "vitest";
 import type { GuardOptions } from "quotaguard";
-import type { FakeReply } from "quotaguard/testing";
-import { accounts, ADMIN, databasePath, endAccounts, MODEL, quiet, type AccountInput, type Accounts } from "./accounts-kit.ts";
-import { endChildren, folder, serving, type Folder } from "../helpers/child.ts";
+import { accounts, databasePath, endAccounts, MODEL, quiet, silent, type AccountInput, type Accounts } from "./accounts-kit.ts";
 
 afterEach(endAccounts);
 
@@ -20,12 +18,10 @@ async function banning(fail2ban: BanRules | true, names: readonly (string | Acco
   return accounts(names, rules(fail2ban, more));
 }
 
-const fails = (status: number): FakeReply => ({ status, headers: { "x-ratelimit-reset-requests": "" } });
-
 /** Lets an account answer so many requests with these statuses. */
 async function suffer(kit: Accounts, statuses: readonly number[], account = "a"): Promise<void> {
   for (const status of statuses) {
-    kit.answer(account, status === 200 ? {} : fails(status));
+    kit.answer(account, status === 200 ? {} : silent(status));
     await kit.ask();
   }
   kit.answer(account, {});
@@ -61,7 +57,7 @@ describe("a ban", () => {
 
   test("leaves the account's other models and the model's other accounts alone", async () => {
     const kit = await banning({ maxAttempts: 3, window: "1h" }, ["a", "b"]);
-    kit.answer("a", ({ body }) => (body["model"] === MODEL ? fails(500) : {}));
+    kit.answer("a", ({ body }) => (body["model"] === MODEL ? silent(500) : {}));
     for (let i = 0; i < 6; i += 1) {
       expect((await kit.ask()).status).toBe(200);
       // Whatever cools down meanwhile may be tried again.
@@ -100,7 +96,7 @@ describe("a ban", () => {
     const kit = await banning({ maxAttempts: 3, banDuration: "1h" });
     const letGo = Promise.withResolvers<void>();
     const open: Promise<unknown>[] = [];
-    for (const late of [{}, fails(401)]) {
+    for (const late of [{}, silent(401)]) {
       kit.answer("a", { ...late, hold: letGo.promise });
       open.push(kit.ask());
       await kit.providers["a"]?.received(open.length);
@@ -210,7 +206,7 @@ describe("operators", () => {
   const bannedTwice = async (): Promise<Accounts> => {
     const kit = await banning({ maxAttempts: 1 });
     await suffer(kit, [500]);
-    kit.answer("a", fails(503));
+    kit.answer("a", silent(503));
     await kit.ask({ model: OTHER });
     kit.answer("a", {});
     expect(await bansOf(kit)).toHaveLength(2);
@@ -264,7 +260,7 @@ describe("operators", () => {
     });
     const both = (a: number, b: number) => ({ '{credential="a"}': a, '{credential="b"}': b });
     expect(await gauges()).toEqual({ bans: 0, unbans: 0, banned: both(0, 0), breaker: both(0, 0) });
-    kit.answer("a", fails(500));
+    kit.answer("a", silent(500));
     await kit.several(3);
     expect(kit.asked()).toBe("abbb");
     expect(await gauges()).toEqual({ bans: 1, unbans: 0, banned: both(1, 0), breaker: both(2, 0) });
@@ -278,7 +274,7 @@ describe("operators", () => {
     kit.answer("a", {});
     await kit.several(2);
     expect(await gauges()).toMatchObject({ banned: both(0, 0), breaker: both(0, 0) });
-    kit.answer("a", fails(500));
+    kit.answer("a", silent(500));
     await kit.several(2);
     await kit.manage("DELETE", "bans/a");
     expect(await gauges()).toMatchObject({ bans: 2, unbans: 2 });
@@ -291,7 +287,7 @@ describe("operators", () => {
       fail2ban: { maxAttempts: 1, errorCodes: [500] },
       resilience: { circuitBreaker: false, maxRetries: 10 },
     });
-    kit.answer("a", fails(500));
+    kit.answer("a", silent(500));
     kit.answer("b", { status: 429, headers: { "retry-after": "600" } });
     expect((await kit.ask()).status).toBe(200);
     expect(await kit.several(2)).toBe("dd");
@@ -313,7 +309,7 @@ describe("a restart", () => {
       ),
     );
     // One account for each model, so that what is seen is the ban alone.
-    kit.answer("a", ({ body }) => (body["model"] === MODEL ? fails(500) : body["model"] === OTHER ? fails(503) : {}));
+    kit.answer("a", ({ body }) => (body["model"] === MODEL ? silent(500) : body["model"] === OTHER ? silent(503) : {}));
     await kit.ask();
     await kit.ask({ model: OTHER });
     const before = await bansOf(kit);
@@ -345,113 +341,6 @@ describe("a restart", () => {
     await kit.restart();
     expect(await bansOf(kit)).toEqual([]);
     expect((await kit.ask()).status).toBe(200);
-  });
-});
-
-describe("what /health of a server says", () => {
-  let place: Folder;
-  afterEach(async () => {
-    await endChildren();
-    place.remove();
-  });
-
-  interface Health {
-    readonly status: number;
-    readonly text: string;
-    readonly body: Record<string, unknown>;
-  }
-
-  async function server(names: readonly string[], more = "") {
-    place = folder();
-    const kit = await accounts(names.map((name) => ({ name })));
-    const entry = (name: string): string =>
-      `  - { name: ${name}, api_key: sk-upstream-secret-of-${name}, base_url: "${kit.providers[name]?.url}", models: [${MODEL}, ${OTHER}]${name === "c" ? ", rpm: 1" : ""} }`;
-    place.write(
-      "quotaguard.yaml",
-      `
-server: { port: 0 }
-store: { url: memory }
-management: { key: ${ADMIN} }
-keys: [{ name: alice, key: qg-key-of-alice-0001 }]
-router: { strategy: fill-first }
-fail2ban: { max_attempts: 1, ban_duration: permanent, error_codes: [500] }
-credentials:
-${names.map(entry).join("\n")}
-${more}`,
-    );
-    const { url } = await serving([], { cwd: place.path });
-    const post = (model: string) =>
-      fetch(`${url}/v1/chat/completions`, {
-        method: "POST",
-        headers: { authorization: "Bearer qg-key-of-alice-0001" },
-        body: JSON.stringify({ model, messages: [] }),
-      });
-    const health = async (): Promise<Health> => {
-      const response = await fetch(`${url}/health`);
-      const text = await response.text();
-      return { status: response.status, text, body: JSON.parse(text) as Record<string, unknown> };
-    };
-    const manage = async (method: string, path: string): Promise<number> =>
-      (await fetch(`${url}/v0/management/${path}`, { method, headers: { authorization: `Bearer ${ADMIN}` } })).status;
-    return { kit, post, health, manage };
-  }
-
-  test("who is banned, cooling, at the limit or ready, without a secret; one banned model does not take an account out", async () => {
-    const { kit, post, health } = await server(["a", "b", "c", "d"]);
-    expect(await health()).toMatchObject({ status: 200, body: { status: "healthy", total_credentials: 4, credentials_available: 4 } });
-    kit.answer("a", ({ body }) => (body["model"] === MODEL ? { status: 500 } : {}));
-    kit.answer("b", ({ body }) => (body["model"] === MODEL ? { status: 429, headers: { "retry-after": "600" } } : {}));
-    expect((await post(MODEL)).status).toBe(200);
-    expect((await post(MODEL)).status).toBe(200);
-    expect(kit.asked()).toBe("abcd");
-    const one = await health();
-    expect(one.status).toBe(200);
-    expect(one.body).toMatchObject({
-      status: "healthy",
-      credentials_available: 4,
-      credentials_banned: 0,
-      credentials: {
-        a: { state: "ready", models: { [MODEL]: { state: "banned" } } },
-        b: { state: "ready", models: { [MODEL]: { state: "cooling", until: expect.stringMatching(/^\d{4}-\d\d-\d\dT/) } } },
-        c: { state: "limited", until: expect.stringMatching(/^\d{4}-\d\d-\d\dT/) },
-        d: { state: "ready" },
-      },
-    });
-
-    // Now the other model, too: these two can serve nothing any more.
-    kit.answer("a", { status: 500 });
-    kit.answer("b", { status: 429, headers: { "retry-after": "600" } });
-    expect((await post(OTHER)).status).toBe(200);
-    const two = await health();
-    expect(two).toMatchObject({
-      status: 200,
-      body: {
-        credentials_available: 2,
-        credentials_banned: 1,
-        credentials: { a: { state: "banned" }, b: { state: "cooling" }, c: { state: "limited" }, d: { state: "ready" } },
-      },
-    });
-    for (const secret of ["sk-upstream", ADMIN, "qg-key", "alice", "127.0.0.1", "http"]) expect(one.text + two.text).not.toContain(secret);
-  });
-
-  test("no 503 while an account is merely at its limit", async () => {
-    const { kit, post, health } = await server(["c"]);
-    await post(MODEL);
-    expect((await post(MODEL)).status).toBe(429);
-    expect(await health()).toMatchObject({ status: 200, body: { credentials: { c: { state: "limited" } } } });
-    expect(kit.asked()).toBe("c");
-  });
-
-  test("503 when every model of every account is banned, and 200 again once one is let in", async () => {
-    const { kit, post, health, manage } = await server(["a"]);
-    kit.answer("a", { status: 500 });
-    await post(MODEL);
-    expect((await health()).status).toBe(200);
-    await post(OTHER);
-    const { status, body } = await health();
-    expect([status, body["status"], body["credentials_available"], body["credentials_banned"]]).toEqual([503, "unhealthy", 0, 1]);
-    expect(await manage("DELETE", `bans/a?model=${OTHER}`)).toBe(200);
-    expect((await health()).status).toBe(200);
   });
 });
 

@@ -48,10 +48,10 @@ class OutgoingView extends IncomingMessage {
   }
 }
 
-type Handler = RequestHandler<OutgoingView, ServerResponse>;
+type Handler = RequestHandler<OutgoingView>;
 
 function proxyHandler(): Handler {
-  return createProxyMiddleware<OutgoingView, ServerResponse>({
+  return createProxyMiddleware<OutgoingView>({
     router(view, _response, options) {
       options.agent = view.cargo.agent;
       options.buffer = view.cargo.body;

@@ -67,11 +67,18 @@ export class Exchange implements Recipient {
   }
 
   /** Rejects when there is no answer and nothing of one went to the client. */
-  run(carry: Carrier, cargo: Omit<Cargo, "recipient">): Promise<Delivered> {
+  run(carry: Carrier, load: () => Omit<Cargo, "recipient">): Promise<Delivered> {
     return new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
-      this.#carriage = carry({ ...cargo, recipient: this });
+      try {
+        this.#carriage = carry({ ...load(), recipient: this });
+      } catch (error) {
+        // Nothing was sent: the credential goes back, and the fault is for the log.
+        this.#charge("nothing");
+        this.#finish({ kind: "abandoned", tokens: null }, null, null);
+        throw error;
+      }
       this.#parts.ctx.onGone((reason) => this.#leave(reason));
     });
   }
@@ -105,12 +112,17 @@ export class Exchange implements Recipient {
     this.#phase = "answering";
     this.#timer?.cancel();
     this.#watch();
-    answer.once("close", () => {
-      if (!answer.complete) this.#fail(laneFailure(new Error("aborted"), "answered"), this.#isRefusal() ? "nothing" : "estimate");
-    });
     const status = answer.statusCode ?? 0;
-    if (this.#isRefusal() || (this.#parts.isHeld && status !== 304)) this.#hold(answer);
-    else this.#stream(answer, status);
+    if (this.#isRefusal() || (this.#parts.isHeld && status !== 304)) {
+      this.#hold(answer);
+      return;
+    }
+    try {
+      this.#stream(answer, status);
+    } catch (error) {
+      // A host's middleware may have its own idea of a response; here a throw would end the process.
+      this.#fail(new GuardError("internal", "the provider's answer could not be handed on", { cause: error }), "estimate");
+    }
   }
 
   failed(error: Error): void {

@@ -117,7 +117,7 @@ export function passthroughLane(options: LaneOptions): PassthroughLane {
     return holders.values().next().value ?? null;
   }
 
-  /** The lease of a request that names no other time of its own, and a connection's place for it. */
+  /** A lease, and room for one more connection with its credential. */
   async function board(request: LaneRequest, model: string | null, affinity: string | null, place: string | null): Promise<[Lease, Seat]> {
     const { ctx, operation } = request;
     const lease = await lend(ctx, { operation: operation.name, model, affinity, credential: place, opId: ctx.id });
@@ -158,21 +158,30 @@ export function passthroughLane(options: LaneOptions): PassthroughLane {
       const place = await placeOf(operation, tenant, payload);
       const [lease, seat] = await board(request, model, operation.resource === null ? null : tenant.name, place);
       const { credential } = lease;
-      const body = sentBody(req, payload, nameThere(ctx, model, lease, place));
       const isHeld = tellsOfThings(ctx.method, operation);
       const exchange = new Exchange({ ctx, lease, seat, operation, model: model === null ? null : resolve(model), isHeld, req, res }, options);
-      const delivered = await exchange.run(carry, {
-        origin: credential.origin,
-        agent: seat.agent,
-        method: ctx.method,
-        path: credential.basePath + address.path + query,
-        headers: sentHeaders(ctx.headers, credential, body.length),
-        body: body.source,
-        client: req.socket,
+      const delivered = await exchange.run(carry, () => {
+        const body = sentBody(req, payload, nameThere(ctx, model, lease, place));
+        return {
+          origin: credential.origin,
+          agent: seat.agent,
+          method: ctx.method,
+          path: credential.basePath + address.path + query,
+          headers: sentHeaders(ctx.headers, credential, body.length),
+          body: body.source,
+          client: req.socket,
+        };
       });
       if (!delivered) return null;
       const { answer, isGood } = delivered;
-      if (isGood && Buffer.isBuffer(answer.body)) await learn(owners, ctx.method, operation, tenant, credential.name, answer.body);
+      if (!isGood || !Buffer.isBuffer(answer.body)) return answer;
+      try {
+        await learn(owners, ctx.method, operation, tenant, credential.name, answer.body);
+      } catch (error) {
+        const found = { err: error, requestId: ctx.requestId, credential: credential.name, tenant: tenant.name };
+        services.logger.error(found, "the provider has done what was asked, but whose it is could not be noted: only the master key finds it");
+        throw error;
+      }
       return answer;
     },
 
@@ -186,9 +195,10 @@ export function passthroughLane(options: LaneOptions): PassthroughLane {
       const model = parameter(address.query, "model");
       checkModel(request, model);
       const [lease, seat] = await board(request, model, null, null);
-      const query = forwardedQuery(address.query, presentedKey(ctx.headers), nameThere(ctx, model, lease, null));
-      const path = lease.credential.basePath + address.path + query;
-      return new Tunnel({ edge, early, lease, seat, path, protocols }).open();
+      return new Tunnel({ edge, early, lease, seat, protocols }).open(() => {
+        const query = forwardedQuery(address.query, presentedKey(ctx.headers), nameThere(ctx, model, lease, null));
+        return lease.credential.basePath + address.path + query;
+      });
     },
 
     close: () => connections.close(),

@@ -1,6 +1,6 @@
 /** The passthrough lane as a handler, for requests and for WebSockets. */
 import type { IncomingMessage, ServerResponse } from "node:http";
-import type { Server, Socket } from "node:net";
+import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import type { Answer } from "../../core/answer.ts";
 import type { Context } from "../../core/context.ts";
@@ -10,7 +10,7 @@ import type { MaybePromise } from "../../core/time.ts";
 import { knownContext, openContext, type OpenOptions } from "../../http/open.ts";
 import { asGuardError, dialectRefusal } from "../../http/render.ts";
 import { respond } from "../../http/respond.ts";
-import { openUpgrade, refuseUpgrade, type Upgrading } from "../../http/upgrade.ts";
+import { openUpgrade, refuseUnclaimed, type Upgrading } from "../../http/upgrade.ts";
 import { afterPrefix, checkPath, laneAddress, queryOf, type LaneAddress } from "./address.ts";
 import type { PassthroughLane } from "./lane.ts";
 import { operationOf, type LaneOperation, type LanePaths } from "./operations.ts";
@@ -75,14 +75,17 @@ export function passthroughHandler(options: PassthroughHandlerOptions): Passthro
       return;
     }
     const ctx = knownContext(req) ?? openContext(req, res, opening, found.operation.route, null);
-    answer(ctx, found, req, res).catch((thrown: unknown) => refuse(thrown, ctx, req, res));
+    answer(ctx, found, req, res)
+      .catch((thrown: unknown) => refuse(thrown, ctx, req, res))
+      // Not even the refusal could be written: that is for the host's error handler.
+      .catch(next);
   }
 
   function upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): boolean {
     const client = socket as Socket;
     const path = afterPrefix(req.url ?? "/");
     if (path !== REALTIME || !paths.takes(path)) {
-      if (isAlone(client)) refuseUpgrade(client, 404);
+      refuseUnclaimed(client);
       return false;
     }
     const address = { path, query: queryOf(req.url ?? "/") };
@@ -125,10 +128,4 @@ function checkMethod(method: string | undefined): void {
 function checkUpgrade({ method, headers }: IncomingMessage): void {
   if (method === "GET" && headers.upgrade?.toLowerCase() === "websocket" && headers["sec-websocket-key"] !== undefined) return;
   throw new GuardError("body_invalid", "this is not a request for a WebSocket: it must be a GET with Upgrade: websocket and a Sec-WebSocket-Key");
-}
-
-/** Whether nobody else listens for upgrades of this server. */
-function isAlone(client: Socket): boolean {
-  const { server } = client as { server?: Server };
-  return server !== undefined && server.listenerCount("upgrade") <= 1;
 }

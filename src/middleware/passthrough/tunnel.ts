@@ -28,8 +28,6 @@ export interface TunnelParts {
   readonly early: Buffer;
   readonly lease: Lease;
   readonly seat: Seat;
-  /** Below the origin, with the query. */
-  readonly path: string;
   /** Those that the client offers, without keys. */
   readonly protocols: readonly string[];
 }
@@ -47,18 +45,24 @@ export class Tunnel {
     this.#parts = parts;
   }
 
-  /** Resolves once both sides are connected (null), or with the provider's refusal. */
-  open(): Promise<Answer | null> {
+  /** Resolves once both sides are connected (null), or with the provider's refusal. The path is below the origin, with the query. */
+  open(path: () => string): Promise<Answer | null> {
     return new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
-      this.#ask();
+      try {
+        this.#ask(path());
+      } catch (error) {
+        // Nothing was sent: the credential goes back, and the fault is for the log.
+        this.#abandon();
+        throw error;
+      }
       this.#parts.edge.ctx.onGone((reason) => this.#leave(reason));
     });
   }
 
-  #ask(): void {
-    const { edge, lease, seat, path, protocols } = this.#parts;
+  #ask(path: string): void {
+    const { edge, lease, seat, protocols } = this.#parts;
     const { ctx } = edge;
     this.#timer = ctx.services.clock.timer(HANDSHAKE_MS, () =>
       this.#fail(new GuardError("upstream_timeout", "the provider did not answer the request for a WebSocket in time")),
@@ -149,10 +153,14 @@ export class Tunnel {
       this.#close();
       return;
     }
-    this.#parts.edge.ctx.charged = { kind: "nothing" };
-    this.#finish({ kind: "abandoned", tokens: null }, null, null);
+    this.#abandon();
     this.#request?.destroy();
     this.#reject?.(reason ?? new GuardError("upstream_unreachable", "the client left"));
+  }
+
+  #abandon(): void {
+    this.#parts.edge.ctx.charged = { kind: "nothing" };
+    this.#finish({ kind: "abandoned", tokens: null }, null, null);
   }
 
   #finish(outcome: AttemptOutcome, status: number | null, error: GuardError | null): void {

@@ -1,7 +1,6 @@
 // Where the lane may connect to: the same guard as on the inference lane, at the moment of dialling.
 import { createServer } from "node:https";
-import type { LookupFunction } from "node:net";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, LookupFunction } from "node:net";
 import { once } from "node:events";
 import { expect, onTestFinished, test } from "vitest";
 import { WebSocket, WebSocketServer } from "ws";
@@ -83,7 +82,7 @@ async function secureProvider(names: readonly string[], options: Partial<LaneKit
   const { cert, key } = testCertificate({ names });
   const server = createServer({ cert, key }, (_req, res) => void res.writeHead(200, { "content-type": "application/json" }).end('{"secure":true}'));
   const sockets = new WebSocketServer({ server });
-  sockets.on("connection", (socket) => socket.on("message", (data) => socket.send(String(data))));
+  sockets.on("connection", (socket) => socket.on("message", (data) => socket.send(data as Buffer)));
   await new Promise<void>((resolve) => {
     server.listen(0, "127.0.0.1", resolve);
   });

@@ -220,8 +220,7 @@ export async function laneKit(options: LaneKitOptions = {}): Promise<LaneKit> {
         },
         ...(sent === undefined ? {} : { body: sent }),
         ...(signal ? { signal } : {}),
-        ...(sent instanceof ReadableStream ? { duplex: "half" } : {}),
-      } as RequestInit);
+      });
     },
   };
 }

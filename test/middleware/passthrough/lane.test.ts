@@ -2,6 +2,7 @@ import express from "express";
 import type { IncomingMessage } from "node:http";
 import { describe, expect, test } from "vitest";
 import { Secret } from "../../../src/core/secret.ts";
+import { rawClient } from "../../http/server-kit.ts";
 import { credential } from "../../pool/pool-kit.ts";
 import { ALICE, CAROL, laneKit, MASTER, PROVIDER_KEY, type LaneKit } from "./lane-kit.ts";
 import { bodyOf, json, type Script } from "./provider-kit.ts";
@@ -12,7 +13,7 @@ const errorOf = async (response: Response) => ((await response.json()) as { erro
 /** Answers with what it got. */
 const echo: Script = async (req, res, seen) => {
   await bodyOf(req);
-  json({ got: seen.body, type: req.headers["content-type"] })(req, res, seen);
+  json({ got: seen.body, type: req.headers["content-type"] })(req, res);
 };
 
 function form(): FormData {
@@ -297,9 +298,9 @@ describe("the provider's refusals", () => {
   test("an answer before the end of the request is passed on, and neither connection is used again", async () => {
     const kit = await laneKit();
     let upload: IncomingMessage | undefined;
-    kit.provider.on("*", (req, res, seen) => {
+    kit.provider.on("*", (req, res) => {
       upload = req.pause();
-      return json({ error: { message: "too large" } }, 413)(req, res, seen);
+      json({ error: { message: "too large" } }, 413)(req, res);
     });
     const body = "x".repeat(8_000_000);
     const response = await kit.call("POST", "/v1/audio/transcriptions", { body, headers: { "content-type": "audio/wav" } });
@@ -348,6 +349,19 @@ describe("credentials", () => {
       0,
       [{ outcome: { kind: "abandoned", tokens: null } }],
     ]);
+  });
+
+  test("whose own headers cannot be sent go back, and so does the connection", async () => {
+    const kit = await laneKit({ credentials: ({ url }) => [credential("main", { origin: url, headers: { "x-bad": "a\nb" } })] });
+    for (let i = 0; i < 3; i += 1) expect((await kit.call("POST", "/v1/images/generations", { json: { model: "m" } })).status).toBe(500);
+    const raw = await rawClient(
+      kit.port,
+      `GET /v1/realtime?model=m HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${ALICE}\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n\r\n`,
+    );
+    await raw.closed;
+    expect(raw.received()).toMatch(/^HTTP\/1.1 500 /);
+    expect([kit.pool.pool.inFlight("main"), kit.pool.health.left.map(({ outcome }) => outcome.kind)]).toEqual([0, Array(4).fill("abandoned")]);
+    expect(await kit.rows()).toMatchObject(Array.from({ length: 4 }, () => ({ state: "released", status: 500 })));
   });
 
   test("the intent is written before anything is sent", async () => {

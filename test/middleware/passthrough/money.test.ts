@@ -113,7 +113,7 @@ describe.each(["tokens", "usd"] as const)("under a limit of %s", (unit) => {
       expect([path, await answered(await kit.call(method, path))]).toEqual([path, 200]);
     }
     expect([await kit.left(`user-${unit}`), await kit.left("user-requests")]).toEqual([USD, 995]);
-    expect((await kit.rows()).map(({ state, billedNanoUsd }) => [state, billedNanoUsd])).toEqual(Array(5).fill(["settled", 0]));
+    expect((await kit.rows()).map(({ state, billedNanoUsd }) => [state, billedNanoUsd])).toEqual(Array.from({ length: 5 }, () => ["settled", 0]));
   });
 
   test("what the operator said is held, and stays charged when the answer does not say", async () => {

@@ -36,8 +36,8 @@ export interface ScriptedProvider {
 
 /** Answers with JSON. */
 export const json =
-  (body: unknown, status = 200, headers: Record<string, string> = {}): Script =>
-  (_req, res) => {
+  (body: unknown, status = 200, headers: Record<string, string> = {}) =>
+  (_req: IncomingMessage, res: ServerResponse, _seen?: Seen): void => {
     res.writeHead(status, { "content-type": "application/json", ...headers });
     res.end(JSON.stringify(body));
   };

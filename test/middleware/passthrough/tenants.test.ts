@@ -1,5 +1,6 @@
 // All tenants share the provider's account. What one of them keeps there, the others must neither see, nor use, nor be able to tell from nothing.
 import { describe, expect, test } from "vitest";
+import { GuardError } from "../../../src/core/errors.ts";
 import { credential } from "../../pool/pool-kit.ts";
 import { ALICE, BOB, CAROL, laneKit, MASTER, type LaneKit, type LaneKitOptions } from "./lane-kit.ts";
 import { bodyOf, json, type ScriptedProvider } from "./provider-kit.ts";
@@ -37,7 +38,7 @@ function account(provider: ScriptedProvider, options: { readonly reuses?: boolea
     await bodyOf(req);
     const url = new URL(req.url ?? "", "http://x");
     const [, , kind, id, action] = url.pathname.split("/");
-    const reply = (body: unknown): void => void json(body)(req, res, seen);
+    const reply = (body: unknown): void => json(body)(req, res);
     const all: (FakeFile | FakeBatch)[] = kind === "files" ? files : batches;
     if (req.method === "POST" && kind === "files") return reply(add());
     if (req.method === "POST" && kind === "batches" && id === undefined) {
@@ -61,7 +62,7 @@ function account(provider: ScriptedProvider, options: { readonly reuses?: boolea
       return reply({ object: "list", data, first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null, has_more: from + size < all.length });
     }
     const found = all.find((each) => each.id === id);
-    if (!found) return void none(req, res, seen);
+    if (!found) return none(req, res);
     if (action === "content") return void res.end(`content of ${id}`);
     if (req.method === "DELETE") {
       all.splice(all.indexOf(found), 1);
@@ -211,6 +212,15 @@ describe("a file", () => {
     expect(answered).toBe(false);
     gate.resolve();
     expect((await kit.call("GET", `/v1/files/${await pending}`)).status).toBe(200);
+  });
+
+  test("that cannot be noted as its maker's is not handed out, and the operator is told", async () => {
+    const kit = await laneKit();
+    account(kit.provider);
+    kit.store.records.put = () => Promise.reject(new GuardError("store_unavailable", "the disk is full"));
+    const response = await kit.call("POST", "/v1/files", { body: form() });
+    expect([response.status, (await response.text()).includes("file-1")]).toEqual([503, false]);
+    expect(kit.logger.lines).toMatchObject([{ level: "error", fields: { credential: "main", tenant: "key:alice", requestId: "id-1" } }]);
   });
 
   test("is forgotten after 400 days without use, and remembered by use", async () => {
@@ -427,16 +437,16 @@ describe("several accounts", () => {
     const kit = await laneKit(two);
     const held = { one: [] as string[], two: [] as string[] };
     let count = 0;
-    kit.provider.on("*", async (req, res, seen) => {
+    kit.provider.on("*", async (req, res) => {
       await bodyOf(req);
-      const [, place = "one", , , id] = (req.url ?? "").split("?")[0]?.split("/") as ["", "one" | "two", string, string, string | undefined];
+      const [, place, , , id] = new URL(req.url ?? "", "http://x").pathname.split("/") as ["", "one" | "two", string, string, string | undefined];
       if (req.method === "POST") {
         const made = `file-${(count += 1)}`;
         held[place].push(made);
-        json({ id: made })(req, res, seen);
-      } else if (id === undefined) json({ object: "list", data: held[place].map((each) => ({ id: each })), has_more: false })(req, res, seen);
-      else if (held[place].includes(id)) json({ id, place })(req, res, seen);
-      else json({ error: { message: "none" } }, 404)(req, res, seen);
+        json({ id: made })(req, res);
+      } else if (id === undefined) json({ object: "list", data: held[place].map((each) => ({ id: each })), has_more: false })(req, res);
+      else if (held[place].includes(id)) json({ id, place })(req, res);
+      else json({ error: { message: "none" } }, 404)(req, res);
     });
     return { kit, held };
   }
