@@ -1,5 +1,6 @@
 /** The composition root: options in, handlers out. */
 import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { loadConfig } from "./config/load.ts";
 import type { Admin } from "./core/admin.ts";
@@ -17,6 +18,7 @@ import { gatewayHandler, partHandler, type Handler, type Next } from "./http/han
 import { inProcessFetch, type InProcessFetch } from "./http/in-process.ts";
 import { pathBelowMount, type OpenOptions } from "./http/open.ts";
 import { asProblem } from "./http/problem.ts";
+import { refuseUnclaimed } from "./http/upgrade.ts";
 import { sameCounter } from "./limits/limit.ts";
 import { managementRouter } from "./management/router.ts";
 import { priceBook } from "./metering/prices.ts";
@@ -239,10 +241,14 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
       const managed = key ? guard.management() : null;
       const handle = (req: IncomingMessage, res: ServerResponse, next: Next): void => {
         if (managed && isBelow(req, adminPath)) mountAt(adminPath, managed, req, res, next);
-        else if (unread) gateway(req, res, () => unread(req, res, next));
+        else if (unread) gateway(req, res, (fault) => (fault === undefined ? unread(req, res, next) : next(fault)));
         else gateway(req, res, next);
       };
-      const upgrade = (req: IncomingMessage, socket: Duplex, head: Buffer): boolean => unread?.upgrade(req, socket, head) ?? false;
+      const upgrade = (req: IncomingMessage, socket: Duplex, head: Buffer): boolean => {
+        if (unread) return unread.upgrade(req, socket, head);
+        refuseUnclaimed(socket as Socket);
+        return false;
+      };
       return Object.assign(named("quotaGuard", handle), { step: call, guard, upgrade, ready: guard.ready, close: guard.close });
     },
     auth: () => part("auth", authStep(modeOf())),

@@ -109,8 +109,9 @@ function openRow(ctx: Context, lease: Lease | undefined): OpenRow {
     scopes: ctx.scopes ?? NO_SCOPES,
     route: ctx.route,
     dialect: call?.dialect ?? null,
-    model: call?.model ?? null,
-    servedModel: lease?.model ?? null,
+    model: call?.model ?? ctx.model,
+    // What is passed through may be lent under the name of an operation.
+    servedModel: call || ctx.model !== null ? (lease?.model ?? null) : null,
     provider: lease?.credential.provider ?? null,
     credential: lease?.credential.name ?? null,
     stream: call?.stream ?? false,

@@ -18,7 +18,9 @@ import type { PriceBook } from "./metering/prices.ts";
 import { budgetsStep } from "./middleware/budgets.ts";
 import { credentialsStep } from "./middleware/credentials.ts";
 import type { PassthroughLane } from "./middleware/passthrough/lane.ts";
+import { holderOfFiles } from "./middleware/passthrough/named-files.ts";
 import { lanePaths } from "./middleware/passthrough/operations.ts";
+import { ownership } from "./middleware/passthrough/ownership.ts";
 import { modelsStep } from "./middleware/models.ts";
 import { proxyStep } from "./middleware/proxy/proxy.ts";
 import type { ResolvedRouteBudget } from "./options/budgets.ts";
@@ -115,6 +117,9 @@ export async function buildRuntime(init: RuntimeInit, { offers: offered, catalog
     watch: budgetWatch(metrics),
   };
   const transport = options.transport ?? undiciTransport({ connectTimeoutMs: options.resilience.connectTimeoutMs, clock });
+  const direct = options.credentials.filter(({ proxyUrl }) => proxyUrl === null).map(({ name }) => name);
+  // Without the lane no client can have files, and those of the account are the operator's to hand out.
+  const holderOf = options.passthrough ? holderOfFiles(ownership({ records: store.records, credentials: direct, now: clock.now })) : () => null;
   const unreadCosts = operationCosts(costs, options.passthrough?.cost ?? {});
   let lane: Promise<PassthroughLane> | undefined;
   async function openLane(): Promise<PassthroughLane> {
@@ -180,7 +185,7 @@ export async function buildRuntime(init: RuntimeInit, { offers: offered, catalog
       });
     },
     fail2ban: fence.step,
-    credentials: credentialsStep(lent.pool, tokensOf),
+    credentials: credentialsStep({ pool: lent.pool, tokensOf, holderOf }),
     proxy: proxyStep({
       services,
       transport,

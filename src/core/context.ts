@@ -151,6 +151,8 @@ export class Context {
   replyHeaders: string[] | undefined;
   /** Written by `credentials`. */
   choice: Choice | undefined;
+  /** Written by `passthrough`: the model that a request names which is no call; null = none was seen. */
+  model: string | null = null;
   /** Written by `proxy`, per attempt. */
   lease: Lease | undefined;
   attempts = 0;

@@ -1,14 +1,25 @@
 /** Says how the proxy may get its credentials; nothing is lent before an attempt is made. */
 import type { Call } from "../core/call.ts";
+import type { Context } from "../core/context.ts";
 import type { Step } from "../core/step.ts";
-import { andThen } from "../core/time.ts";
+import { andThen, type MaybePromise } from "../core/time.ts";
 import type { Pool } from "../pool/pool.ts";
 
-/** Sets `ctx.choice`, or refuses with `model_not_found`. `tokensOf` estimates what a call will use, input and output together. */
-export function credentialsStep(pool: Pool, tokensOf: (call: Call) => number): Step {
+export interface CredentialsOptions {
+  readonly pool: Pool;
+  /** Estimates what a call will use, input and output together. */
+  readonly tokensOf: (call: Call) => number;
+  /** The credential that holds what a call names, such as files; null = any. Throws when it is somebody else's. */
+  readonly holderOf: (ctx: Context, call: Call) => MaybePromise<string | null>;
+}
+
+/** Sets `ctx.choice`, or refuses with `model_not_found`. */
+export function credentialsStep({ pool, tokensOf, holderOf }: CredentialsOptions): Step {
   return function credentials(ctx) {
-    return andThen(ctx.call(), (call) => {
-      ctx.choice = pool.choose({ model: call.model, opId: ctx.id, tokens: () => tokensOf(call) });
-    });
+    return andThen(ctx.call(), (call) =>
+      andThen(holderOf(ctx, call), (credential) => {
+        ctx.choice = pool.choose({ model: call.model, opId: ctx.id, tokens: () => tokensOf(call), credential });
+      }),
+    );
   };
 }

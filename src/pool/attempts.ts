@@ -2,7 +2,7 @@ import type { AttemptOutcome, Choice, Credential, Lease } from "../core/credenti
 import { GuardError } from "../core/errors.ts";
 import { isPromise, type MaybePromise } from "../core/time.ts";
 import type { Candidate, Strategy, Tier } from "./candidate.ts";
-import type { Health } from "./health.ts";
+import type { Health, Pass } from "./health.ts";
 import type { Offer } from "./offers.ts";
 import { isShortage, type Shortage, type Slot, type Slots } from "./slots.ts";
 
@@ -50,13 +50,14 @@ export class Attempts implements Choice {
         // A strategy remembers who could not be picked, so it is asked although one is left; not when there is only one.
         const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#pick(tier, open);
         (this.#seen ??= []).push(candidate);
-        if (!this.#parts.health.enter(candidate)) {
+        const pass = this.#parts.health.enter(candidate);
+        if (!pass) {
           this.#parts.rejected("breaker");
           continue;
         }
-        const taken = this.#take(candidate);
-        if (isPromise(taken)) return taken.then((known) => this.#lease(candidate, known) ?? this.#from(i));
-        const lease = this.#lease(candidate, taken);
+        const taken = this.#take(candidate, pass);
+        if (isPromise(taken)) return taken.then((known) => this.#lease(candidate, pass, known) ?? this.#from(i));
+        const lease = this.#lease(candidate, pass, taken);
         if (lease) return lease;
       }
     }
@@ -64,10 +65,10 @@ export class Attempts implements Choice {
     throw this.#refusal();
   }
 
-  #take(candidate: Candidate): MaybePromise<Slot | Shortage> {
+  #take(candidate: Candidate, pass: Pass): MaybePromise<Slot | Shortage> {
     const { slots, health } = this.#parts;
     const give = (error: unknown): never => {
-      health.leave(candidate, NEVER_SENT, nobody);
+      health.leave(candidate, pass, NEVER_SENT, nobody);
       throw error;
     };
     try {
@@ -78,17 +79,17 @@ export class Attempts implements Choice {
     }
   }
 
-  #lease(candidate: Candidate, taken: Slot | Shortage): Lease | null {
+  #lease(candidate: Candidate, pass: Pass, taken: Slot | Shortage): Lease | null {
     const { health, rejected, count } = this.#parts;
     if (isShortage(taken)) {
-      health.leave(candidate, NEVER_SENT, nobody);
+      health.leave(candidate, pass, NEVER_SENT, nobody);
       rejected("limited");
       (this.#shortages ??= []).push(taken);
       return null;
     }
     this.#leases += 1;
     count(candidate.credential.name, 1);
-    return new PoolLease(this.#parts, this.#offer, candidate, taken);
+    return new PoolLease(this.#parts, this.#offer, candidate, pass, taken);
   }
 
   /** Those of a tier that may be used now: usually all of them, and then the tier itself. */
@@ -142,16 +143,18 @@ class PoolLease implements Lease {
   readonly #parts: AttemptParts;
   readonly #offer: Offer;
   readonly #candidate: Candidate;
+  readonly #pass: Pass;
   readonly #slot: Slot;
   #released = false;
 
-  constructor(parts: AttemptParts, offer: Offer, candidate: Candidate, slot: Slot) {
+  constructor(parts: AttemptParts, offer: Offer, candidate: Candidate, pass: Pass, slot: Slot) {
     this.credential = candidate.credential;
     this.model = candidate.model;
     this.name = candidate.name;
     this.#parts = parts;
     this.#offer = offer;
     this.#candidate = candidate;
+    this.#pass = pass;
     this.#slot = slot;
   }
 
@@ -162,7 +165,7 @@ class PoolLease implements Lease {
     count(this.credential.name, -1);
     this.#slot.finish(tokensOf(outcome));
     // Only a failure asks who else there is.
-    health.leave(this.#candidate, outcome, outcome.kind === "served" ? nobody : () => this.#hasOthers());
+    health.leave(this.#candidate, this.#pass, outcome, outcome.kind === "served" ? nobody : () => this.#hasOthers());
   }
 
   #hasOthers(): boolean {

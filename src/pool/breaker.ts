@@ -17,15 +17,21 @@ export type BreakerState = "closed" | "half-open" | "open";
 /** What an attempt says about the provider: `answered`, if only that the request is wrong · `failed` · `nothing`. */
 export type ProviderSign = "answered" | "failed" | "nothing";
 
+/** Leave to send one request. Those that try an open breaker are told apart from those that were sent before it opened. */
+export interface Pass {
+  /** Monotonic, ms: until when it keeps others from trying, too. Nobody waits for the end of a long stream to learn that its provider is back. */
+  readonly aloneUntil: number;
+}
+
 /** One breaker for each credential; nothing is kept about those that are well. */
 export interface Breakers {
   /** None is open or half-open. */
   readonly isQuiet: boolean;
   blockOf(candidate: Candidate): Block | null;
-  /** False = not now. */
-  enter(candidate: Candidate): boolean;
+  /** Null = not now. */
+  enter(candidate: Candidate): Pass | null;
   /** `code` is the status that a failure goes by. */
-  leave(candidate: Candidate, sign: ProviderSign, code: number): void;
+  leave(candidate: Candidate, pass: Pass, sign: ProviderSign, code: number): void;
   blocks(): readonly Block[];
   /** Closes one that is open or half-open; false = it is not. */
   close(credential: string): boolean;
@@ -35,13 +41,16 @@ export interface Breakers {
 /** How soon to ask again while the probes are under way, ms: nobody knows how long they take. */
 const PROBE_WAIT_MS = 1_000;
 
+/** Of every request that tries nothing. */
+const FREE: Pass = { aloneUntil: 0 };
+
 interface Breaker {
   /** In a row. */
   failures: number;
   /** Monotonic, ms; null = closed. */
   openUntil: number | null;
-  /** Keys of the candidates that try it now. */
-  probes: string[];
+  /** Those that try it now. */
+  readonly probes: Set<Pass>;
   /** Of the failure that opened it. */
   code: number;
   since: number;
@@ -66,11 +75,18 @@ export function breakers({
     return clock.monotonic() < openUntil ? "open" : "half-open";
   }
 
+  function isTried({ probes }: Breaker, now: number): boolean {
+    let alone = 0;
+    for (const { aloneUntil } of probes) if (aloneUntil > now) alone += 1;
+    return alone >= halfOpen;
+  }
+
   function blockOf(credential: string, breaker: Breaker): Block | null {
-    const { openUntil, probes, code, since } = breaker;
+    const { openUntil, code, since } = breaker;
     if (openUntil === null) return null;
-    const leftMs = openUntil - clock.monotonic();
-    if (leftMs <= 0 && probes.length < halfOpen) return null;
+    const now = clock.monotonic();
+    const leftMs = openUntil - now;
+    if (leftMs <= 0 && !isTried(breaker, now)) return null;
     // Durations are the monotonic clock's; people and Retry-After read the wall clock.
     return { reason: "breaker", credential, model: null, code, since, until: clock.now() + Math.ceil(leftMs > 0 ? leftMs : PROBE_WAIT_MS) };
   }
@@ -81,7 +97,7 @@ export function breakers({
     breaker.since = clock.now();
     breaker.code = code;
     // The others of this round have lost: what comes of them is older than the failure.
-    breaker.probes = [];
+    breaker.probes.clear();
     logger.warn(
       { credential, code, failures: breaker.failures, openForMs },
       "a credential's provider fails again and again: its circuit breaker is open",
@@ -99,7 +115,7 @@ export function breakers({
 
   function fail(credential: string, code: number): void {
     let breaker = known.get(credential);
-    if (!breaker) known.set(credential, (breaker = { failures: 0, openUntil: null, probes: [], code, since: 0 }));
+    if (!breaker) known.set(credential, (breaker = { failures: 0, openUntil: null, probes: new Set(), code, since: 0 }));
     breaker.failures += 1;
     if (breaker.failures >= failureThreshold) open(credential, breaker, code);
   }
@@ -114,23 +130,20 @@ export function breakers({
       return breaker ? blockOf(name, breaker) : null;
     },
 
-    enter({ key, credential: { name } }) {
+    enter({ credential: { name } }) {
       const breaker = opened > 0 ? known.get(name) : undefined;
-      if (!breaker || breaker.openUntil === null) return true;
-      if (blockOf(name, breaker)) return false;
-      breaker.probes.push(key);
-      return true;
+      if (!breaker || breaker.openUntil === null) return FREE;
+      if (blockOf(name, breaker)) return null;
+      const pass: Pass = { aloneUntil: clock.monotonic() + openForMs };
+      breaker.probes.add(pass);
+      return pass;
     },
 
-    leave({ key, credential: { name } }, sign, code) {
+    leave({ credential: { name } }, pass, sign, code) {
       if (known.size === 0 && (sign !== "failed" || !options)) return;
       const breaker = known.get(name);
-      if (breaker && breaker.openUntil !== null) {
-        const place = breaker.probes.indexOf(key);
-        // Sent before it opened, so it tells nothing new.
-        if (place < 0) return;
-        breaker.probes.splice(place, 1);
-      }
+      // Sent before it opened, so it tells nothing new.
+      if (breaker && breaker.openUntil !== null && !breaker.probes.delete(pass)) return;
       if (sign === "answered") close(name);
       else if (sign === "failed" && options) fail(name, code);
     },

@@ -6,11 +6,12 @@ import type { RecordStore, StrikeStore } from "../core/store.ts";
 import type { Clock } from "../core/time.ts";
 import { bans, type BanRules } from "./bans.ts";
 import { longer, type Block } from "./block-table.ts";
-import { breakers, type BreakerOptions, type BreakerState } from "./breaker.ts";
+import { breakers, type BreakerOptions, type BreakerState, type Pass } from "./breaker.ts";
 import type { Candidate } from "./candidate.ts";
 import { cooling } from "./cooling.ts";
 
 export type { Block } from "./block-table.ts";
+export type { Pass } from "./breaker.ts";
 
 /** Which candidates may be used now, learnt from how their attempts end. */
 export interface Health {
@@ -18,10 +19,10 @@ export interface Health {
   readonly isQuiet: boolean;
   /** What keeps a candidate out now, the block that lasts longest; null = it may be used. */
   blockOf(candidate: Candidate): Block | null;
-  /** A request is about to be sent. False = not now: the breaker's only probe is already under way. */
-  enter(candidate: Candidate): boolean;
+  /** A request is about to be sent. Null = not now: the breaker's only probe is already under way. */
+  enter(candidate: Candidate): Pass | null;
   /** Each attempt that entered ends here, once. `hasOthers` tells whether another candidate could serve the model now. */
-  leave(candidate: Candidate, outcome: AttemptOutcome, hasOthers: () => boolean): void;
+  leave(candidate: Candidate, pass: Pass, outcome: AttemptOutcome, hasOthers: () => boolean): void;
   /** Everything that is kept out now. */
   blocks(): readonly Block[];
   /** Lifts bans or ends cooldowns of a credential (and model; null = all of them, and an open breaker). Returns how many there were. */
@@ -76,25 +77,25 @@ export function credentialHealth(options: HealthOptions): CredentialHealth {
 
     enter: broken.enter,
 
-    leave(candidate, outcome, hasOthers) {
+    leave(candidate, pass, outcome, hasOthers) {
       switch (outcome.kind) {
         case "served":
-          broken.leave(candidate, "answered", outcome.status);
+          broken.leave(candidate, pass, "answered", outcome.status);
           cooled.served(candidate);
           banned.served(candidate);
           return;
         case "abandoned":
-          broken.leave(candidate, "nothing", 0);
+          broken.leave(candidate, pass, "nothing", 0);
           return;
         case "refused": {
           const { status, fault } = outcome;
           if (fault === "request") {
-            broken.leave(candidate, "answered", status);
+            broken.leave(candidate, pass, "answered", status);
             // A model that is gone there: the one fault of a request that an operator may want to ban a pair for.
             if (status === 404) banned.failed(candidate, status);
             return;
           }
-          broken.leave(candidate, status >= 500 ? "failed" : "nothing", status);
+          broken.leave(candidate, pass, status >= 500 ? "failed" : "nothing", status);
           banned.failed(candidate, status);
           cooled.failed(candidate, { ...outcome, fault }, hasOthers);
           return;
@@ -102,10 +103,10 @@ export function credentialHealth(options: HealthOptions): CredentialHealth {
         case "failed": {
           const { error } = outcome;
           if (!isProvidersDoing(error)) {
-            broken.leave(candidate, "nothing", 0);
+            broken.leave(candidate, pass, "nothing", 0);
             return;
           }
-          broken.leave(candidate, "failed", error.status);
+          broken.leave(candidate, pass, "failed", error.status);
           banned.failed(candidate, error.status);
           cooled.failed(candidate, { fault: "capacity", status: error.status, isAccountWide: false, waitMs: null }, hasOthers);
         }

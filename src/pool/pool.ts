@@ -25,6 +25,8 @@ export interface ModelRequest {
   readonly opId: string;
   /** Estimates what it will use, input and output together. Asked at most once an attempt, and only where tokens are limited. */
   readonly tokens: () => number;
+  /** Only this credential: what the call names lives there. Absent or null = any. */
+  readonly credential?: string | null;
 }
 
 /** What an operation wants that names no model. */
@@ -58,7 +60,7 @@ export function credentialPool(options: PoolOptions): Pool {
   const count = (name: string, by: number): void => void open.set(name, (open.get(name) ?? 0) + by);
   const parts: AttemptParts = { health, slots, now, count, rejected };
 
-  function narrowed(offer: Offer, { credential, except }: OperationRequest): Offer {
+  function narrowed(offer: Offer, { credential, except }: Pick<OperationRequest, "credential" | "except">): Offer {
     if (credential === null && !except) return offer;
     const fits = (candidate: Candidate): boolean => (credential === null || candidate.credential.name === credential) && !except?.(candidate);
     const candidates = offer.candidates.filter(fits);
@@ -67,7 +69,10 @@ export function credentialPool(options: PoolOptions): Pool {
   }
 
   return {
-    choose: ({ model, opId, tokens }) => new Attempts(parts, offers.of(model), strategy, opId, tokens),
+    choose({ model, opId, tokens, credential = null }) {
+      const offer = offers.of(model);
+      return new Attempts(parts, credential === null ? offer : narrowed(offer, { credential }), strategy, opId, tokens);
+    },
     chooseAny(request) {
       const offer = narrowed(offers.any(request.operation), request);
       const pick = request.affinity === null ? strategy : byAffinity(request.affinity);

@@ -3,7 +3,7 @@ import { GuardError } from "../core/errors.ts";
 import type { Clock } from "../core/time.ts";
 import { requestHeaders } from "./headers.ts";
 import { providerRow, upstreamPath, type ProviderRow } from "./providers.ts";
-import type { ResponseHeaders, Transport } from "./transport.ts";
+import type { OutgoingRequest, ResponseHeaders, Transport } from "./transport.ts";
 
 export interface Question {
   readonly credential: Credential;
@@ -28,38 +28,53 @@ export function askProvider(transport: Transport, clock: Clock, question: Questi
   const row = providerRow(credential.provider);
   const { origin, allowPrivate, proxyUrl } = credential;
   const headers = requestHeaders({}, row, credential, body?.length ?? null);
-  return new Promise((resolve, reject) => {
-    const chunks: Buffer[] = [];
-    let size = 0;
-    let head: { readonly status: number; readonly headers: ResponseHeaders } | undefined;
-    const fail = (error: GuardError): void => {
+  const path = upstreamPath(credential, row.paths[to]);
+  const request = { origin, path, method: body ? "POST" : "GET", headers, body, allowPrivate, proxyUrl };
+  return collected(transport, clock, request, { timeoutMs, maxBytes }).answer;
+}
+
+export interface Collecting {
+  readonly answer: Promise<ProviderAnswer>;
+  /** Ends it: the answer rejects with this. */
+  giveUp(error: GuardError): void;
+}
+
+/** Sends a small request and collects the whole answer, within a time and a size. */
+export function collected(
+  transport: Transport,
+  clock: Clock,
+  request: OutgoingRequest,
+  { timeoutMs, maxBytes }: Pick<Question, "timeoutMs" | "maxBytes">,
+): Collecting {
+  const { promise, resolve, reject } = Promise.withResolvers<ProviderAnswer>();
+  const chunks: Buffer[] = [];
+  let size = 0;
+  let head: { readonly status: number; readonly headers: ResponseHeaders } | undefined;
+  const fail = (error: GuardError): void => {
+    timer.cancel();
+    reject(error);
+  };
+  const giveUp = (error: GuardError): void => {
+    exchange.abort();
+    fail(error);
+  };
+  const timer = clock.timer(timeoutMs, () => giveUp(new GuardError("upstream_timeout", "the provider did not answer in time")));
+  const exchange = transport.send(request, {
+    head(status, answered) {
+      head = { status, headers: answered };
+    },
+    data(chunk) {
+      chunks.push(chunk);
+      size += chunk.length;
+      if (size > maxBytes) giveUp(new GuardError("upstream_protocol", "the provider's answer is too large"));
+      return true;
+    },
+    end() {
       timer.cancel();
-      reject(error);
-    };
-    const giveUp = (error: GuardError): void => {
-      exchange.abort();
-      fail(error);
-    };
-    const timer = clock.timer(timeoutMs, () => giveUp(new GuardError("upstream_timeout", "the provider did not answer in time")));
-    const exchange = transport.send(
-      { origin, path: upstreamPath(credential, row.paths[to]), method: body ? "POST" : "GET", headers, body, allowPrivate, proxyUrl },
-      {
-        head(status, answered) {
-          head = { status, headers: answered };
-        },
-        data(chunk) {
-          chunks.push(chunk);
-          size += chunk.length;
-          if (size > maxBytes) giveUp(new GuardError("upstream_protocol", "the provider's answer is too large"));
-          return true;
-        },
-        end() {
-          timer.cancel();
-          if (head) resolve({ ...head, body: Buffer.concat(chunks) });
-          else reject(new GuardError("upstream_protocol", "the provider's answer had no head"));
-        },
-        fail,
-      },
-    );
+      if (head) resolve({ ...head, body: Buffer.concat(chunks, size) });
+      else reject(new GuardError("upstream_protocol", "the provider's answer had no head"));
+    },
+    fail,
   });
+  return { answer: promise, giveUp };
 }

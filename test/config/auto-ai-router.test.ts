@@ -242,6 +242,16 @@ describe("keys whose values mean something else there", () => {
     ["{ ban_duration: 250ms }", 250],
   ])("fail2ban: %s bans for %j ms", (section, banMs) => expect(bansOf(section)?.banMs).toBe(banMs));
 
+  test("codes that say that the request is wrong are left out with a warning, of lists and of rules", () => {
+    const section = "fail2ban: { error_codes: [400, 429], error_code_rules: [{ code: 422, max_attempts: 1 }, { code: 500, max_attempts: 2 }] }";
+    const config = load(routerWith("").replace("fail2ban: {}", section));
+    expect(resolveOptions(config).fail2ban).toMatchObject({ codes: [429], rules: [{ code: 500 }] });
+    expect(aboutKeys(config).map((line) => line.replace(/^.*?: fail2ban/, "fail2ban"))).toEqual([
+      "fail2ban.error_codes: 400 left out: they say that the request is wrong, which any client can bring about",
+      "fail2ban.error_code_rules[0]: left out: 422 says that the request is wrong, which any client can bring about",
+    ]);
+  });
+
   test("an empty list of codes is 429, as there", () => expect(bansOf("{ error_codes: [] }")?.codes).toEqual([429]));
 
   test("a rule without attempts has the common number, not a ban at the first error", () =>

@@ -126,6 +126,12 @@ describe("what counts", () => {
     expect((await bansOf(kit)).length === 1).toBe(isBanned);
   });
 
+  test("a model that is gone there, where somebody listed 404; a request's other faults cannot be listed", async () => {
+    const kit = await banning({ errorCodes: [404] });
+    await suffer(kit, [404, 404, 404]);
+    expect(await bansOf(kit)).toMatchObject([{ code: 404 }]);
+  });
+
   test("rules of single codes, with times of their own; a code that has only a rule counts, one that has nothing does not", async () => {
     const option: BanRules = {
       maxAttempts: 3,

@@ -19,7 +19,7 @@ interface Gateway {
 }
 
 /** The whole gateway at `/llm` of a host's app, in front of a provider that a test scripts. */
-async function gateway(more: GuardOptions = {}): Promise<Gateway> {
+async function gateway(more: GuardOptions = {}, others: readonly ScriptedProvider[] = []): Promise<Gateway> {
   const provider = await scriptedProvider();
   const handler = quotaGuard({
     auth: {
@@ -28,7 +28,12 @@ async function gateway(more: GuardOptions = {}): Promise<Gateway> {
         { name: "bob", key: OTHER_KEY, scopes: { user: "bob" } },
       ],
     },
-    credentials: [{ name: "main", provider: "openai", apiKey: UPSTREAM_KEY, baseUrl: provider.url }],
+    credentials: [provider, ...others].map(({ url }, index) => ({
+      name: index === 0 ? "main" : `other-${index}`,
+      provider: "openai",
+      apiKey: UPSTREAM_KEY,
+      baseUrl: url,
+    })),
     ...more,
   });
   await handler.ready();
@@ -83,7 +88,14 @@ describe("the official client", () => {
     await response.text();
     expect(JSON.parse(provider.log[0]?.body ?? "")).toEqual({ model: "gpt-image-1", prompt: "a cat" });
     const row = await guard.ledger.get(response.headers.get("x-request-id") as string);
-    expect(row).toMatchObject({ state: "settled", route: "/v1/images/*", credential: "main", usage: { inputTokens: 40, outputTokens: 1_000 } });
+    expect(row).toMatchObject({
+      state: "settled",
+      route: "/v1/images/*",
+      model: "painter",
+      servedModel: "gpt-image-1",
+      credential: "main",
+      usage: { inputTokens: 40, outputTokens: 1_000 },
+    });
     expect((await guard.admin.bucket({ scope: "user", id: "alice" })).tokens).toBeCloseTo(10_000 - 1_040, -2);
   });
 
@@ -97,12 +109,55 @@ describe("the official client", () => {
   });
 });
 
+describe("a model call that names a file", () => {
+  const asking = (name: string) => ({
+    model: "gpt-4o-mini",
+    messages: [{ role: "user" as const, content: [{ type: "file" as const, file: { file_id: name } }] }],
+  });
+  const answer = { id: "c1", object: "chat.completion", choices: [], usage: { prompt_tokens: 1, completion_tokens: 1, total_tokens: 2 } };
+
+  test("is its owner's only, and goes to the account that holds it", async () => {
+    const others = await Promise.all([scriptedProvider(), scriptedProvider()]);
+    const { provider, client, app } = await gateway({}, others);
+    const all = [provider, ...others];
+    for (const each of all) {
+      each.on("POST /v1/files", async (req, res, seen) => {
+        await bodyOf(req);
+        await json(upload)(req, res, seen);
+      });
+      each.on("POST /v1/chat/completions", json(answer));
+    }
+    await client().files.create({ file: await toFile(Buffer.from("abc"), "a.jsonl"), purpose: "user_data" });
+    for (let i = 0; i < 3; i += 1) expect((await client().chat.completions.create(asking("file-1"))).id).toBe("c1");
+    // Three accounts would be taken in turn; this file is at one of them.
+    expect(all.map(({ log }) => log.length).toSorted((a, b) => a - b)).toEqual([0, 0, 4]);
+    await expect(client(OTHER_KEY).chat.completions.create(asking("file-1"))).rejects.toMatchObject({ status: 404, code: "not_found" });
+    await expect(client().chat.completions.create(asking("file-made-elsewhere"))).rejects.toMatchObject({ status: 404 });
+    // A letter of the name may be escaped.
+    const escaped = JSON.stringify(asking("file-1")).replace('"file_id"', String.raw`"file\u005fid"`);
+    const hidden = await fetch(`${app.url}/llm/v1/chat/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json", authorization: `Bearer ${OTHER_KEY}` },
+      body: escaped,
+    });
+    expect(hidden.status).toBe(404);
+    expect(all.flatMap(({ log }) => log)).toHaveLength(4);
+  });
+});
+
 describe("in a host's app", () => {
   test("what is not ours stays the host's, also with everything switched off", async () => {
     const { app } = await gateway();
     expect((await fetch(`${app.url}/llm/v1/assistants`)).status).toBe(418);
     const off = await gateway({ passthrough: false });
     expect((await fetch(`${off.app.url}/llm/v1/files`)).status).toBe(418);
+    // Nobody else listens for upgrades, so this one must be answered all the same.
+    const socket = new WebSocket(`${off.app.url.replace("http", "ws")}/llm/v1/realtime`);
+    const status = await new Promise((resolve) => {
+      socket.once("unexpected-response", (_request, response) => resolve(response.statusCode));
+      socket.once("error", () => undefined);
+    });
+    expect(status).toBe(404);
   });
 
   test("a WebSocket goes through the mount's upgrade, and counts while it is open", async () => {

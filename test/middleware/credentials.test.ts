@@ -6,7 +6,7 @@ import { callOf, contextWith, kit, refusalOf, rejectionOf } from "../core/contex
 import { credential, NEVER_SENT, offersOf, poolKit } from "../pool/pool-kit.ts";
 
 const { pool, slots } = poolKit(offersOf([credential("main", { models: ["gpt-*"] })], [], { fast: "gpt-4o-mini" }));
-const step = credentialsStep(pool, () => 42);
+const step = credentialsStep({ pool, tokensOf: () => 42, holderOf: () => null });
 const asking = (model: string, later = false) =>
   contextWith(kit().services, { reader: { call: () => (later ? Promise.resolve(callOf(model)) : callOf(model)) } });
 

@@ -64,6 +64,11 @@ describe("fail2ban", () => {
     ],
     ["a code that is no error", { errorCodes: [200] }, ["fail2ban.errorCodes[0]: must be at least 400"]],
     ["a code beyond HTTP", { errorCodes: [429, 600] }, ["fail2ban.errorCodes[1]: must be at most 599"]],
+    [
+      "a code that any client can bring about",
+      { errorCodes: [422] },
+      ["fail2ban.errorCodes[0]: says that the request is wrong, which any client can bring about: it cannot ban a credential"],
+    ],
     ["a rule without a code", { errorCodeRules: [{ maxAttempts: 1 }] }, ["fail2ban.errorCodeRules[0].code: is required (a number)"]],
     [
       "two rules for one code",

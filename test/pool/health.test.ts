@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { AttemptOutcome } from "../../src/core/credential.ts";
 import { eventEmitter } from "../../src/core/events.ts";
-import { credentialHealth, type Block, type CredentialHealth, type HealthOptions } from "../../src/pool/health.ts";
+import { credentialHealth, type Block, type CredentialHealth, type HealthOptions, type Pass } from "../../src/pool/health.ts";
 import { credentialPool } from "../../src/pool/pool.ts";
 import { roundRobin } from "../../src/pool/strategies/round-robin.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
@@ -30,8 +30,8 @@ function kit(more: Partial<Pick<HealthOptions, "fail2ban" | "breaker" | "records
   });
   const attempt = (outcome: AttemptOutcome, times = 1, who = A, hasOthers = others): void => {
     for (let i = 0; i < times; i += 1) {
-      health.enter(who);
-      health.leave(who, outcome, hasOthers);
+      const pass = health.enter(who);
+      if (pass) health.leave(who, pass, outcome, hasOthers);
     }
   };
   /** What keeps the candidate out, and for how long. */
@@ -167,10 +167,11 @@ test.each([NEVER_SENT, broke("internal"), refused(429)])("a probe that says noth
   const { clock, health, attempt } = kit({ breaker: { ...BREAKER, failureThreshold: 1 } });
   attempt(refused(500), 1, A, nobody);
   clock.advance(30_000);
-  expect([health.enter(A), health.enter(A)]).toEqual([true, false]);
-  health.leave(A, outcome, nobody);
-  expect([health.enter(A), health.enter(A)]).toEqual([true, false]);
-  health.leave(A, SERVED, nobody);
+  for (const each of [outcome, SERVED]) {
+    const probe = health.enter(A);
+    expect([probe === null, health.enter(A)]).toEqual([false, null]);
+    health.leave(A, probe as Pass, each, nobody);
+  }
   expect(health.isQuiet).toBe(true);
 });
 
@@ -180,10 +181,11 @@ describe("what keeps a candidate out", () => {
       fail2ban: { maxAttempts: 2, windowMs: MINUTE, banMs: 45_000, codes: [500], rules: [] },
       breaker: { failureThreshold: 1, openForMs: 50_000, halfOpen: 1 },
     });
+    const early = health.enter(A) as Pass;
     attempt(refused(500));
     expect(why()).toEqual(["cooling", 500, MINUTE]);
     clock.advance(20_000);
-    health.leave(A, refused(500), others);
+    health.leave(A, early, refused(500), others);
     // Banned for 45 s, cooling for a minute, broken for 30 s more.
     expect(health.blocks().map(({ reason, until }) => [reason, (until as number) - clock.now()])).toEqual([
       ["banned", 45_000],

@@ -64,8 +64,8 @@ function setHealth(): SetHealth {
       return blocked.size === 0;
     },
     blockOf: ({ key }) => blocked.get(key) ?? null,
-    enter: ({ key }) => !probing.has(key),
-    leave: ({ key }, outcome, hasOthers) => void left.push({ key, outcome, hasOthers: hasOthers() }),
+    enter: ({ key }) => (probing.has(key) ? null : { aloneUntil: 0 }),
+    leave: ({ key }, _pass, outcome, hasOthers) => void left.push({ key, outcome, hasOthers: hasOthers() }),
     blocks: () => [...blocked.values()],
     lift: () => 0,
   };

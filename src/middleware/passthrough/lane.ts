@@ -12,6 +12,7 @@ import type { RecordStore } from "../../core/store.ts";
 import type { Upgrading } from "../../http/upgrade.ts";
 import { matchesAny } from "../../pool/patterns.ts";
 import type { Pool } from "../../pool/pool.ts";
+import { upstreamPath } from "../../upstream/providers.ts";
 import type { Transport } from "../../upstream/transport.ts";
 import { forwardedQuery, parameter, type LaneAddress } from "./address.ts";
 import { agents, type Seat } from "./agents.ts";
@@ -21,9 +22,10 @@ import { Exchange } from "./exchange.ts";
 import { presentedKey, sentHeaders } from "./headers.ts";
 import { lender, NEVER_SENT } from "./lend.ts";
 import { listing } from "./listing.ts";
+import { filesIn } from "./named-files.ts";
 import type { LaneOperation, LanePaths } from "./operations.ts";
 import { ownership, tenantOf, type Tenant, type Thing } from "./ownership.ts";
-import { filesIn, modelIn, payloadOf, sentBody, type Payload } from "./payload.ts";
+import { modelIn, payloadOf, sentBody, type Payload } from "./payload.ts";
 import { filesOf, learn, tellsOfThings } from "./things.ts";
 import { Tunnel } from "./tunnel.ts";
 
@@ -105,16 +107,10 @@ export function passthroughLane(options: LaneOptions): PassthroughLane {
   }
 
   /** The credential that holds what the request is about; null = any. */
-  async function placeOf({ resource, id }: LaneOperation, tenant: Tenant, payload: Payload): Promise<string | null> {
-    const things: Thing[] = filesIn(payload).map((file) => ({ resource: "files", id: file }));
+  function placeOf({ resource, id }: LaneOperation, tenant: Tenant, payload: Payload): Promise<string | null> {
+    const things: Thing[] = payload.kind === "json" ? filesIn(payload.fields).map((file) => ({ resource: "files", id: file })) : [];
     if (resource !== null && id !== null) things.push({ resource, id });
-    const holders = new Set<string>();
-    for (const thing of things) {
-      const holder = await owners.find(tenant, thing);
-      if (holder !== null) holders.add(holder);
-    }
-    if (holders.size > 1) throw new GuardError("body_invalid", "the files of one request are held by different accounts; upload them again");
-    return holders.values().next().value ?? null;
+    return owners.holderOf(tenant, things);
   }
 
   /** A lease, and room for one more connection with its credential. */
@@ -155,6 +151,7 @@ export function passthroughLane(options: LaneOptions): PassthroughLane {
       const payload = await payloadOf(req, options.bodyLimit);
       const model = operation.runsModel ? modelIn(payload) : null;
       checkModel(request, model);
+      ctx.model = model;
       const place = await placeOf(operation, tenant, payload);
       const [lease, seat] = await board(request, model, operation.resource === null ? null : tenant.name, place);
       const { credential } = lease;
@@ -166,7 +163,7 @@ export function passthroughLane(options: LaneOptions): PassthroughLane {
           origin: credential.origin,
           agent: seat.agent,
           method: ctx.method,
-          path: credential.basePath + address.path + query,
+          path: upstreamPath(credential, address.path) + query,
           headers: sentHeaders(ctx.headers, credential, body.length),
           body: body.source,
           client: req.socket,
@@ -194,10 +191,11 @@ export function passthroughLane(options: LaneOptions): PassthroughLane {
         throw new GuardError("not_found", "there is no such call");
       const model = parameter(address.query, "model");
       checkModel(request, model);
+      ctx.model = model;
       const [lease, seat] = await board(request, model, null, null);
       return new Tunnel({ edge, early, lease, seat, protocols }).open(() => {
         const query = forwardedQuery(address.query, presentedKey(ctx.headers), nameThere(ctx, model, lease, null));
-        return lease.credential.basePath + address.path + query;
+        return upstreamPath(lease.credential, address.path) + query;
       });
     },
 

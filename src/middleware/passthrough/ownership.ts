@@ -32,6 +32,8 @@ export type Belongings = ReadonlyMap<string, ReadonlySet<string>>;
 export interface Ownership {
   /** The name of the credential that holds the thing; null for the master key = nobody knows. Throws `not_found` for everybody it does not belong to. */
   find(tenant: Tenant, thing: Thing): Promise<string | null>;
+  /** The one credential that holds all of these; null = none is named, or the master key may try anywhere. Throws as {@link find}, and for two holders. */
+  holderOf(tenant: Tenant, things: readonly Thing[]): Promise<string | null>;
   /** Who a thing belongs to; null = nobody is known. */
   ownerOf(credential: string, thing: Thing): Promise<string | null>;
   /** The provider has just made it for this tenant, whatever was called the same before. */
@@ -94,7 +96,16 @@ export function ownership({ records, credentials, now }: OwnershipOptions): Owne
     if (version !== undefined) await records.put(theirsKey(tenant, credential, thing), null, { ttlMs: TTL_MS });
   }
 
-  return {
+  const owners: Ownership = {
+    async holderOf(tenant, things) {
+      const holders = new Set<string>();
+      for (const thing of things) {
+        const holder = await owners.find(tenant, thing);
+        if (holder !== null) holders.add(holder);
+      }
+      if (holders.size > 1) throw new GuardError("body_invalid", "the files of one request are held by different accounts; upload them again");
+      return holders.values().next().value ?? null;
+    },
     async find(tenant, thing) {
       for (const credential of credentials) {
         const record = await recordOf(credential, thing);
@@ -126,4 +137,5 @@ export function ownership({ records, credentials, now }: OwnershipOptions): Owne
       return found;
     },
   };
+  return owners;
 }

@@ -25,9 +25,6 @@ const NONE: Payload = { kind: "none" };
 const JSON_TYPE = /^application\/json\b/i;
 const WITHOUT_BODY: ReadonlySet<string> = new Set(["GET", "HEAD", "DELETE"]);
 const MAX_MODEL_LENGTH = 256;
-/** No request needs more; each of them is looked up. */
-const MOST_FILES = 64;
-const FILE_FIELD = /(?:^|_)file_ids?$/;
 
 function invalid(message: string, param?: string): GuardError {
   return new GuardError("body_invalid", message, param === undefined ? {} : { param });
@@ -69,25 +66,6 @@ export function modelIn(payload: Payload): string | null {
   if (typeof model !== "string" || model === "" || model.length > MAX_MODEL_LENGTH)
     throw invalid(`model must be a string of 1 to ${MAX_MODEL_LENGTH} characters`, "model");
   return model;
-}
-
-/** The ids of all files that a JSON body names, wherever they stand: `input_file_id`, `image.file_id`, `file_ids`. */
-export function filesIn(payload: Payload): readonly string[] {
-  if (payload.kind !== "json") return [];
-  const found = new Set<string>();
-  const note = (value: unknown): void => {
-    if (typeof value === "string") found.add(value);
-    if (found.size > MOST_FILES) throw invalid(`the body names more than ${MOST_FILES} files`);
-  };
-  // The depth was bounded when the body was parsed.
-  const walk = (value: object): void => {
-    for (const [key, member] of Object.entries(value) as [string, unknown][]) {
-      if (FILE_FIELD.test(key)) for (const id of Array.isArray(member) ? (member as unknown[]) : [member]) note(id);
-      if (typeof member === "object" && member !== null) walk(member);
-    }
-  };
-  walk(payload.fields);
-  return [...found];
 }
 
 /** The body as it is sent. */

@@ -4,6 +4,7 @@ import type { AttemptOutcome, Credential } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import { responseHeaders } from "../../upstream/headers.ts";
 import { providerRow } from "../../upstream/providers.ts";
+import { redacted } from "../../upstream/redacted.ts";
 import type { HeaderFields } from "./headers.ts";
 
 export interface Refused {
@@ -30,10 +31,4 @@ export function refusedAnswer(credential: Credential, status: number, headers: H
   const returned = responseHeaders(headers);
   if (waitMs !== null) returned.push("retry-after", String(Math.ceil(waitMs / 1_000)));
   return { outcome, error, answer: isReadable ? { status, headers: returned, body } : null };
-}
-
-function redacted(bytes: Buffer, { apiKey }: Credential): Buffer {
-  const secret = apiKey?.reveal();
-  if (!secret || !bytes.includes(secret)) return bytes;
-  return Buffer.from(bytes.toString("latin1").replaceAll(Buffer.from(secret).toString("latin1"), "[redacted]"), "latin1");
 }

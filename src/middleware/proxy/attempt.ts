@@ -5,16 +5,18 @@ import type { Context } from "../../core/context.ts";
 import type { AttemptOutcome, Lease } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import { nanoToUsd } from "../../core/money.ts";
-import type { Secret } from "../../core/secret.ts";
 import type { Timer } from "../../core/time.ts";
 import { totalInputTokens, totalOutputTokens, type Usage } from "../../core/usage.ts";
 import type { Dialect, StreamObserver } from "../../dialects/dialect.ts";
+import { refusalHeaders } from "../../http/render.ts";
 import { responseHeaders } from "../../upstream/headers.ts";
 import { providerRow } from "../../upstream/providers.ts";
+import { redacted } from "../../upstream/redacted.ts";
 import type { Exchange, ResponseHandler } from "../../upstream/transport.ts";
 
-/** A whole answer larger than this is not a model's. */
+/** Whole answers are held in memory until they have been read. */
 const MAX_ANSWER_BYTES = 32 * 1024 * 1024;
+/** Some servers repeat the whole request in their refusal of it. */
 const MAX_ERROR_BYTES = 1024 * 1024;
 
 type UpstreamHeaders = Readonly<Record<string, string | string[] | undefined>>;
@@ -113,22 +115,24 @@ export class Attempt implements ResponseHandler, Source {
     }
     this.#chunks.push(chunk);
     this.#size += chunk.length;
-    if (this.#size > (this.#phase === "error" ? MAX_ERROR_BYTES : MAX_ANSWER_BYTES)) {
-      this.#exchange?.abort();
-      this.fail(new GuardError("upstream_protocol", "the upstream's answer is too large"), true);
-    }
+    if (this.#size > (this.#phase === "error" ? MAX_ERROR_BYTES : MAX_ANSWER_BYTES)) this.#tooLarge();
     return true;
   }
 
   end(): void {
     if (this.#phase === "streaming") this.#endStream();
     else if (this.#phase === "whole") this.#whole();
-    else if (this.#phase === "error") this.#refused();
+    else if (this.#phase === "error") this.#refused(true);
   }
 
   fail(error: GuardError, sent: boolean): void {
     this.deliver();
     if (this.#phase === "over") return;
+    // Its head said whose fault it is, whatever became of the rest.
+    if (this.#phase === "error") {
+      this.#refused(false);
+      return;
+    }
     if (this.#phase === "streaming" && this.#resolve === undefined) {
       this.#closeStream(error);
       return;
@@ -271,10 +275,24 @@ export class Attempt implements ResponseHandler, Source {
     return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, this.#size);
   }
 
-  /** The provider's own refusal: passed through as it is when no other credential can help. */
-  #refused(): void {
+  /** The limit is ours. The provider did its work and bills it, so nobody is to blame and nothing is asked for a second time. */
+  #tooLarge(): void {
+    this.#exchange?.abort();
+    if (this.#phase === "error") {
+      this.#refused(false);
+      return;
+    }
+    this.#ctx.charged = { kind: "estimate" };
+    this.#served();
+    const message = `the provider's answer is larger than ${MAX_ANSWER_BYTES / 1024 / 1024} MiB; ask for less in one request`;
+    const error = new GuardError("upstream_protocol", message, { headers: { "x-should-retry": "false" } });
+    this.#settle({ error, retryable: false, answer: null });
+  }
+
+  /** The provider's own refusal: passed through as it is when no other credential can help, and all of it is here. */
+  #refused(isWhole: boolean): void {
     const row = providerRow(this.#lease.credential.provider);
-    const bytes = redacted(this.#body(), this.#lease.credential.apiKey);
+    const bytes = redacted(this.#body(), this.#lease.credential);
     const { fault, isAccountWide, waitMs: usualWaitMs } = row.classify(this.#status, this.#headers, bytes);
     const isRateLimit = this.#status === 429 && fault === "capacity";
     const waitMs = row.retryAfterMs(this.#headers, this.#ctx.services.clock.now(), isRateLimit) ?? usualWaitMs;
@@ -288,9 +306,9 @@ export class Attempt implements ResponseHandler, Source {
     this.#ctx.fault = fault;
     this.#finish({ kind: "refused", status: this.#status, fault, isAccountWide, waitMs }, this.#status, error);
     const headers = this.#replyHeaders();
-    if (waitMs !== null) headers.push("retry-after", String(Math.ceil(waitMs / 1_000)));
+    if (waitMs !== null) headers.push(...refusalHeaders(error, false));
     // A redirect or an answer that is no JSON is not something a client of this dialect can read.
-    const readable = this.#status >= 400 && String(this.#headers["content-type"] ?? "").includes("json");
+    const readable = isWhole && this.#status >= 400 && String(this.#headers["content-type"] ?? "").includes("json");
     this.#settle({ error, retryable: fault !== "request", answer: readable ? { status: this.#status, headers, body: bytes } : null });
   }
 
@@ -333,7 +351,7 @@ export class Attempt implements ResponseHandler, Source {
   #usedTokens(): number | null {
     const { charged } = this.#ctx;
     if (charged?.kind === "usage") return totalInputTokens(charged.usage) + totalOutputTokens(charged.usage);
-    return charged?.kind === "input" ? this.#settings.inputTokens(this.#call) : null;
+    return charged?.kind === "input" || charged?.kind === "estimate" ? this.#settings.inputTokens(this.#call) : null;
   }
 
   #served(): void {
@@ -359,13 +377,6 @@ export class Attempt implements ResponseHandler, Source {
 const headerValue = (name: string): string => (/^[\x21-\x7e]+$/.test(name) ? name : encodeURIComponent(name.toWellFormed()));
 
 const deliverArrived = (attempt: Attempt): void => attempt.deliver();
-
-/** A provider may repeat the key that it refused: it is ours, not the caller's. */
-function redacted(bytes: Buffer, key: Secret | null): Buffer {
-  const secret = key?.reveal();
-  if (!secret || !bytes.includes(secret)) return bytes;
-  return Buffer.from(bytes.toString("latin1").replaceAll(Buffer.from(secret).toString("latin1"), "[redacted]"), "latin1");
-}
 
 /** A provider that reports as it goes may be behind what it delivered: the larger figure of each is what was used. */
 function larger(reported: Usage | null, counted: Usage): Usage {
