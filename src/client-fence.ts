@@ -9,8 +9,8 @@ import { defaultClientBans } from "./options/fail2ban.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 import { penalties } from "./pool/penalties.ts";
 
-/** Addresses and keys that may be banned at one time. */
-const MAX_BANS = 100_000;
+/** Addresses and keys that may be banned at one time: half of the records that the memory store holds, so that a crowd of strangers cannot fill it. */
+const MAX_BANS = 50_000;
 
 export interface ClientFence {
   readonly step: Step;

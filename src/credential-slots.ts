@@ -7,14 +7,14 @@ import { isPromise, type Clock, type MaybePromise } from "./core/time.ts";
 import type { Holds } from "./limits/holds.ts";
 import { encodeValue } from "./limits/registry.ts";
 import type { Candidate } from "./pool/candidate.ts";
-import type { ModelEntry } from "./pool/offers.ts";
+import { entryOf, modelTable, type ModelEntry } from "./pool/offers.ts";
 import { minuteCounter, type MinuteCounter, type MinuteCount } from "./pool/minute-counter.ts";
 import type { Shortage, Slot, Slots } from "./pool/slots.ts";
 
 const MINUTE_MS = 60_000;
 const CELL_MS = 1_000;
-/** Models that clients make up are counted, too. What is forgotten is only what operators see: the limits themselves are in the store. */
-const MAX_PAIRS = 5_000;
+/** Models that no configuration names are counted, too. What is forgotten is only what this process saw: the limits themselves are in the store. */
+const MAX_UNNAMED = 5_000;
 
 export interface CredentialSlotsOptions {
   readonly store: LimitStore;
@@ -38,17 +38,17 @@ export interface SendRate extends MinuteCount {
 }
 
 export interface CredentialSlots extends Slots {
-  /** Of a credential as a whole, or of one model on it. */
+  /** Of a credential as a whole, or of one model on it; read when asked for. */
   rateOf(candidate: Candidate): { readonly credential: SendRate; readonly model: SendRate };
 }
 
 /** One level: what is charged there, what was counted there. */
 interface Level {
-  readonly limits: SendLimits;
   readonly counter: MinuteCounter;
   readonly fixed: readonly Charge[];
   readonly tokens: Charge | null;
-  limitedUntil: number;
+  /** Monotonic, ms: until when there was no room for the last one that asked. */
+  shortUntil: number;
 }
 
 interface Pair {
@@ -66,65 +66,72 @@ function levelOf(place: string, limits: SendLimits, clock: Clock): Level {
   const charge = (what: string, unit: Charge["unit"], rule: Rule): Charge => ({ key: `+${what}:${place}`, rule, unit, amount: 1, enforce: true });
   const { rpm, tpm, maxConcurrent } = limits;
   return {
-    limits,
     counter: minuteCounter(clock.monotonic),
     fixed: [
       ...(rpm < 0 ? [] : [charge("rpm", "requests", sliding(rpm))]),
       ...(maxConcurrent < 0 ? [] : [charge("parallel", "concurrent", { kind: "concurrency", limit: maxConcurrent })]),
     ],
     tokens: tpm < 0 ? null : charge("tpm", "tokens", sliding(tpm)),
-    limitedUntil: -Infinity,
+    shortUntil: -Infinity,
   };
 }
 
 export function credentialSlots(options: CredentialSlotsOptions): CredentialSlots {
   const { store, local, holds, clock, logger, models, defaultModelRpm } = options;
   const credentials = new Map<string, Level>();
+  const table = modelTable(models);
   /** By the candidate's key: the same pair is another object under an alias, or once a list of models has changed. */
-  const pairs = new Map<string, Pair>();
+  const named = new Map<string, Pair>();
+  const unnamed = new Map<string, Pair>();
   let isAway = false;
 
-  function pairOf(candidate: Candidate): Pair {
-    let pair = pairs.get(candidate.key);
-    if (!pair) {
-      pair = newPair(candidate);
-      for (const oldest of pairs.keys()) {
-        if (pairs.size < MAX_PAIRS) break;
-        pairs.delete(oldest);
-      }
-      pairs.set(candidate.key, pair);
-    }
-    return pair;
+  const pairOf = ({ key }: Candidate): Pair | undefined => named.get(key) ?? unnamed.get(key);
+
+  function limitsOf({ credential, name }: Candidate): SendLimits {
+    const entry = entryOf(table, name, credential.name);
+    return { rpm: entry?.rpm ?? defaultModelRpm, tpm: entry?.tpm ?? -1, maxConcurrent: -1 };
   }
 
-  function newPair({ credential, name }: Candidate): Pair {
+  function newPair(candidate: Candidate): Pair {
+    const { credential, name, key } = candidate;
     const place = encodeValue(credential.name);
     let whole = credentials.get(credential.name);
     if (!whole) credentials.set(credential.name, (whole = levelOf(place, credential, clock)));
-    const entries = models.filter((entry) => entry.name === name);
-    const entry = entries.find((item) => item.credential === credential.name) ?? entries.find((item) => item.credential === undefined);
-    const limits: SendLimits = { rpm: entry?.rpm ?? defaultModelRpm, tpm: entry?.tpm ?? -1, maxConcurrent: -1 };
-    const model = levelOf(`${place}:${encodeValue(name)}`, limits, clock);
-    return { credential: whole, model, charges: [...whole.fixed, ...model.fixed], countsTokens: whole.tokens !== null || model.tokens !== null };
+    const model = levelOf(`${place}:${encodeValue(name)}`, limitsOf(candidate), clock);
+    const charges = [...whole.fixed, ...model.fixed];
+    const pair: Pair = { credential: whole, model, charges, countsTokens: whole.tokens !== null || model.tokens !== null };
+    if (table.has(name) || credential.models?.includes(name)) named.set(key, pair);
+    else {
+      for (const oldest of unnamed.keys()) {
+        if (unnamed.size < MAX_UNNAMED) break;
+        unnamed.delete(oldest);
+      }
+      unnamed.set(key, pair);
+    }
+    return pair;
   }
 
   /** A request that is larger than a whole minute's tokens may go out alone; what it used beyond is owed. */
   function withTokens(pair: Pair, tokens: number): readonly Charge[] {
     const charges = [...pair.charges];
     for (const { tokens: charge } of [pair.credential, pair.model]) {
-      if (charge) charges.push({ ...charge, amount: Math.min(Math.max(0, Math.ceil(tokens)), (charge.rule as { limit: number }).limit || 1) });
+      if (charge) charges.push({ ...charge, amount: Math.max(1, Math.min(Math.ceil(tokens), (charge.rule as { limit: number }).limit)) });
     }
     return charges;
   }
 
   function judge(pair: Pair, charges: readonly Charge[], result: ReserveResult, from: LimitStore, opId: string): Slot | Shortage {
-    if (result.kind === "allowed") return new TakenSlot(pair, holds, from, opId);
+    if (result.kind === "allowed") {
+      pair.credential.shortUntil = -Infinity;
+      pair.model.shortUntil = -Infinity;
+      return new TakenSlot(pair, holds, from, opId);
+    }
     if (result.kind !== "limited") throw new Error(`the attempt ${opId} was ${result.kind}: its id was used twice`);
-    const now = clock.now();
+    const now = clock.monotonic();
     for (const { index, waitMs } of result.failing) {
       const key = charges[index]?.key;
       const isWhole = pair.credential.tokens?.key === key || pair.credential.fixed.some((charge) => charge.key === key);
-      (isWhole ? pair.credential : pair.model).limitedUntil = waitMs === null ? Infinity : now + waitMs;
+      (isWhole ? pair.credential : pair.model).shortUntil = waitMs === null ? Infinity : now + waitMs;
     }
     return { waitMs: result.failing.some(({ waitMs }) => waitMs === null) ? null : result.worst.waitMs };
   }
@@ -145,15 +152,15 @@ export function credentialSlots(options: CredentialSlotsOptions): CredentialSlot
     return isPromise(result) ? result.then((known) => judge(pair, charges, known, local, opIdHere)) : judge(pair, charges, result, local, opIdHere);
   }
 
-  const rateOf = ({ limits, counter, limitedUntil }: Level): SendRate => ({
-    ...counter.read(),
-    limits,
-    limitedUntil: limitedUntil > clock.now() ? limitedUntil : null,
-  });
+  function rateOf(level: Level | undefined, limits: SendLimits): SendRate {
+    if (!level) return { requests: 0, tokens: 0, limits, limitedUntil: null };
+    const shortMs = level.shortUntil - clock.monotonic();
+    return { ...level.counter.read(), limits, limitedUntil: shortMs > 0 ? clock.now() + Math.ceil(shortMs) : null };
+  }
 
   return {
     take(candidate, opId, tokens) {
-      const pair = pairOf(candidate);
+      const pair = pairOf(candidate) ?? newPair(candidate);
       const charges = pair.countsTokens ? withTokens(pair, tokens()) : pair.charges;
       if (charges.length === 0) return new CountedSlot(pair);
       try {
@@ -174,13 +181,17 @@ export function credentialSlots(options: CredentialSlotsOptions): CredentialSlot
       }
     },
     isShort(candidate) {
-      const pair = pairs.get(candidate.key);
-      return pair !== undefined && Math.max(pair.credential.limitedUntil, pair.model.limitedUntil) > clock.now();
+      const pair = pairOf(candidate);
+      return pair !== undefined && Math.max(pair.credential.shortUntil, pair.model.shortUntil) > clock.monotonic();
     },
-    rateOf(candidate) {
-      const { credential, model } = pairOf(candidate);
-      return { credential: rateOf(credential), model: rateOf(model) };
-    },
+    rateOf: (candidate) => ({
+      get credential() {
+        return rateOf(credentials.get(candidate.credential.name), candidate.credential);
+      },
+      get model() {
+        return rateOf(pairOf(candidate)?.model, limitsOf(candidate));
+      },
+    }),
   };
 }
 

@@ -29,45 +29,55 @@ export function credentialViews({ offers, models, pool, health, slots }: Credent
   const whole = new Map<string, Candidate>();
   for (const candidate of offers.any(WHOLE).candidates) whole.set(candidate.credential.name, candidate);
 
-  /** The models that the configuration names for a credential: patterns name none. */
-  function namesOf(credential: Credential): readonly string[] {
-    const literal = (credential.models ?? []).filter((pattern) => !pattern.includes("*"));
-    return [...new Set([...models.map(({ name }) => name), ...literal])];
+  /** The names that the configuration has, with the credentials that they are for; null = all. Patterns name none. */
+  const names = new Map<string, Set<Credential> | null>(models.map(({ name }) => [name, null]));
+  for (const credential of offers.credentials) {
+    for (const name of (credential.models ?? []).filter((pattern) => !pattern.includes("*"))) {
+      if (!names.has(name)) names.set(name, new Set());
+      names.get(name)?.add(credential);
+    }
   }
 
-  function candidatesOf(credential: Credential): readonly Candidate[] {
-    return namesOf(credential).flatMap((name) => {
-      try {
-        return offers.of(name).candidates.filter((candidate) => candidate.credential === credential);
-      } catch {
-        // In the table, and nobody offers it.
-        return [];
-      }
-    });
+  function candidatesOf(name: string): readonly Candidate[] {
+    try {
+      return offers.of(name).candidates;
+    } catch {
+      // In the table, and nobody offers it.
+      return [];
+    }
   }
 
-  const standing = (block: Block | null, rates: readonly SendRate[]): { readonly state: CredentialState; readonly until: number | null } => {
+  /** What each credential has of these, in the order of the config: one walk for all, because there may be many of both. */
+  function namedCandidates(): ReadonlyMap<Credential, readonly Candidate[]> {
+    const found = new Map<Credential, Candidate[]>(offers.credentials.map((credential) => [credential, []]));
+    for (const [name, of] of names) {
+      for (const candidate of candidatesOf(name)) if (!of || of.has(candidate.credential)) found.get(candidate.credential)?.push(candidate);
+    }
+    return found;
+  }
+
+  function standing(candidate: Candidate, limitedUntil: number | null): { readonly state: CredentialState; readonly until: number | null } {
+    const block = health.isQuiet ? null : health.blockOf(candidate);
     if (block) return { state: STATES[block.reason], until: block.until };
-    const limited = rates.find(({ limitedUntil }) => limitedUntil !== null);
-    if (!limited) return { state: "ready", until: null };
-    return { state: "limited", until: limited.limitedUntil === Infinity ? null : limited.limitedUntil };
-  };
+    if (limitedUntil === null) return { state: "ready", until: null };
+    return { state: "limited", until: limitedUntil === Infinity ? null : limitedUntil };
+  }
 
   const rates = (rate: SendRate): Pick<CredentialView, "rpm" | "tpm"> => ({
     rpm: { used: rate.requests, limit: rate.limits.rpm },
     tpm: { used: rate.tokens, limit: rate.limits.tpm },
   });
 
-  function modelView(candidate: Candidate): CredentialModelView {
-    const rate = slots.rateOf(candidate);
-    return { name: candidate.name, ...standing(health.blockOf(candidate), [rate.model, rate.credential]), ...rates(rate.model) };
+  function modelView(candidate: Candidate, credential: SendRate): CredentialModelView {
+    const rate = slots.rateOf(candidate).model;
+    return { name: candidate.name, ...standing(candidate, later(rate.limitedUntil, credential.limitedUntil)), ...rates(rate) };
   }
 
-  function view(credential: Credential): CredentialView {
+  function view(credential: Credential, candidates: readonly Candidate[]): CredentialView {
     const candidate = whole.get(credential.name) as Candidate;
     const rate = slots.rateOf(candidate).credential;
-    const named = candidatesOf(credential).map(modelView);
-    const own = standing(health.blockOf(candidate), [rate]);
+    const named = candidates.map((each) => modelView(each, rate));
+    const own = standing(candidate, rate.limitedUntil);
     // A credential whose every named model is kept out serves nothing, though it is not kept out itself.
     const isAllNamed = credential.models?.every((pattern) => !pattern.includes("*")) ?? false;
     const isIdle = own.state === "ready" && isAllNamed && named.length > 0 && named.every(({ state }) => state !== "ready");
@@ -85,7 +95,7 @@ export function credentialViews({ offers, models, pool, health, slots }: Credent
   }
 
   return {
-    all: () => offers.credentials.map(view),
+    all: () => [...namedCandidates()].map(([credential, candidates]) => view(credential, candidates)),
     blocks: (reason) =>
       health
         .blocks()
@@ -101,9 +111,13 @@ export function credentialViews({ offers, models, pool, health, slots }: Credent
   };
 }
 
+/** There is room when both levels have some. */
+const later = (one: number | null, other: number | null): number | null => (one === null || other === null ? (one ?? other) : Math.max(one, other));
+
 function why({ reason, code }: Block): string {
-  if (reason === "breaker") return "its provider failed again and again; one request tries it after the time";
-  if (reason === "banned") return `too many answers with status ${code}`;
-  if (code === 429) return "at the provider's rate limit";
-  return code === 401 || code === 402 || code === 403 ? `refused by the provider with status ${code}` : `the provider failed with status ${code}`;
+  if (reason === "breaker") return "its provider failed again and again; single requests try it after the time";
+  if (reason === "banned") return `too many failures with status ${code}`;
+  if (code === 429) return "at the provider's rate limit or quota";
+  if (code === 401 || code === 402 || code === 403) return `refused by the provider with status ${code}`;
+  return code === 502 || code === 504 ? `the provider failed or did not answer (${code})` : `the provider failed with status ${code}`;
 }

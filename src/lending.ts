@@ -2,6 +2,7 @@
 import type { BlockView, CredentialView } from "./core/admin.ts";
 import type { Services } from "./core/context.ts";
 import type { Store } from "./core/store.ts";
+import { liftReplaced } from "./credential-marks.ts";
 import { credentialSlots } from "./credential-slots.ts";
 import { credentialViews } from "./credential-views.ts";
 import type { Holds } from "./limits/holds.ts";
@@ -48,6 +49,7 @@ export async function lending({ options, services, store, local, holds, offers, 
     onLift: () => metrics?.ban("ended"),
   });
   await health.load();
+  await liftReplaced({ credentials: offers.credentials, records: store.records, health, logger });
   const slots = credentialSlots({
     store: store.limits,
     local: local.limits,

@@ -1,3 +1,4 @@
+import { closeAll } from "./core/close-all.ts";
 import type { Logger } from "./core/logger.ts";
 import type { Ledger, Store } from "./core/store.ts";
 import type { Clock } from "./core/time.ts";
@@ -15,6 +16,17 @@ export interface OpenStores {
 /** Opens what the options name. Back ends are loaded only when they are used. */
 export async function openStores(options: ResolvedOptions, clock: Clock, logger: Logger): Promise<OpenStores> {
   const owned: Store[] = [];
+  const close = (): Promise<void> => closeAll(owned.toReversed().map((store) => () => store.close()));
+  try {
+    return { ...(await opened(options, clock, logger, owned)), close };
+  } catch (error) {
+    // What is wrong with one of them is to be told; the other one only must not stay open.
+    await close().catch(() => {});
+    throw error;
+  }
+}
+
+async function opened(options: ResolvedOptions, clock: Clock, logger: Logger, owned: Store[]): Promise<Omit<OpenStores, "close">> {
   const open = async (wanted: ResolvedStore): Promise<Store> => {
     const store = await storeOf(wanted, clock, logger);
     if (wanted.kind !== "given") owned.push(store);
@@ -30,13 +42,7 @@ export async function openStores(options: ResolvedOptions, clock: Clock, logger:
       "the store is shared and the ledger is not: each node keeps only its own rows",
     );
   }
-  return {
-    store,
-    ledger: rows.ledger,
-    async close() {
-      for (const each of owned.toReversed()) await each.close();
-    },
-  };
+  return { store, ledger: rows.ledger };
 }
 
 const samePlace = (a: ResolvedOptions["ledger"], b: ResolvedStore): boolean => a.kind === "sqlite" && b.kind === "sqlite" && a.path === b.path;

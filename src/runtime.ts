@@ -1,6 +1,7 @@
 /** Everything a guard is made of once its store is there. Built once; handlers only run what is built. */
 import type { Admin } from "./core/admin.ts";
 import type { Call } from "./core/call.ts";
+import { closeAll } from "./core/close-all.ts";
 import type { Services } from "./core/context.ts";
 import type { Ledger, Store } from "./core/store.ts";
 import type { Clock } from "./core/time.ts";
@@ -9,9 +10,9 @@ import { dialect } from "./dialects/index.ts";
 import { adminOf } from "./admin.ts";
 import { callCosts, operationCosts, routeCosts, silentCosts, type CostParts } from "./costs.ts";
 import { estimator } from "./limits/estimate.ts";
-import { holds, type Holds } from "./limits/holds.ts";
+import { holds } from "./limits/holds.ts";
 import { planner } from "./limits/plan.ts";
-import { limitRegistry, type LimitRegistry } from "./limits/registry.ts";
+import { limitRegistry } from "./limits/registry.ts";
 import { exactTokenizer, fastTokenizer } from "./limits/tokenizer.ts";
 import type { Metrics } from "./metering/metrics.ts";
 import type { PriceBook } from "./metering/prices.ts";
@@ -30,7 +31,7 @@ import { lending } from "./lending.ts";
 import { modelCatalogue, type ModelCatalogue } from "./pool/catalogue.ts";
 import { modelListing } from "./pool/listing.ts";
 import { offers, type Offers } from "./pool/offers.ts";
-import { loadMetrics, openStores } from "./open-stores.ts";
+import { loadMetrics, openStores, type OpenStores } from "./open-stores.ts";
 import { budgetWatch, recorder } from "./recorder.ts";
 import { retryBudget } from "./resilience/retry-budget.ts";
 import { memoryStore } from "./stores/memory.ts";
@@ -41,12 +42,9 @@ const SWEEP_MS = 15_000;
 const SWEEP_MOST = 1_000;
 
 export interface Runtime {
-  readonly store: Store;
   readonly ledger: Ledger;
   readonly metrics: Metrics | null;
   readonly admin: Admin;
-  readonly holds: Holds;
-  readonly registry: LimitRegistry;
   /** All limits, for model calls; in-process ones demand their scopes. */
   callBudgets(requiredByDefault: boolean): Step;
   /** The limits of one part. */
@@ -81,10 +79,19 @@ export function offeredBy({ credentials, models, modelAlias }: ResolvedOptions):
   return { catalogue, offers: offers({ credentials, models, aliases: modelAlias, lists: catalogue }) };
 }
 
-export async function buildRuntime(init: RuntimeInit, { offers: offered, catalogue }: Offered): Promise<Runtime> {
+export async function buildRuntime(init: RuntimeInit, offered: Offered): Promise<Runtime> {
+  const stores = await openStores(init.options, init.services.clock, init.services.logger);
+  try {
+    return await assemble(init, offered, stores);
+  } catch (error) {
+    await stores.close().catch(() => {});
+    throw error;
+  }
+}
+
+async function assemble(init: RuntimeInit, { offers: offered, catalogue }: Offered, stores: OpenStores): Promise<Runtime> {
   const { options, services, prices } = init;
   const { clock, logger } = services;
-  const stores = await openStores(options, clock, logger);
   const { store, ledger } = stores;
   const metrics = options.monitoring.prometheusEnabled ? await loadMetrics(options, logger) : null;
   services.recorder = recorder(ledger, metrics);
@@ -150,11 +157,8 @@ export async function buildRuntime(init: RuntimeInit, { offers: offered, catalog
   const sweep = sweeper(store, clock, services);
 
   return {
-    store,
     ledger,
     metrics,
-    holds: keeper,
-    registry,
     admin: adminOf({
       store,
       ledger,
@@ -201,18 +205,19 @@ export async function buildRuntime(init: RuntimeInit, { offers: offered, catalog
     models,
     laneBudgets: budgetsStep({ ...shared, calls: null, route: unreadCosts, planner: planner({ registry, requiredByDefault: false }) }),
     lane: () => (lane ??= openLane()),
-    async close() {
-      sweep.stop();
-      await keeper.flush();
-      keeper.close();
-      registry.close();
-      (await lane)?.close();
-      lent.close();
-      fence.close();
-      await ledger.flush();
-      await stores.close();
-      if (!options.transport) await transport.close();
-    },
+    close: () =>
+      closeAll([
+        () => sweep.stop(),
+        () => keeper.flush(),
+        () => keeper.close(),
+        () => registry.close(),
+        async () => (await lane)?.close(),
+        () => lent.close(),
+        () => fence.close(),
+        () => ledger.flush(),
+        () => stores.close(),
+        () => (options.transport ? undefined : transport.close()),
+      ]),
   };
 }
 

@@ -1,4 +1,5 @@
 import type { Admin, HealthView } from "./core/admin.ts";
+import { GuardError } from "./core/errors.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 import type { Runtime } from "./runtime.ts";
 
@@ -10,8 +11,17 @@ export interface StartingAdminParts {
   readonly openRequests: () => number;
 }
 
-/** The admin interface of a guard that may still be starting: what is asked answers at once with what is known, what changes something waits. */
+/**
+ * The admin interface of a guard that may still be starting. `health` answers at once; what may take its time waits for the start; the rest is refused
+ * with `store_unavailable`, because what the store keeps is not known yet: an empty list would be a lie, and a change would be lost.
+ */
 export function startingAdmin({ options, started, waitForStart, status, openRequests }: StartingAdminParts): Admin {
+  function running(): Admin {
+    const runtime = started();
+    if (runtime) return runtime.admin;
+    throw new GuardError("store_unavailable", "the gateway has not started yet; try again", { retryAfterMs: 1_000 });
+  }
+
   return {
     health: () =>
       started()?.admin.health() ?? {
@@ -22,13 +32,13 @@ export function startingAdmin({ options, started, waitForStart, status, openRequ
         waitingSettlements: 0,
         credentials: [],
       },
-    limits: () => started()?.admin.limits() ?? [],
-    bans: () => started()?.admin.bans() ?? [],
-    liftBans: (credential, model) => started()?.admin.liftBans(credential, model) ?? 0,
-    cooldowns: () => started()?.admin.cooldowns() ?? [],
-    clearCooldowns: (credential, model) => started()?.admin.clearCooldowns(credential, model) ?? 0,
-    clientBans: () => started()?.admin.clientBans() ?? [],
-    liftClientBan: (client) => started()?.admin.liftClientBan(client) ?? false,
+    limits: () => running().limits(),
+    bans: () => running().bans(),
+    liftBans: (credential, model) => running().liftBans(credential, model),
+    cooldowns: () => running().cooldowns(),
+    clearCooldowns: (credential, model) => running().clearCooldowns(credential, model),
+    clientBans: () => running().clientBans(),
+    liftClientBan: (client) => running().liftClientBan(client),
     discoverModels: async () => (await waitForStart()).admin.discoverModels(),
     bucket: async (address) => (await waitForStart()).admin.bucket(address),
     setBucket: async (address, numbers) => (await waitForStart()).admin.setBucket(address, numbers),

@@ -145,6 +145,14 @@ describe("tokens per minute", () => {
     expect(take(c, 1)).toBeNull();
   });
 
+  test("of a request that nobody can estimate are one at least, so that it waits for room like the others", () => {
+    const { take } = slotsKit([{ name: "closed", tpm: 0 }]);
+    const c = candidate("c", "m", { tpm: 100 });
+    take(c, 0)?.finish(100);
+    expect(take(c, 0)).toBeNull();
+    expect(take(candidate("free", "closed"), 0)).toBeNull();
+  });
+
   test("are estimated only where they are limited", () => {
     const { slots } = slotsKit();
     let asked = 0;
@@ -191,6 +199,59 @@ describe("what operators see", () => {
     expect(slots.rateOf(c).credential.limitedUntil).toBeNull();
     clock.advance(until - clock.now());
     expect(slots.rateOf(c).model.limitedUntil).toBeNull();
+  });
+});
+
+describe("what was counted", () => {
+  test("of models that the configuration names is kept, however many there are and whatever clients make up", () => {
+    const models = Array.from({ length: 6_000 }, (_, i) => ({ name: `m${i}` }));
+    const { take, slots } = slotsKit(models);
+    const named = [...models.map(({ name }) => candidate("c", name)), candidate("c", "listed", { models: ["listed", "x-*"] })];
+    for (const each of named) take(each)?.finish(5);
+    for (let i = 0; i < 6_000; i += 1) take(candidate("c", `made-up-${i}`));
+    expect(named.filter((each) => slots.rateOf(each).model.requests !== 1)).toEqual([]);
+    expect(slots.rateOf(named[0] as Candidate).credential).toMatchObject({ requests: 12_001, tokens: 6_001 * 5 });
+  });
+
+  test("is nothing for a model that nobody asked for, with the limits that it would have", () => {
+    const { slots } = slotsKit([{ name: "m", rpm: 7 }], { defaultModelRpm: 3 });
+    const [m, other] = [candidate("c", "m", { tpm: 9 }), candidate("c", "other")];
+    expect(slots.rateOf(m).model).toEqual({ requests: 0, tokens: 0, limits: { rpm: 7, tpm: -1, maxConcurrent: -1 }, limitedUntil: null });
+    expect(slots.rateOf(m).credential).toMatchObject({ requests: 0, limits: { rpm: -1, tpm: 9 } });
+    expect(slots.rateOf(other).model.limits.rpm).toBe(3);
+    expect(slots.isShort(m)).toBe(false);
+  });
+});
+
+describe("who was found without room", () => {
+  const c = candidate("c", "m", { tpm: 100 });
+
+  test("is short until there is room again, whatever happens to the wall clock", () => {
+    const { take, short, slots, clock } = slotsKit();
+    take(c, 100);
+    const { waitMs } = short(c, 50);
+    clock.set(clock.now() - 3_600_000);
+    expect([slots.isShort(c), slots.rateOf(c).credential.limitedUntil]).toEqual([true, clock.now() + (waitMs as number)]);
+    clock.advance(waitMs as number);
+    expect([slots.isShort(c), slots.rateOf(c).credential.limitedUntil]).toEqual([false, null]);
+  });
+
+  test("is not short any more once somebody found room there: one large request says little about the others", () => {
+    const { take, short, slots } = slotsKit();
+    take(c, 60);
+    short(c, 90);
+    expect(slots.isShort(c)).toBe(true);
+    take(c, 10);
+    expect([slots.isShort(c), slots.rateOf(c).credential.limitedUntil]).toEqual([false, null]);
+  });
+
+  test("is short on the level that has no room, though the other has", () => {
+    const { take, short, slots } = slotsKit([{ name: "m", rpm: 1 }]);
+    const [m, n] = [candidate("one", "m", { rpm: 9 }), candidate("one", "n", { rpm: 9 })];
+    take(m);
+    short(m);
+    take(n);
+    expect([slots.isShort(m), slots.isShort(n)]).toEqual([true, false]);
   });
 });
 

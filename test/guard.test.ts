@@ -5,6 +5,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import { ConfigError, contextOf, createGuard, memoryStore, quotaGuard, type GuardOptions, type QuotaGuard, type Store } from "quotaguard";
 import { fakeUpstream, pacer, testClock, type FakeUpstream } from "quotaguard/testing";
 import { chat, gatewayOptions, KEY, listen } from "./helpers/app.ts";
+import { folder } from "./helpers/child.ts";
 
 const cleanups: (() => Promise<void>)[] = [];
 afterEach(async () => {
@@ -36,6 +37,13 @@ function slowStore(): Store & { open(): void; break(error: Error): void } {
   // A guard may be refused before anybody waits for its store.
   promise.catch(() => {});
   return { ...memoryStore(), ready: () => promise, open: resolve, break: reject };
+}
+
+/** A database and a folder in its place, for as long as the test. */
+function sqlitePlace(): { readonly url: string; readonly unusable: string } {
+  const place = folder();
+  cleanups.push(async () => place.remove());
+  return { url: `sqlite:${place.path}/quota.db`, unusable: `sqlite:${place.path}` };
 }
 
 describe("options", () => {
@@ -100,6 +108,48 @@ describe("the start", () => {
     store.open();
     expect((await pending).status).toBe(200);
     expect(guard.admin.health()).toMatchObject({ status: "ok" });
+  });
+
+  test("what operators ask about bans, or change, is refused before the store is there: an empty list would be a lie", async () => {
+    const upstream = await provider();
+    const store = slowStore();
+    const guard = createGuard(gatewayOptions(upstream, { store, management: { key: "admin-key-for-tests-0001" } }));
+    const url = await mounted(guard);
+    const { admin } = guard;
+    for (const ask of [
+      () => admin.bans(),
+      () => admin.liftBans("main", null),
+      () => admin.cooldowns(),
+      () => admin.clearCooldowns("main", null),
+      () => admin.clientBans(),
+      () => admin.liftClientBan("ip:203.0.113.7"),
+      () => admin.limits(),
+    ]) {
+      expect(ask).toThrow(expect.objectContaining({ code: "store_unavailable", retryAfterMs: 1_000 }));
+    }
+    const manage = (method: string, path: string) =>
+      fetch(`${url}/llm/v0/management/${path}`, { method, headers: { authorization: "Bearer admin-key-for-tests-0001" } });
+    for (const path of ["bans/main", "cooldowns/main", "client-bans/ip:203.0.113.7"]) {
+      const refused = await manage("DELETE", path);
+      expect([path, refused.status, refused.headers.get("retry-after")]).toEqual([path, 503, "1"]);
+    }
+    expect((await manage("GET", "bans")).status).toBe(503);
+    store.open();
+    await guard.ready();
+    expect(await (await manage("DELETE", "bans/main")).json()).toEqual({ lifted: 0 });
+    expect((await manage("DELETE", "client-bans/ip:203.0.113.7")).status).toBe(404);
+  });
+
+  test.each(["the ledger", "a part after the stores"])("what was opened before %s failed does not stay open", async (what) => {
+    const { url, unusable } = sqlitePlace();
+    const clock = testClock();
+    const broken = memoryStore();
+    const fails: Store = { ...broken, records: { ...broken.records, list: () => Promise.reject(new Error("no records")) } };
+    const stores: GuardOptions = what === "the ledger" ? { store: { url }, ledger: { url: unusable } } : { store: fails, ledger: { url } };
+    const guard = createGuard({ ...stores, clock });
+    await expect(guard.ready()).rejects.toThrow(what === "the ledger" ? /is a folder/ : /no records/);
+    expect(clock.pending()).toBe(0);
+    await guard.close();
   });
 
   test("not for ever: 503 after ten seconds, and the next one may pass", async () => {
@@ -196,6 +246,19 @@ describe("the end", () => {
     await guard.close();
     await expect(client.chat.completions.create({ model: "gpt-4o", messages: [] })).rejects.toMatchObject({ status: 503, code: "overloaded" });
     expect(upstream.log).toHaveLength(0);
+  });
+
+  test("close() closes what it can when a part of it fails, and tells of that", async () => {
+    const clock = testClock();
+    const memory = memoryStore({ clock });
+    const flush = (): never => {
+      throw new Error("the disk is full");
+    };
+    const guard = createGuard({ store: { url: sqlitePlace().url }, ledger: { ...memory, ledger: { ...memory.ledger, flush } }, clock });
+    await guard.ready();
+    expect(clock.pending()).toBeGreaterThan(0);
+    await expect(guard.close()).rejects.toThrow("the disk is full");
+    expect(clock.pending()).toBe(0);
   });
 
   test("usage that is reported after close() still corrects the charge, in a store that stays open", async () => {

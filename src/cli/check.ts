@@ -1,17 +1,23 @@
+import { accessSync, constants, existsSync, statSync } from "node:fs";
+import { dirname } from "node:path";
 import { describeOptions } from "../config/report.ts";
 import { loadConfig } from "../config/load.ts";
 import { systemClock } from "../core/time.ts";
 import { silentLogger } from "../core/logger.ts";
 import { openStores } from "../open-stores.ts";
 import { resolveOptions } from "../options.ts";
-import type { ResolvedCredential, ResolvedOptions } from "../options/resolved.ts";
+import type { ResolvedCredential, ResolvedLedger, ResolvedOptions, ResolvedStore } from "../options/resolved.ts";
 import { askProvider } from "../upstream/ask.ts";
 import { undiciTransport, type Transport } from "../upstream/transport.ts";
+import { cautions } from "./cautions.ts";
 import { SERVE_DEFAULTS } from "./defaults.ts";
 import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
 
 const PROBE_TIMEOUT_MS = 10_000;
 const MAX_LIST_BYTES = 4 * 1024 * 1024;
+
+/** SQLite's own word for a database without a file. */
+const MEMORY_PATH = ":memory:";
 
 const STYLES = { ok: "green", warn: "yellow", FAIL: "red" } as const;
 
@@ -27,9 +33,10 @@ export async function check(flags: CommonFlags): Promise<number> {
   const options = resolveOptions(config);
   const rows = describeOptions(options, config.sources);
   const findings = [...configFindings(options), await storeFinding(options), ...(await credentialFindings(options))];
+  const warnings = [...config.warnings, ...cautions(options)];
   const failed = findings.filter(({ ok }) => !ok);
   if (flags.json) {
-    print(JSON.stringify({ ok: failed.length === 0, config: config.file, warnings: config.warnings, options: rows, checks: findings }));
+    print(JSON.stringify({ ok: failed.length === 0, config: config.file, warnings, options: rows, checks: findings }));
     return failed.length === 0 ? 0 : EXIT_FAILED;
   }
   const paint = painter(flags);
@@ -43,7 +50,7 @@ export async function check(flags: CommonFlags): Promise<number> {
   print("");
   const verdicts = findings.map(({ ok }) => (ok ? "ok" : "FAIL"));
   const lines = [
-    ...config.warnings.map((warning) => ["warn", "configuration", warning]),
+    ...warnings.map((warning) => ["warn", "configuration", warning]),
     ...findings.map(({ what, detail }, i) => [verdicts[i] as string, what, detail]),
   ];
   print(table(lines, { paint: (text, _row, column) => (column === 0 ? paint(STYLES[text as keyof typeof STYLES], text) : text) }));
@@ -60,10 +67,7 @@ function configFindings(options: ResolvedOptions): Finding[] {
       ? {
           what: "client auth",
           ok: true,
-          detail:
-            auth.kind === "keys"
-              ? `${auth.keys.length} ${auth.keys.length === 1 ? "key" : "keys"}${auth.masterKey ? " and a master key" : ""}`
-              : auth.kind,
+          detail: auth.kind === "keys" ? keysText(auth.keys.length, auth.masterKey !== null) : auth.kind,
         }
       : { what: "client auth", ok: false, detail: "nobody may call: set server.master_key or keys" },
   );
@@ -79,14 +83,44 @@ function configFindings(options: ResolvedOptions): Finding[] {
   return findings;
 }
 
+function keysText(keys: number, hasMaster: boolean): string {
+  const texts = [...(keys === 0 ? [] : [`${keys} ${keys === 1 ? "key" : "keys"}`]), ...(hasMaster ? ["a master key"] : [])];
+  return texts.join(" and ");
+}
+
+/** Makes nothing: whoever checks is often not the user that the server runs as, and what is made here could be closed to it. */
 async function storeFinding(options: ResolvedOptions): Promise<Finding> {
   const what = "store";
+  const isMissing = (wanted: ResolvedStore | ResolvedLedger): boolean =>
+    wanted.kind === "sqlite" && wanted.path !== MEMORY_PATH && !existsSync(wanted.path);
+  const { store, ledger } = options;
+  const missing = [...new Set([store, ledger].flatMap((wanted) => (wanted.kind === "sqlite" && isMissing(wanted) ? [wanted.path] : [])))];
   try {
-    const stores = await openStores(options, systemClock, silentLogger);
+    const there = {
+      store: isMissing(store) ? ({ kind: "memory" } as const) : store,
+      ledger: isMissing(ledger) ? ({ kind: "store" } as const) : ledger,
+    };
+    const stores = await openStores({ ...options, ...there }, systemClock, silentLogger);
     await stores.close();
-    return { what, ok: true, detail: `opens (${options.store.kind === "sqlite" ? options.store.path : options.store.kind})` };
+    for (const path of missing) await canBeMade(path);
+    const detail =
+      missing.length > 0 ? `is made at the first start (${missing.join(", ")})` : `opens (${store.kind === "sqlite" ? store.path : store.kind})`;
+    return { what, ok: true, detail };
   } catch (error) {
     return { what, ok: false, detail: (error as Error).message };
+  }
+}
+
+/** Looks at the nearest folder that is there. Throws what the store would say. */
+async function canBeMade(path: string): Promise<void> {
+  let folder = dirname(path);
+  while (!existsSync(folder) && dirname(folder) !== folder) folder = dirname(folder);
+  try {
+    if (!statSync(folder).isDirectory()) throw Object.assign(new Error(`${folder} is not a folder`), { code: "ENOTDIR" });
+    accessSync(folder, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    const { startProblem } = await import("../stores/sqlite/trouble.ts");
+    throw startProblem(error, path);
   }
 }
 

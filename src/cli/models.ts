@@ -8,6 +8,7 @@ import type { ResolvedOptions } from "../options/resolved.ts";
 import type { Candidate } from "../pool/candidate.ts";
 import { modelListing, type Listing } from "../pool/listing.ts";
 import type { Offers } from "../pool/offers.ts";
+import { matchesAny } from "../pool/patterns.ts";
 import { offeredBy, type Offered } from "../runtime.ts";
 import { undiciTransport } from "../upstream/transport.ts";
 import { SERVE_DEFAULTS } from "./defaults.ts";
@@ -57,7 +58,7 @@ export async function models(flags: CommonFlags): Promise<number> {
   const credentials = await askProviders(options, offered, flags);
   const listing = modelListing({ ...offered, models: options.models, aliases: options.modelAlias });
   const rows = modelRows(options, offered, listing);
-  const warnings = [...config.warnings, ...unserved(options, listing, rows)];
+  const warnings = [...config.warnings, ...unserved(options, listing, rows), ...unlisted(options, offered, rows)];
   const failed = credentials.filter(({ problem }) => problem !== null);
   if (flags.json) print(JSON.stringify({ ok: failed.length === 0, config: config.file, warnings, models: rows, credentials }));
   else printTables(flags, rows, credentials, warnings);
@@ -161,6 +162,21 @@ function unserved({ models: entries, modelAlias }: ResolvedOptions, listing: Lis
     ...hidden.map((name) => `models: no credential offers ${name}, so it is not listed`),
     ...idle.map(([alias, model]) => `model_alias: ${alias} stands for ${model}, which no credential is known to offer`),
   ];
+}
+
+/** What is asked for by name at providers whose lists do not have it: entries outlive the models that they were made for. */
+function unlisted({ credentials }: ResolvedOptions, { catalogue }: Offered, rows: readonly ModelRow[]): string[] {
+  const lacks = (name: string, model: string): boolean => {
+    const patterns = credentials.find((credential) => credential.name === name)?.models ?? null;
+    const list = catalogue.lists(name);
+    // Of a list only what the patterns let through is kept.
+    return list !== null && !list.has(model) && (patterns === null || matchesAny(patterns, model));
+  };
+  return rows.flatMap(({ model, providerModel, credentials: names }) => {
+    if (names.length === 0 || !names.every((name) => lacks(name, providerModel))) return [];
+    const there = providerModel === model ? "" : `, there called ${providerModel}`;
+    return [`models: no provider lists ${model}${there} (${names.join(", ")}), so it may refuse a call for it`];
+  });
 }
 
 function printTables(flags: CommonFlags, rows: readonly ModelRow[], credentials: readonly CredentialRow[], warnings: readonly string[]): void {

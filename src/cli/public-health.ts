@@ -1,11 +1,15 @@
-import type { CredentialView, HealthView } from "../core/admin.ts";
+import type { Admin, CredentialView } from "../core/admin.ts";
 
 /**
  * What `GET /health` tells anybody: whether something can be served, and how each credential stands. No keys, no addresses, no use; those are behind
- * the management key. 503 only when nothing can be served: a credential that is merely at its limit comes back by itself.
+ * the management key. 503 only when nothing can be served: a credential that is merely at its limit comes back by itself. A ban may be of a model
+ * that no line of the configuration names: it is counted, and shown to operators only, because clients make such names.
  */
-export function publicHealth(health: HealthView): { readonly status: 200 | 503; readonly body: Record<string, unknown> } {
-  const { status, store, uptimeSeconds, credentials } = health;
+export function publicHealth(admin: Pick<Admin, "health" | "bans" | "cooldowns">): {
+  readonly status: 200 | 503;
+  readonly body: Record<string, unknown>;
+} {
+  const { status, store, uptimeSeconds, credentials } = admin.health();
   const able = credentials.filter(isAble);
   const isServing = status === "ok" && able.length > 0;
   return {
@@ -18,6 +22,8 @@ export function publicHealth(health: HealthView): { readonly status: 200 | 503; 
       total_credentials: credentials.length,
       credentials_available: able.length,
       credentials_banned: credentials.filter(({ state }) => state === "banned").length,
+      bans: admin.bans().length,
+      cooldowns: admin.cooldowns().length,
       credentials: Object.fromEntries(credentials.map((credential) => [credential.name, shown(credential)])),
     },
   };

@@ -1,11 +1,12 @@
-import { pino } from "pino";
 import { loadConfig } from "../config/load.ts";
 import { appendModels } from "../config/models-file.ts";
 import { ConfigError } from "../core/errors.ts";
 import type { Logger } from "../core/logger.ts";
 import { createGuard, type QuotaGuard } from "../guard.ts";
 import { resolveOptions } from "../options.ts";
+import { cautions } from "./cautions.ts";
 import { SERVE_DEFAULTS } from "./defaults.ts";
+import { serverLog } from "./log.ts";
 import { painter, print, type CommonFlags } from "./output.ts";
 import { gatewayServer } from "./server.ts";
 
@@ -27,12 +28,8 @@ export async function serve(flags: ServeFlags): Promise<void> {
     ...(options.auth === null ? ["keys: nobody may call; add a key under keys, or set server.master_key (QUOTAGUARD_MASTER_KEY)"] : []),
   ];
   if (problems.length > 0) throw new ConfigError(problems);
-  // Standard output is for what a script reads.
-  const logger = pino(
-    { level: options.server.loggingLevel, base: undefined, redact: ["*.authorization", "*.apiKey", "*.key"] },
-    pino.destination({ dest: 2, sync: true }),
-  );
-  for (const warning of config.warnings) logger.warn({ code: "QG_CONFIG" }, warning);
+  const logger = serverLog(options.server.loggingLevel);
+  for (const warning of [...config.warnings, ...cautions(options)]) logger.warn({ code: "QG_CONFIG" }, warning);
 
   const starting = startLogger(logger);
   const guard = createGuard({ ...config, logger: starting });
@@ -46,7 +43,7 @@ export async function serve(flags: ServeFlags): Promise<void> {
     print(`  config       ${config.file ?? "none (environment only)"}`);
     print(`  store        ${options.store.kind === "sqlite" ? options.store.path : options.store.kind}`);
     print(`  credentials  ${options.credentials.map(({ name }) => name).join(", ")}`);
-    print(`  management   ${options.management.key ? options.management.path : "off (set management.key)"}`);
+    print(`  management   ${options.management.key ? options.management.path : "off (set QUOTAGUARD_MANAGEMENT_KEY, or management.key)"}`);
     print(`  try          curl ${running.url}/v1/models -H "Authorization: Bearer $KEY"`);
   }
 
@@ -61,7 +58,8 @@ async function writeModels(guard: QuotaGuard, path: string, defaultRpm: number, 
     if (added.length > 0)
       logger.info({ file: path, models: added.length }, "models that the providers list were added; their limits hold from the next start");
   } catch (error) {
-    logger.error({ err: error, code: "QG_MODELS_FILE" }, "the providers' models could not be written down; they are served all the same");
+    const why = error instanceof ConfigError ? { problems: error.problems } : { err: error };
+    logger.error({ ...why, code: "QG_MODELS_FILE" }, "the providers' models could not be written down; they are served all the same");
   }
 }
 

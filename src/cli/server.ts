@@ -46,7 +46,7 @@ export async function gatewayServer({ guard, options, logger }: GatewayServerOpt
     res.json({ name: "quotaguard", status: "ok", time: new Date().toISOString(), backend: guard.admin.health().store });
   });
   app.get("/health", (_req, res) => {
-    const { status, body } = publicHealth(guard.admin.health());
+    const { status, body } = publicHealth(guard.admin);
     res.status(status).json(body);
   });
   app.get("/metrics", metricsHandler(guard, options));
@@ -113,7 +113,12 @@ function metricsHandler(guard: QuotaGuard, options: ResolvedOptions): express.Re
   const match = key ? keyMatcher(key) : null;
   return (req, res, next) => {
     if (match?.(req.headers.authorization) === "right") return expose(req, res, next);
-    asProblem(match ? keyRefused() : new GuardError("not_found", "metrics are closed: set management.key or monitoring.metrics_public"), res);
+    asProblem(
+      match
+        ? keyRefused()
+        : new GuardError("not_found", "metrics are closed: set QUOTAGUARD_MANAGEMENT_KEY (management.key) or monitoring.metrics_public"),
+      res,
+    );
     return undefined;
   };
 }

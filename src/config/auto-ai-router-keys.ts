@@ -69,22 +69,22 @@ function goDurationMs(value: unknown): number | null {
   return tiny ? Math.ceil(Number(tiny[1]) * (GO_UNITS_MS[tiny[2] as string] as number)) : parseDuration(written);
 }
 
-const timeout: Convert = (value, say) => {
-  const ms = goDurationMs(value);
-  if (ms !== 0) return ms ?? value;
-  return say.warn("0 was no limit there; here the default stands");
-};
+/** What neither program can read is left as it is. A bare number is ms here, and whoever wrote it there meant something else. */
+const duration = (value: unknown, say: Say): unknown =>
+  typeof value === "number" && value !== 0 ? say.refuse("needs a unit, as there: 60s, 5m") : (goDurationMs(value) ?? value);
+
+const timeout: Convert = (value, say) =>
+  goDurationMs(value) === 0 ? say.warn("0 was no limit there; here the default stands") : duration(value, say);
 
 /** There 0 was for ever, and nothing at all too. */
-const banTime = (value: unknown): unknown => {
+const banTime: Convert = (value, say) => {
   if (value === "") return undefined;
-  const ms = goDurationMs(value);
-  return ms === 0 ? "permanent" : (ms ?? value);
+  return goDurationMs(value) === 0 ? "permanent" : duration(value, say);
 };
 
 /** A rule whose duration cannot be read takes the common one, as there. */
 const ruleBanTime: Convert = (value, say) => {
-  if (value === "" || value === "permanent" || goDurationMs(value) !== null) return banTime(value);
+  if (value === "" || value === "permanent" || goDurationMs(value) !== null) return banTime(value, say);
   return say.warn("is no duration, so fail2ban.ban_duration holds for this code too");
 };
 
@@ -108,7 +108,6 @@ const prometheus: Convert = (value, say) => {
   return enabled;
 };
 
-/** Names stand in metrics, logs and paths here, where not every character may. */
 function safeName(name: string): string {
   const safe = name
     .replace(/[^A-Za-z0-9._-]+/g, "_")
@@ -117,13 +116,20 @@ function safeName(name: string): string {
   return safe === "" && name !== "" ? "credential" : safe;
 }
 
-const credentialName: Convert = (value, say) => {
-  const written = text(value);
-  if (typeof written !== "string") return written;
-  const safe = safeName(written);
-  if (safe !== written) say.warn(`is called ${safe} here: names are made of A-Z a-z 0-9 . _ -`);
+/** What each is called here: names stand in metrics, logs and paths, where not every character may. Different ones stay different. */
+export function safeNames(names: readonly string[]): ReadonlyMap<string, string> {
+  const safe = new Map<string, string>();
+  const taken = new Set(names.filter((name) => safeName(name) === name));
+  for (const name of names) {
+    if (safe.has(name)) continue;
+    const wanted = safeName(name);
+    let chosen = wanted;
+    for (let count = 2; chosen !== name && taken.has(chosen); count += 1) chosen = `${wanted.slice(0, 58)}-${count}`;
+    taken.add(chosen);
+    safe.set(name, chosen);
+  }
   return safe;
-};
+}
 
 const PROVIDERS: Readonly<Record<string, string>> = { openai: "openai", proxy: "openai-compatible" };
 
@@ -143,7 +149,7 @@ const modelRpm: Convert = (value, say) => {
 };
 
 const POOLED = { instead: "not needed: connections to providers are pooled and closed by themselves" };
-const LOGGED = { instead: "not needed: errors are in the server's log, every request is in the ledger, and bodies are never written" };
+const LOGGED = { instead: "not needed: every request is in the ledger, faults are in the server's log, and bodies are never written" };
 const VERTEX = { instead: "ignored: it is for vertex-ai" };
 
 const SERVER: Rules = {
@@ -177,7 +183,7 @@ const MONITORING: Rules = {
 };
 
 const CREDENTIAL: Rules = {
-  name: { to: "name", as: credentialName },
+  name: { to: "name", as: text },
   type: { to: "provider", as: provider },
   api_key: { to: "apiKey", as: text },
   base_url: { to: "baseUrl", as: text },
@@ -193,7 +199,7 @@ const CREDENTIAL: Rules = {
 const MODEL: Rules = {
   name: { to: "name", as: text },
   model: { to: "model", as: text },
-  credential: { to: "credential", as: (value) => safeName(String(value)) },
+  credential: { to: "credential", as: text },
   rpm: { to: "rpm", as: modelRpm },
   tpm: { to: "tpm", as: zeroIsUnlimited },
 };

@@ -2,7 +2,7 @@
 import { hint } from "../core/nearest.ts";
 import { isBanCode } from "../options/fail2ban.ts";
 import { formatPath, nodeAt, type OptionNode, type OptionPath, type Problem } from "../options/tree.ts";
-import { BAN_RULE, flag, KEYS, withoutForeignKeys, type Rules } from "./auto-ai-router-keys.ts";
+import { BAN_RULE, flag, KEYS, safeNames, withoutForeignKeys, type Rules } from "./auto-ai-router-keys.ts";
 import { isPlain, type Fields } from "./fields.ts";
 import type { ConfigFile } from "./file.ts";
 import { originLabel, type Origin, type Origins } from "./origin.ts";
@@ -21,30 +21,36 @@ export const AS_WRITTEN: OptionNode = { options: new Map(), accepts: new Set(["n
 AS_WRITTEN.item = AS_WRITTEN;
 AS_WRITTEN.value = AS_WRITTEN;
 
-/**
- * Whether a file (read `AS_WRITTEN`) is one of auto_ai_router: it has keys that only those have, and none that only ours have. A file in which
- * both stand is ours, and wrong.
- */
-export function isAutoAiRouter(written: Fields, names: OptionNode): boolean {
+export interface Likeness {
+  /** It has keys that only files of auto_ai_router have, or what all of them have. */
+  readonly isAlike: boolean;
+  /** The first option that only ours have; null = none. */
+  readonly ours: OptionPath | null;
+}
+
+/** Whose a file (read `AS_WRITTEN`) is. One in which both stand is ours, and wrong. */
+export function likeAutoAiRouter(written: Fields, names: OptionNode): Likeness {
   let isTelling = Object.hasOwn(written, "litellm_db");
   let hasTypes = false;
+  let ours: OptionPath | null = null;
   for (const [section, value] of Object.entries(written)) {
-    if (!SECTIONS.has(section) && names.options.has(toCamel(section))) return false;
+    if (!SECTIONS.has(section) && names.options.has(toCamel(section))) ours ??= [toCamel(section)];
     const rules: Rules | undefined = Object.hasOwn(KEYS, section) ? KEYS[section as keyof typeof KEYS] : undefined;
     const node = nodeAt(names, [section]);
-    const ours = (node?.item ?? node)?.options;
-    for (const row of rules ? [value].flat() : []) {
+    const options = (node?.item ?? node)?.options;
+    for (const [index, row] of (rules ? [value].flat() : []).entries()) {
       for (const key of isPlain(row) ? Object.keys(row) : []) {
         const isTheirs = Object.hasOwn(rules as Rules, key) || key === "error_code_rules";
-        const isOurs = ours?.has(toCamel(key)) === true;
-        if (isOurs && !isTheirs) return false;
+        const isOurs = options?.has(toCamel(key)) === true;
+        if (isOurs && !isTheirs) ours ??= [section, ...(Array.isArray(value) ? [index] : []), toCamel(key)];
         if (isTheirs && !isOurs && !AMBIGUOUS.has(key)) isTelling = true;
         if (section === "credentials" && key === "type") hasTypes = true;
       }
     }
   }
   // There no file was accepted without a master key.
-  return isTelling || (hasTypes && isPlain(written.server) && Object.hasOwn(written.server, "master_key"));
+  const isAlike = isTelling || (hasTypes && isPlain(written.server) && Object.hasOwn(written.server, "master_key"));
+  return { isAlike, ours };
 }
 
 export interface Translated extends FileOptions {
@@ -175,11 +181,27 @@ class Translation {
 
   credentials(written: unknown): void {
     if (!Array.isArray(written)) return this.#asItIs(written, ["credentials"], ["credentials"]);
+    const safe = safeNames(credentialNames(written));
     this.options.credentials = written.map((row: unknown, index) => {
       const place = ["credentials", index];
-      const credential = this.#row(isPlain(row) ? withoutForeignKeys(row) : row, KEYS.credentials, place, place);
+      const credential = this.#row(isPlain(row) ? this.#credential(row, place, safe) : row, KEYS.credentials, place, place);
       return isPlain(credential) ? { provider: "openai", ...credential } : credential;
     });
+  }
+
+  #credential(row: Fields, place: OptionPath, safe: ReadonlyMap<string, string>): Fields {
+    const { name, type, api_key: key } = row;
+    const called = safe.get(wordOf(name) ?? "");
+    if (called !== undefined && called !== wordOf(name)) {
+      this.warn([...place, "name"], `is called ${called} here: names are made of A-Z a-z 0-9 . _ -`);
+    }
+    if (type === "proxy" && (key === undefined || key === null || key === "")) {
+      this.warn(
+        place,
+        "has no api_key, and a client's own is not sent on here as it was there; give it a key of the router behind it, if that asks for one",
+      );
+    }
+    return withoutForeignKeys(called === undefined ? row : { ...row, name: called });
   }
 
   bans(written: unknown): void {
@@ -210,6 +232,7 @@ class Translation {
   models(written: unknown, credentials: unknown): void {
     if (!Array.isArray(written)) return this.#asItIs(written, ["models"], ["models"]);
     const known = credentialNames(credentials);
+    const safe = safeNames(known);
     const rows: unknown[] = [];
     const places = new Map<string, number>();
     for (const [index, row] of written.entries() as IterableIterator<[number, unknown]>) {
@@ -226,7 +249,7 @@ class Translation {
       const place = earlier ?? rows.length;
       places.set(pair, place);
       rows[place] = this.#row(
-        isPlain(row) ? { ...(name === undefined ? {} : { name }), ...(bound === null ? {} : { credential: bound }), ...rest } : row,
+        isPlain(row) ? { ...(name === undefined ? {} : { name }), ...(bound === null ? {} : { credential: safe.get(bound) }), ...rest } : row,
         KEYS.models,
         at,
         ["models", place],

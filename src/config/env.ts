@@ -67,6 +67,10 @@ export const OWN_VARIABLES: readonly string[] = [...SETTINGS.map(({ name }) => n
   name.startsWith(OWN_PREFIX),
 );
 
+/** The variable that sets an option, or the first one of a section. */
+export const variableOf = (path: OptionPath): string | undefined =>
+  SETTINGS.find(({ path: option }) => path.every((part, index) => part === option[index]))?.name;
+
 export interface EnvironmentReader {
   /** Undefined when unset or empty: a compose file passes unset variables as empty ones. */
   get(name: string): string | undefined;

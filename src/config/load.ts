@@ -4,16 +4,24 @@ import { ConfigError } from "../core/errors.ts";
 import { Secret } from "../core/secret.ts";
 import { checkOptions, optionNames, type GuardOptions } from "../options.ts";
 import { nearest } from "../core/nearest.ts";
-import { formatPath, type Problem } from "../options/tree.ts";
-import { AS_WRITTEN, isAutoAiRouter, translateAutoAiRouter, type Translated } from "./auto-ai-router.ts";
-import { environmentOptions, environmentProblems, environmentReader, OTHER_PROVIDERS, OWN_VARIABLES, type EnvironmentReader } from "./env.ts";
+import { formatPath, type OptionNode, type OptionPath, type Problem } from "../options/tree.ts";
+import { AS_WRITTEN, likeAutoAiRouter, translateAutoAiRouter, type Translated } from "./auto-ai-router.ts";
+import {
+  environmentOptions,
+  environmentProblems,
+  environmentReader,
+  OTHER_PROVIDERS,
+  OWN_VARIABLES,
+  variableOf,
+  type EnvironmentReader,
+} from "./env.ts";
 import { isPlain, leavesOf, merge, setAt, type Fields } from "./fields.ts";
 import { findConfigFile, readConfigFile, readDotEnv, type ConfigFile, type Environment } from "./file.ts";
 import { liteLlmProblems } from "./litellm.ts";
 import { MODELS_FILE, moreModels, type MoreModels, type MoreModelsOptions } from "./more-models.ts";
 import { originLabel, placeOf, sourceLabel, type Origin, type Origins } from "./origin.ts";
 import { storeUrlFrom } from "./text.ts";
-import { readYaml } from "./yaml.ts";
+import { readYaml, type FileOptions } from "./yaml.ts";
 
 export interface LoadConfigOptions {
   /** The config file. @default `QUOTAGUARD_CONFIG_PATH`, else ./quotaguard.yaml, else ./config.yaml, else none */
@@ -53,10 +61,12 @@ export function loadConfig(options: LoadConfigOptions = {}): LoadedConfig {
   const dotEnv = readDotEnv(folder, cwd);
   const env = environmentReader(real, dotEnv, cwd, folder);
   const variables = { ...dotEnv, ...real };
-  const read = file ? readFile(file, variables) : { options: {}, origins: new Map<string, Origin>(), problems: [], warnings: [], foreign: null };
+  const read = file
+    ? readFile(file, variables)
+    : { options: {}, origins: new Map<string, Origin>(), problems: [], warnings: [], foreign: null, mixed: null };
   const { origins, foreign } = read;
 
-  let merged = merge(merge({}, options.defaults ?? {}), read.options);
+  let merged = merge(placed(merge({}, options.defaults ?? {}), folder), read.options);
   const names = optionNames();
   for (const { path, value, origin } of environmentOptions(env, merged, names)) {
     merged = setAt(merged, path, value) as Fields;
@@ -77,7 +87,7 @@ export function loadConfig(options: LoadConfigOptions = {}): LoadedConfig {
 
   const checked = checkOptions(merged, "file");
   const problems = [...read.problems, ...(more?.problems ?? []), ...(checked.ok ? [] : checked.problems)];
-  const lines = [...environmentProblems(env), ...linesOf(problems, origins, file?.shown)];
+  const lines = [...environmentProblems(env), ...(read.mixed === null ? [] : [read.mixed]), ...linesOf(problems, origins, file?.shown)];
   if (lines.length > 0) throw new ConfigError(lines);
   const sources = new Map([...origins].map(([path, origin]) => [path, sourceLabel(origin)]));
   const warnings = [...read.warnings, ...(more?.warnings ?? []), ...(foreign ? foreignWarnings(origins, env) : []), ...warningsOf(env)];
@@ -99,23 +109,41 @@ function replaceOrigin(origins: Origins, option: string, origin: Origin | undefi
 interface ReadFile extends Translated {
   /** What a models file beside it needs to know; null = the file is one of ours. */
   readonly foreign: { readonly credentials: unknown } | null;
+  /** What to say first about a file that is one of ours only by some words; null = it is all of a piece. */
+  readonly mixed: string | null;
 }
 
 function readFile(file: ConfigFile, env: Environment): ReadFile {
   const names = optionNames();
   const written = readYaml(file, env, AS_WRITTEN);
-  if (isAutoAiRouter(written.options, names)) {
-    return { ...translateAutoAiRouter(file, written, names), foreign: { credentials: written.options.credentials } };
+  const { isAlike, ours } = likeAutoAiRouter(written.options, names);
+  if (isAlike && !ours) {
+    return { ...translateAutoAiRouter(file, written, names), foreign: { credentials: written.options.credentials }, mixed: null };
   }
   const read = readYaml(file, env, names);
   const litellm = liteLlmProblems(read.options);
   if (litellm) throw new ConfigError(litellm.map((line) => `${file.shown}: ${line}`));
-  let { options } = read;
+  const mixed = isAlike && ours && written.options.version === undefined ? mixedLine(ours, read, names) : null;
+  return { ...read, options: placed(read.options, file.folder), warnings: [], foreign: null, mixed };
+}
+
+/** Relative paths of stores start at the folder. */
+function placed(options: Fields, folder: string): Fields {
+  let result = options;
   for (const section of ["store", "ledger"]) {
     const url = isPlain(options[section]) ? options[section].url : undefined;
-    if (typeof url === "string") options = setAt(options, [section, "url"], storeUrlFrom(url, file.folder)) as Fields;
+    if (typeof url === "string") result = setAt(result, [section, "url"], storeUrlFrom(url, folder)) as Fields;
   }
-  return { ...read, options, warnings: [], foreign: null };
+  return result;
+}
+
+/** Without it, whoever adds one option of ours to a file that worked is told that everything else in it is wrong. */
+function mixedLine(path: OptionPath, { origins }: FileOptions, names: OptionNode): string {
+  const { origin, name } = placeOf(origins, names, path);
+  const where = origin ? `${originLabel(origin)}: ` : "";
+  const variable = variableOf(path);
+  const instead = `take it out${variable === undefined ? "" : ` and set ${variable}`}, or write the rest in quotaguard's words`;
+  return `${where}${name}: is an option of quotaguard in a file of auto_ai_router, so all of it was read as quotaguard's; ${instead}`;
 }
 
 function modelsBeside(config: ConfigFile, cwd: string, options: MoreModelsOptions): MoreModels | null {

@@ -23,7 +23,7 @@ export function refusalHeaders(error: GuardError, alwaysFinal: boolean): string[
   for (const [name, value] of Object.entries(error.headers)) headers.push(name, value);
   if (error.retryAfterMs !== undefined) headers.push("retry-after", String(Math.max(1, Math.ceil(error.retryAfterMs / 1000))));
   const waitsLong = error.retryAfterMs === undefined ? error.status === 429 : error.retryAfterMs > SDK_WAIT_MS;
-  if (alwaysFinal || waitsLong) headers.push("x-should-retry", "false");
+  if ((alwaysFinal || waitsLong) && error.headers["x-should-retry"] === undefined) headers.push("x-should-retry", "false");
   return headers;
 }
 

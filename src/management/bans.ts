@@ -16,13 +16,13 @@ export function bansRouter(admin: Admin): Router {
     res.json({ bans: admin.bans().map(shown) });
   });
   router.delete("/bans/:credential", (req, res) => {
-    res.json({ lifted: admin.liftBans(credentialOf(req), modelOf(req)) });
+    res.json({ lifted: admin.liftBans(credentialOf(req, admin.bans()), modelOf(req)) });
   });
   router.get("/cooldowns", (_req, res) => {
     res.json({ cooldowns: admin.cooldowns().map(shown) });
   });
   router.delete("/cooldowns/:credential", (req, res) => {
-    res.json({ cleared: admin.clearCooldowns(credentialOf(req), modelOf(req)) });
+    res.json({ cleared: admin.clearCooldowns(credentialOf(req, admin.cooldowns()), modelOf(req)) });
   });
   router.get("/client-bans", (_req, res) => {
     res.json({ bans: admin.clientBans().map(({ since, until, ...ban }) => ({ ...ban, since: iso(since), until: iso(until) })) });
@@ -32,8 +32,10 @@ export function bansRouter(admin: Admin): Router {
     res.json({ lifted: 1 });
   });
 
-  function credentialOf(req: Request<{ credential: string }>): string {
+  /** One that is configured, or that was when it was banned. */
+  function credentialOf(req: Request<{ credential: string }>, blocks: readonly BlockView[]): string {
     const { credential } = req.params;
+    if (blocks.some((block) => block.credential === credential)) return credential;
     if (admin.health().credentials.some(({ name }) => name === credential)) return credential;
     throw new GuardError("not_found", "there is no credential of this name; GET health lists them");
   }

@@ -96,10 +96,11 @@ export class Attempts implements Choice {
   #open(tier: Tier): readonly Candidate[] {
     const { health, rejected } = this.#parts;
     const seen = this.#seen;
-    if (!seen && health.isQuiet) return tier;
+    const { isQuiet } = health;
+    if (!seen && isQuiet) return tier;
     return tier.filter((candidate) => {
       if (seen?.includes(candidate)) return false;
-      const block = health.isQuiet ? null : health.blockOf(candidate);
+      const block = isQuiet ? null : health.blockOf(candidate);
       if (!block) return true;
       rejected(block.reason);
       (this.#seen ??= []).push(candidate);
@@ -119,15 +120,14 @@ export class Attempts implements Choice {
       isBusy ||= block.reason === "cooling";
       if (block.until !== null) waits.push(Math.max(1, block.until - now()));
     }
-    const earliest = waits.length === 0 ? {} : { retryAfterMs: Math.min(...waits) };
+    // Where no time is known, SDKs would try again within seconds, and again.
+    const details = waits.length === 0 ? { headers: { "x-should-retry": "false" } } : { retryAfterMs: Math.min(...waits) };
     if (isBusy) {
       const hint = waits.length === 0 ? "waiting does not help by itself" : "retry after the time that Retry-After names";
-      return new GuardError("all_credentials_limited", `every credential for this model is at its limit or cooling down; ${hint}`, earliest);
+      return new GuardError("all_credentials_limited", `every credential that could serve this is at its limit or cooling down; ${hint}`, details);
     }
-    return new GuardError("no_credential", "no credential can serve this model now: all of them are banned or failing; the operator has to look", {
-      param: "model",
-      ...earliest,
-    });
+    const message = "no credential can serve this now: all that could are banned or failing; the operator has to look";
+    return new GuardError("no_credential", message, details);
   }
 }
 

@@ -72,7 +72,7 @@ export function blockTable({ reason, ...options }: PenaltiesOptions & { readonly
     get: table.get,
     set: table.set,
     delete: table.delete,
-    blockOf: ({ key, credential }, now) => longer(find(key, now), find(credential.name, now)),
+    blockOf: ({ key, credential }, now) => (table.size === 0 ? null : longer(find(key, now), find(credential.name, now))),
     blocks: (now) => table.all(now).map(([place, penalty]) => blockOf(place, penalty)),
     lift(credential, model) {
       const meant = table.all(clock.now()).filter(([place]) => isPlaceOf(place, credential, model));

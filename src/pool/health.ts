@@ -96,7 +96,8 @@ export function credentialHealth(options: HealthOptions): CredentialHealth {
             return;
           }
           broken.leave(candidate, pass, status >= 500 ? "failed" : "nothing", status);
-          banned.failed(candidate, status);
+          // A 403 that is not about the credential: something in front of the provider took us for a robot, as the right prompt makes it do.
+          if (status !== 403 || fault === "credential") banned.failed(candidate, status);
           cooled.failed(candidate, { ...outcome, fault }, hasOthers);
           return;
         }

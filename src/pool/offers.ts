@@ -48,13 +48,28 @@ export interface OffersOptions {
   readonly lists?: ModelLists;
 }
 
-/** Client-made names are many: the candidates of at most this many are remembered. */
+/** Client-made names are many: the candidates of at most this many are remembered, besides those of the table. */
 const MAX_REMEMBERED = 1_000;
+
+const NO_ENTRIES: readonly ModelEntry[] = [];
+
+/** The table by name. */
+export type ModelTable = ReadonlyMap<string, readonly ModelEntry[]>;
+
+export const modelTable = (models: readonly ModelEntry[]): ModelTable => Map.groupBy(models, ({ name }) => name);
+
+/** What the table says of a model on a credential: an entry of its own goes before the one for all. */
+export function entryOf(table: ModelTable, name: string, credential: string): ModelEntry | undefined {
+  const entries = table.get(name) ?? NO_ENTRIES;
+  return entries.find((entry) => entry.credential === credential) ?? entries.find((entry) => entry.credential === undefined);
+}
 
 /** Who offers what: config first, what providers list second. Worked out once a model, until a list changes. */
 export function offers(options: OffersOptions): Offers {
   const { credentials, models, aliases, lists } = options;
   const providers = new Set(credentials.map((credential) => credential.provider));
+  const table = modelTable(models);
+  const most = table.size + MAX_REMEMBERED;
   const known = new Map<string, Offer>();
   const operations = new Map<string, Offer>();
   let version = lists?.version ?? 0;
@@ -82,7 +97,7 @@ export function offers(options: OffersOptions): Offers {
 
   function find(model: string): Offer {
     const { provider, name } = split(model);
-    const entries = models.filter((entry) => entry.name === name);
+    const entries = table.get(name) ?? NO_ENTRIES;
     const asked = credentials.filter((credential) => provider === null || credential.provider === provider);
     const claims = asked.map((credential) => ({ credential, claim: claim(credential, name, entries) }));
     const sure = claims.filter((each) => each.claim === "yes" || each.claim === "maybe");
@@ -93,10 +108,7 @@ export function offers(options: OffersOptions): Offers {
     }
     return offerOf(
       name,
-      chosen.map(({ credential }) => {
-        const entry = entries.find((item) => item.credential === credential.name) ?? entries.find((item) => item.credential === undefined);
-        return candidate(credential, name, entry?.model ?? name);
-      }),
+      chosen.map(({ credential }) => candidate(credential, name, entryOf(table, name, credential.name)?.model ?? name)),
     );
   }
 
@@ -111,7 +123,7 @@ export function offers(options: OffersOptions): Offers {
       let offer = known.get(model);
       if (!offer) {
         offer = find(model);
-        if (known.size >= MAX_REMEMBERED) known.clear();
+        if (known.size >= most) known.clear();
         known.set(model, offer);
       }
       return offer;

@@ -52,10 +52,15 @@ const MAX_ENTRIES = 10_000;
 /** One that began so far in the future was made by a clock that has been put back since. */
 const MAX_AHEAD_MS = 24 * 60 * 60_000;
 
+/** By how much the two clocks may differ before the wall clock is not believed any more. */
+const DRIFT_MS = 1_000;
+
 interface Entry {
   readonly penalty: Penalty;
   /** Whether it began in this process. */
   readonly isOwn: boolean;
+  /** Monotonic, ms: by then it has lasted as long as it was meant to, even if the wall clock was put back meanwhile. */
+  readonly endsAt: number;
 }
 
 export function penalties(options: PenaltiesOptions): Penalties {
@@ -79,18 +84,29 @@ export function penalties(options: PenaltiesOptions): Penalties {
       return;
     }
     if (!isPenalty(value) || isOver(value, now)) return;
-    if (!known || outlasts(value, known.penalty)) put(key, { penalty: value, isOwn: known?.isOwn ?? false }, now);
+    if (!known || outlasts(value, known.penalty)) put(key, value, known?.isOwn ?? false, now);
     // Two processes wrote at the same time, and the shorter one came last.
     else if (known.penalty.until !== value.until) mirror.write(key);
   }
 
   function live(key: string, now: number): Entry | undefined {
     const entry = entries.get(key);
-    if (!entry || !isOver(entry.penalty, now)) return entry;
+    if (!entry || !(isOver(entry.penalty, now) || clock.monotonic() >= entry.endsAt)) return entry;
     end(key, entry);
     // Over before its time, so the store would still keep it.
     if ((entry.penalty.until as number) > now) mirror.write(key);
     return undefined;
+  }
+
+  /** As it stands by the time of day that it is now. */
+  function shown({ penalty, endsAt }: Entry, now: number): Penalty {
+    const leftMs = endsAt - clock.monotonic();
+    return penalty.until === null || penalty.until - now <= leftMs ? penalty : { ...penalty, until: now + Math.ceil(leftMs) };
+  }
+
+  function get(key: string, now: number): Penalty | undefined {
+    const entry = live(key, now);
+    return entry && shown(entry, now);
   }
 
   function end(key: string, { isOwn }: Entry): void {
@@ -112,9 +128,10 @@ export function penalties(options: PenaltiesOptions): Penalties {
     return first.key;
   }
 
-  function put(key: string, entry: Entry, now: number): void {
-    entries.set(key, entry);
-    const { until } = entry.penalty;
+  function put(key: string, penalty: Penalty, isOwn: boolean, now: number): void {
+    const { since, until } = penalty;
+    const endsAt = until === null ? Infinity : clock.monotonic() + Math.min(until - now, until - since) + DRIFT_MS;
+    entries.set(key, { penalty, isOwn, endsAt });
     if (until !== null) deadlines.add({ key, until });
     if (entries.size > maxEntries) makeRoom(now);
     // Deadlines that were put off or given up are still inside.
@@ -149,12 +166,12 @@ export function penalties(options: PenaltiesOptions): Penalties {
       expire(clock.now());
       return entries.size === 0;
     },
-    get: (key, now) => live(key, now)?.penalty,
+    get,
     set(key, penalty) {
       const now = clock.now();
       const known = live(key, now);
       if (isOver(penalty, now) || (known && !outlasts(penalty, known.penalty))) return false;
-      put(key, { penalty, isOwn: true }, now);
+      put(key, penalty, true, now);
       mirror.write(key);
       return entries.has(key);
     },
@@ -167,7 +184,7 @@ export function penalties(options: PenaltiesOptions): Penalties {
       const found: (readonly [string, Penalty])[] = [];
       for (const key of [...entries.keys()]) {
         const entry = live(key, now);
-        if (entry) found.push([key, entry.penalty]);
+        if (entry) found.push([key, shown(entry, now)]);
       }
       return found;
     },

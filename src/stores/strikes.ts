@@ -51,7 +51,10 @@ class LocalLimiter extends RateLimiterStoreAbstract<Count> {
   }
 
   protected override _delete(key: string): Promise<boolean> {
-    return Promise.resolve(this.#counts?.delete(key) ?? false);
+    const count = this.#live(key);
+    // Not taken out: when its last entry goes, the cache wipes the places of all that it could hold.
+    if (count) count.endsAt = -Infinity;
+    return Promise.resolve(count !== undefined);
   }
 
   protected override _getRateLimiterRes(_key: string, changedPoints: number, { points, endsAt }: Count): RateLimiterRes {

@@ -1,3 +1,4 @@
+import { readdirSync } from "node:fs";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { fakeUpstream, type FakeUpstream } from "quotaguard/testing";
 import { table } from "../../src/cli/output.ts";
@@ -57,6 +58,7 @@ async function check(file: string, env: Readonly<Record<string, string>> = {}) {
 
 describe("check", () => {
   test("everything works: exit 0, every effective value with its source", async () => {
+    place.write("quota.db", "");
     const report = await check(yaml(), { QUOTAGUARD_PORT: "8400" });
     expect(report.code).toBe(0);
     expect(report).toMatchObject({ ok: true, config: `${place.path}/quotaguard.yaml`, warnings: [] });
@@ -78,6 +80,49 @@ describe("check", () => {
       { what: "store", ok: true, detail: `opens (${place.path}/quota.db)` },
       { what: "credential main", ok: true, detail: `answers (${upstream.url})` },
     ]);
+  });
+
+  test("leaves nothing behind: a database is made by the server, as its own user", async () => {
+    const fresh = await check(yaml().replace("./quota.db", "./data/new/quota.db"));
+    expect([fresh.code, fresh.checks[1]]).toEqual([
+      0,
+      { what: "store", ok: true, detail: `is made at the first start (${place.path}/data/new/quota.db)` },
+    ]);
+    const both = await check(`${yaml()}ledger: { url: "sqlite:./rows.db" }\n`);
+    expect(both.checks[1]?.detail).toBe(`is made at the first start (${place.path}/quota.db, ${place.path}/rows.db)`);
+    expect(readdirSync(place.path)).toEqual(["quotaguard.yaml"]);
+    const none = await check(yaml().replace("./quota.db", ":memory:"));
+    expect(none.checks[1]?.detail).toBe("opens (:memory:)");
+  });
+
+  test("a database that could not be made is told with what to do", async () => {
+    place.write("taken", "a file");
+    const { code, checks } = await check(yaml().replace("./quota.db", "./taken/quota.db"));
+    expect(code).toBe(1);
+    expect(checks[1]).toEqual({
+      what: "store",
+      ok: false,
+      detail: expect.stringMatching(/taken\/quota\.db".*a part of the path is a file, not a folder/),
+    });
+  });
+
+  test.each([
+    ["with a key for the management API", `management: { key: ${ADMIN} }`, "fail2ban: { ban_duration: permanent }", 0],
+    ["that end by themselves", "", "fail2ban: { ban_duration: 1h }", 0],
+    ["that nobody could lift", "", "fail2ban: { ban_duration: permanent }", 1],
+    ["for one status that nobody could lift", "", "fail2ban: { ban_duration: 1h, error_code_rules: [{ code: 500, ban_duration: permanent }] }", 1],
+    ["of clients that nobody could lift", "", "fail2ban: { ban_duration: 1h, clients: { ban_duration: permanent } }", 1],
+  ])("bans %s", async (_what, management, bans, count) => {
+    const { warnings } = await check(yaml(`${bans}\n`).replace(`management: { key: ${ADMIN} }`, management));
+    expect(warnings).toHaveLength(count);
+    for (const line of warnings) expect(line).toMatch(/^fail2ban: .* a restart, .* set QUOTAGUARD_MANAGEMENT_KEY/);
+  });
+
+  test("who may call: a master key alone is not called 0 keys", async () => {
+    const { checks } = await check(yaml().replace(/keys:\n.*\n/, ""));
+    expect(checks[0]).toEqual({ what: "client auth", ok: true, detail: "a master key" });
+    const keys = await check(yaml().replace(`server: { master_key: ${MASTER} }`, ""));
+    expect(keys.checks[0]).toEqual({ what: "client auth", ok: true, detail: "1 key" });
   });
 
   test("a wrong provider key is told as such", async () => {
@@ -132,7 +177,7 @@ describe("check", () => {
     expect(rows.length).toBeGreaterThan(40);
     for (const row of rows) expect(row.slice(at - 2)).toMatch(/^ {2}(?:default|env \w+|quotaguard\.yaml:\d+)$/);
     expect(stdout).toMatch(/^warn {2}configuration +env QUOTAGUARD_PROT: unknown variable, ignored; did you mean QUOTAGUARD_PORT\?$/m);
-    expect(stdout).toMatch(/^ok {4}store +opens/m);
+    expect(stdout).toMatch(/^ok {4}store +is made/m);
     expect(lines.at(-2)).toBe("everything works");
   });
 });

@@ -114,6 +114,23 @@ describe("models --json", () => {
     ]);
   });
 
+  test("warns of a model that stands in the configuration and on no provider's list any more", async () => {
+    const models = "models:\n  - { name: llama-3 }\n  - { name: llama-2, rpm: 5 }\n  - { name: old, model: llama-1, credential: box }\n";
+    const file = `credentials:\n  - { name: box, provider: openai-compatible, base_url: "${local.url}" }\n${models}`;
+    const { code, warnings } = await report(file);
+    expect([code, warnings]).toEqual([
+      0,
+      [
+        "models: no provider lists llama-2 (box), so it may refuse a call for it",
+        "models: no provider lists old, there called llama-1 (box), so it may refuse a call for it",
+      ],
+    ]);
+    // Who was not asked, or could not be, may well have it.
+    const named = file.replace("provider: openai-compatible,", 'provider: openai-compatible, models: ["llama-3", "llama-2", "llama-1"],');
+    expect((await report(named)).warnings).toEqual([]);
+    expect((await report(file.replace(local.url, `http://127.0.0.1:${await freePort()}`))).warnings).toEqual([]);
+  });
+
   test("tells which credential could not be asked and why, and what the others offer: exit 1", async () => {
     const port = await freePort();
     const off = `  - { name: off, provider: openai-compatible, base_url: "http://127.0.0.1:${port}" }\n`;

@@ -72,10 +72,12 @@ describe("serve", () => {
     expect((await fetch(`${url}/buckets/user/alice`)).status).toBe(401);
     expect((await fetch(`${url}/buckets/user/alice`, bearer(KEY))).status).toBe(401);
     expect((await fetch(`${url}/v0/management/usage/ledger`, bearer(ADMIN))).status).toBe(200);
-    for (const path of ["/nothing", "/v1/nothing", "/buckets", "/config"]) {
+    for (const path of ["/nothing", "/v2/nothing", "/buckets", "/config"]) {
       const lost = await fetch(url + path, bearer(ADMIN));
       expect([path, lost.status, lost.headers.get("content-type")]).toEqual([path, 404, expect.stringContaining("application/problem+json")]);
     }
+    // Whatever else begins with /v1 is passed through, so it is for clients with a key.
+    expect((await fetch(`${url}/v1/nothing`, bearer(ADMIN))).status).toBe(401);
     child.kill("SIGTERM");
     expect(await child.ended).toMatchObject({ code: 0 });
   });

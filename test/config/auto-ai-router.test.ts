@@ -108,6 +108,7 @@ describe("a file with every key", () => {
       "config.yaml:33:3 monitoring.log_errors",
       "config.yaml:34:3 monitoring.errors_log_path",
       "config.yaml:43:5 credentials[1].name",
+      "config.yaml:49:5 credentials[2]",
       "config.yaml:29:20 fail2ban.error_code_rules[2].ban_duration",
       "config.yaml:65:5 models[3].credential",
       "config.yaml:67:7 models[4].name",
@@ -341,6 +342,16 @@ describe("what is wrong there or not here yet", () => {
       routerWith("").replace("api_key: sk-a, ", ""),
       ["config.yaml:7:5: credentials[0].api_key: is required for the provider openai (an openai-compatible server may need none)"],
     ],
+    [
+      "a timeout without a unit, which would be milliseconds here",
+      routerWith("  request_timeout: 60"),
+      ["config.yaml:3:3: server.request_timeout: needs a unit, as there: 60s, 5m"],
+    ],
+    [
+      "a ban without a unit",
+      routerWith("").replace("fail2ban: {}", "fail2ban: { ban_duration: 300 }"),
+      ["config.yaml:5:13: fail2ban.ban_duration: needs a unit, as there: 60s, 5m"],
+    ],
     ["a model without a name", routerWith("", "models:\n  - { rpm: 5 }\n"), ["config.yaml:9:5: models[0].name: is required (a string)"]],
     ["a syntax error", routerWith("  port: [1"), [expect.stringMatching(/^config\.yaml:\d+:\d+: is not valid YAML/) as string]],
   ];
@@ -362,6 +373,38 @@ describe("what is wrong there or not here yet", () => {
       "models.yaml:3:16: models[1].rpm: expected a number, got a string",
     ]);
   });
+});
+
+describe("names of credentials", () => {
+  const named = (...names: readonly string[]): string =>
+    routerWith(
+      "",
+      names.map((name) => `  - { name: "${name}", type: openai, api_key: sk-${name.length}, base_url: "https://api.openai.com" }\n`).join(""),
+    );
+
+  test("that cannot be written here at all are told apart, and models find theirs", () => {
+    const models = 'models:\n  - { name: m, credential: "запас" }\n  - { name: m, credential: "основа" }\n';
+    const config = load(named("основа", "запас", "a b", "a_b") + models);
+    const options = resolveOptions(config);
+    expect(options.credentials.map(({ name }) => name)).toEqual(["a", "credential", "credential-2", "a_b-2", "a_b"]);
+    expect(options.models.map(({ credential }) => credential)).toEqual(["credential-2", "credential"]);
+    expect(aboutKeys(config).map((line) => line.split(": ").slice(1, 3).join(": "))).toEqual([
+      "credentials[1].name: is called credential here",
+      "credentials[2].name: is called credential-2 here",
+      "credentials[3].name: is called a_b-2 here",
+    ]);
+  });
+});
+
+describe("a chain to another router", () => {
+  const chain = (more: string): string => routerWith("", `  - { name: next, type: proxy, base_url: "http://127.0.0.1:1"${more} }\n`);
+
+  test("without a key of its own is told that no client's key is sent on", () => {
+    const [warning] = aboutKeys(load(chain("")));
+    expect(warning).toMatch(/^config\.yaml:8:5: credentials\[1\]: has no api_key, and a client's own is not sent on here/);
+  });
+
+  test("with one has nothing to say", () => expect(aboutKeys(load(chain(", api_key: sk-next")))).toEqual([]));
 });
 
 describe("which file is whose", () => {
@@ -394,10 +437,25 @@ describe("which file is whose", () => {
     ["nothing", ""],
   ])("%s: it is ours", (_what, text) => expect(isTheirs(text)).toBe(false));
 
-  test("a mixed file is told where their words stand and what ours are", () => {
+  test("a mixed file is told what makes it ours, where their words stand and what ours are", () => {
     expect(problemsOf("server: { host: 127.0.0.1, max_body_size_mb: 10 }\ncredentials: [{ name: a, type: openai, api_key: sk-a }]\n")).toEqual([
+      expect.stringMatching(/^config\.yaml:1:11: server\.host: is an option of quotaguard in a file of auto_ai_router.* set QUOTAGUARD_HOST, /),
       "config.yaml:1:28: server.max_body_size_mb: unknown option; did you mean body_limit?",
       "config.yaml:2:26: credentials[0].type: unknown option; did you mean provider?",
+    ]);
+  });
+
+  test("a section of ours at the end of their file is named first, with the variable that does it", () => {
+    const [first, ...rest] = problemsOf(`${routerWith("  max_body_size_mb: 10")}management: { key: an-admin-key-of-tests }\n`);
+    expect(first).toMatch(
+      /^config\.yaml:8:1: management: is an option of quotaguard in a file of auto_ai_router.*; take it out and set QUOTAGUARD_MANAGEMENT_KEY, or /,
+    );
+    expect(rest).toHaveLength(3);
+  });
+
+  test("a file of ours with one of their words is only told about the word", () => {
+    expect(problemsOf("version: 1\nserver: { max_body_size_mb: 10 }\n")).toEqual([
+      "config.yaml:2:11: server.max_body_size_mb: unknown option; did you mean body_limit?",
     ]);
   });
 });

@@ -52,6 +52,14 @@ describe("which file", () => {
     ["a variable", { env: { QUOTAGUARD_CONFIG_PATH: "nope.yaml" } }, "QUOTAGUARD_CONFIG_PATH: there is no file nope.yaml"],
   ])("named by %s and missing", (_what, options, line) => expect(problemsOf(files, options)).toEqual([line]));
 
+  test("a default store stands beside it, wherever the command was called", () => {
+    const config = load(files, { path: "sub/other.yaml", defaults: { store: { url: "sqlite:./data/q.db" } } });
+    expect(config.store).toEqual({ url: `sqlite:${join(config.folder, "sub/data/q.db")}` });
+    expect(config.sources.has("store.url")).toBe(false);
+    const alone = load({}, { defaults: { store: { url: "sqlite:./data/q.db" } } });
+    expect(alone.store).toEqual({ url: `sqlite:${join(alone.folder, "data/q.db")}` });
+  });
+
   test("a folder is not a file", () => expect(problemsOf(files, { path: "sub" })).toEqual(["sub: is not a file"]));
 
   test.each(["quotaguard.yaml", ".env"])("%s above 1 MiB is refused", (name) => {

@@ -64,3 +64,26 @@ describe("an answer that is too large to hold", () => {
     expect(row).toMatchObject({ state: "estimated", attempts: 1 });
   });
 });
+
+describe("what SDKs are told not to try again", () => {
+  const answer = async (kit: Accounts): Promise<readonly [number, number | null, string | null]> => {
+    const { status, retryAfter, headers } = await kit.ask();
+    return [status, retryAfter, headers.get("x-should-retry")];
+  };
+
+  test("a provider's own refusal that names a long wait, and not one that names a short one", async () => {
+    const kit = await ordered(["a"]);
+    kit.answer("a", silent(503, { "retry-after": "10" }));
+    expect(await answer(kit)).toEqual([503, 10, null]);
+    kit.clock.advance(10_000);
+    kit.answer("a", silent(503, { "retry-after": "10.2" }));
+    expect(await answer(kit)).toEqual([503, 11, "false"]);
+  });
+
+  test("a model whose every account is banned until a person comes", async () => {
+    const kit = await ordered(["a"], { fail2ban: { maxAttempts: 1, errorCodes: [401] } });
+    kit.answer("a", silent(401));
+    expect((await kit.ask()).status).toBe(401);
+    expect(await answer(kit)).toEqual([503, null, "false"]);
+  });
+});

@@ -46,6 +46,11 @@ describe("x-should-retry", () => {
   ])("of %s %j (final: %s) is %s", (code, details, final, expected) => {
     expect(headersOf(code, details, final)["x-should-retry"]).toBe(expected);
   });
+
+  test("is said once, also of an error that says it itself", () => {
+    const error = new GuardError("all_credentials_limited", "x", { headers: { "x-should-retry": "false" } });
+    for (const final of [false, true]) expect(refusalHeaders(error, final)).toEqual(["x-should-retry", "false"]);
+  });
 });
 
 test("an error's own headers go along", () => {

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import type { BlockView } from "../../src/core/admin.ts";
 import { management } from "./management-kit.ts";
 
 test("bans and cooldowns are listed with their times, null for what only a person ends", async () => {
@@ -34,6 +35,14 @@ test("bans are lifted and cooldowns cleared, of one model or of all", async () =
     { name: "clearCooldowns", args: ["main", null] },
     { name: "liftClientBan", args: ["ip:203.0.113.7"] },
   ]);
+});
+
+test("a ban that outlived its credential can be lifted, too", async () => {
+  const { ask, admin } = await management();
+  const [ban] = admin.bans();
+  admin.bans = () => [{ ...ban, credential: "removed since" } as BlockView];
+  expect(await ask("/bans/removed%20since", { method: "DELETE" })).toMatchObject({ status: 200, body: { lifted: 1 } });
+  expect((await ask("/cooldowns/removed%20since", { method: "DELETE" })).status).toBe(404);
 });
 
 test.each([

@@ -94,7 +94,7 @@ describe("a circuit breaker", () => {
   });
 
   test("gives the place of an abandoned probe to the next one", () => {
-    const { clock, all, may, attempts, state } = kit();
+    const { clock, may, attempts, state } = kit();
     attempts("failed", 3);
     clock.advance(30_000);
     attempts("nothing", 3);

@@ -12,7 +12,13 @@ import { candidate, choice, lend, NEVER_SENT, numbered, offersOf, SERVED, setSlo
 
 const A = candidate("a", "m");
 
-const FAIL2BAN: HealthOptions["fail2ban"] = { maxAttempts: 3, windowMs: 10 * MINUTE, banMs: null, codes: [401, 429, 500, 502, 503, 504], rules: [] };
+const FAIL2BAN: HealthOptions["fail2ban"] = {
+  maxAttempts: 3,
+  windowMs: 10 * MINUTE,
+  banMs: null,
+  codes: [401, 403, 429, 500, 502, 503, 504],
+  rules: [],
+};
 const BREAKER: HealthOptions["breaker"] = { failureThreshold: 5, openForMs: 30_000, halfOpen: 1 };
 
 function kit(more: Partial<Pick<HealthOptions, "fail2ban" | "breaker" | "records">> = {}, clock = testClock()) {
@@ -106,7 +112,9 @@ describe("what an attempt says", () => {
 
   test("fail2ban does not count what is nobody's fault or the request's", () => {
     const { strikes, attempt } = kit({ fail2ban: FAIL2BAN });
-    for (const outcome of [SERVED, NEVER_SENT, refused(401, "request"), refused(500, "request"), broke("internal")]) attempt(outcome, 5);
+    // Codes that this list bans for, and a challenge of a provider's firewall, which says 403 about the request's text.
+    const challenge = refused(403, "capacity", { waitMs: 10_000 });
+    for (const outcome of [SERVED, NEVER_SENT, refused(401, "request"), refused(500, "request"), broke("internal"), challenge]) attempt(outcome, 5);
     expect(strikes.asked).toEqual([]);
   });
 

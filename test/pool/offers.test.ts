@@ -156,6 +156,14 @@ describe("names", () => {
     expect(offered(offersOf([credential("o")]), "anthropic:claude")).toEqual([["o", "anthropic:claude"]]);
   });
 
+  test("of a large table are all remembered, so that a walk through it works nothing out again", () => {
+    const models = Array.from({ length: 1_500 }, (_, i) => ({ name: `m${i}` }));
+    const offered = offersOf([credential("a"), credential("b")], models);
+    const walk = () => models.map(({ name }) => offered.of(name));
+    const first = walk();
+    expect(walk().every((offer, i) => offer === first[i])).toBe(true);
+  });
+
   test("that clients make up by the thousand are forgotten", () => {
     const many = offersOf(numbered(2));
     const first = many.of("made-up-0");

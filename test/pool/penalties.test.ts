@@ -47,14 +47,63 @@ describe("a penalty", () => {
     const it = table();
     it.keep("a", 1_000);
     it.keep("for ever", null);
-    it.clock.set(it.clock.now() - DAY);
-    expect(it.standing()).toEqual({ a: DAY + 1_000, "for ever": null });
-    it.clock.set(it.clock.now() - 1);
+    it.clock.set(it.clock.now() - DAY - 1);
     expect(it.get("a", it.clock.now())).toBeUndefined();
     expect(it.standing()).toEqual({ "for ever": null });
     expect(await it.records.list("kept/")).toHaveLength(1);
     expect(it.keep("a", 50)).toBe(true);
     expect(it.standing()).toMatchObject({ a: 50 });
+  });
+});
+
+describe("a wall clock that is set", () => {
+  const HOUR = 3_600_000;
+  /** What the two clocks may differ by anyway. */
+  const DRIFT = 1_000;
+
+  test("back prolongs nothing: a penalty lasts as long as it was meant to", async () => {
+    const it = table();
+    it.keep("a", 60_000);
+    it.clock.advance(20_000);
+    it.clock.set(it.clock.now() - HOUR);
+    expect(it.standing()).toEqual({ a: 40_000 + DRIFT });
+    it.clock.advance(39_999);
+    expect(it.get("a", it.clock.now())).toBeDefined();
+    it.clock.advance(1 + DRIFT);
+    expect([it.get("a", it.clock.now()), it.standing(), it.isEmpty, it.over]).toEqual([undefined, {}, true, ["a"]]);
+    expect(await it.records.list("kept/")).toEqual([]);
+    expect(it.keep("a", 5)).toBe(true);
+  });
+
+  test("back by little changes nothing: the provider's own time is kept to", () => {
+    const it = table();
+    it.keep("a", 60_000);
+    it.clock.set(it.clock.now() - DRIFT / 2);
+    expect(it.standing()).toEqual({ a: 60_000 + DRIFT / 2 });
+    it.clock.advance(60_000 + DRIFT / 2 - 1);
+    expect(it.standing()).toEqual({ a: 1 });
+    it.clock.advance(1);
+    expect(it.standing()).toEqual({});
+  });
+
+  test("back does not keep what was stored before it any longer after a restart", async () => {
+    const before = table();
+    before.keep("a", 60_000);
+    before.close();
+    before.clock.advance(20_000);
+    before.clock.set(before.clock.now() - HOUR);
+    const after = table(before);
+    await after.load();
+    expect(after.standing()).toEqual({ a: 60_000 + DRIFT });
+    after.clock.advance(60_000 + DRIFT);
+    expect(after.standing()).toEqual({});
+  });
+
+  test("forward ends what the wall clock says is over", () => {
+    const it = table();
+    it.keep("a", 60_000);
+    it.clock.set(it.clock.now() + 60_000);
+    expect([it.get("a", it.clock.now()), it.isEmpty]).toEqual([undefined, true]);
   });
 });
 

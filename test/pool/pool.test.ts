@@ -210,6 +210,7 @@ describe("when nothing is left", () => {
     const refused = first(choice(pool));
     expect(refused).toMatchObject({ code: "all_credentials_limited", status: 429 });
     expect(refused.retryAfterMs).toBeUndefined();
+    expect(refused.headers).toEqual({ "x-should-retry": "false" });
   });
 
   test("all banned or failing is 503", () => {
@@ -218,7 +219,8 @@ describe("when nothing is left", () => {
     health.blocked.set("2/m", block("breaker", 2_000));
     expect(first(choice(pool))).toMatchObject({ code: "no_credential", status: 503, retryAfterMs: 2_000 });
     health.blocked.set("2/m", block("banned", null));
-    expect(first(choice(pool)).retryAfterMs).toBeUndefined();
+    const hopeless = first(choice(pool));
+    expect([hopeless.retryAfterMs, hopeless.headers]).toEqual([undefined, { "x-should-retry": "false" }]);
   });
 
   test("after an attempt it is no refusal: the attempt's own failure is what the client gets", () => {
