@@ -174,8 +174,8 @@ function unlisted({ credentials }: ResolvedOptions, { catalogue }: Offered, rows
   };
   return rows.flatMap(({ model, providerModel, credentials: names }) => {
     if (names.length === 0 || !names.every((name) => lacks(name, providerModel))) return [];
-    const there = providerModel === model ? "" : `, there called ${providerModel}`;
-    return [`models: no provider lists ${model}${there} (${names.join(", ")}), so it may refuse a call for it`];
+    const called = providerModel === model ? model : `${model} (there ${providerModel})`;
+    return [`models: ${called} is not on the list of ${names.join(", ")}, and may be refused there`];
   });
 }
 

@@ -121,8 +121,8 @@ describe("models --json", () => {
     expect([code, warnings]).toEqual([
       0,
       [
-        "models: no provider lists llama-2 (box), so it may refuse a call for it",
-        "models: no provider lists old, there called llama-1 (box), so it may refuse a call for it",
+        "models: llama-2 is not on the list of box, and may be refused there",
+        "models: old (there llama-1) is not on the list of box, and may be refused there",
       ],
     ]);
     // Who was not asked, or could not be, may well have it.

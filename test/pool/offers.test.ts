@@ -158,8 +158,8 @@ describe("names", () => {
 
   test("of a large table are all remembered, so that a walk through it works nothing out again", () => {
     const models = Array.from({ length: 1_500 }, (_, i) => ({ name: `m${i}` }));
-    const offered = offersOf([credential("a"), credential("b")], models);
-    const walk = () => models.map(({ name }) => offered.of(name));
+    const large = offersOf([credential("a"), credential("b")], models);
+    const walk = () => models.map(({ name }) => large.of(name));
     const first = walk();
     expect(walk().every((offer, i) => offer === first[i])).toBe(true);
   });
