@@ -87,6 +87,8 @@ function stopBySignal(close: () => Promise<void>, logger: Logger): Promise<void>
       );
     };
     process.on("SIGTERM", stop);
+    // A terminal that closes; there is no reload yet that it could ask for.
+    process.on("SIGHUP", stop);
     process.on("SIGINT", stop);
   });
 }

@@ -197,7 +197,7 @@ export const optionsSchema = z.strictObject({
       port: z.number().int().min(0).max(65_535).default(8318),
       /** May use every model and name any scope. It does not open the management tree. */
       masterKey: secret(MIN_OWN_KEY).nullable().default(null),
-      /** The longest a whole request may take. */
+      /** How long an answer that is no stream may take in all; what is passed through, until its answer begins. */
       requestTimeout: duration().default(300_000),
       bodyLimit: size(GB).default(10_485_760),
       loggingLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),

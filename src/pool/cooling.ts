@@ -89,7 +89,10 @@ export function cooling({ records, clock, logger }: CoolingOptions): Cooling {
       const forMs = isOnlyOne && namedMs !== null ? namedMs : lengthMs(trouble, namedMs, place, since);
       const until = since + forMs;
       if (!table.set(place, { code: status, since, until, isFirm: forMs === namedMs })) return;
-      logger.info({ credential: credential.name, model: isWhole ? null : name, code: status, until }, "a credential cools down");
+      const told = { credential: credential.name, model: isWhole ? null : name, code: status, until };
+      // A key that is refused mends itself for nobody: a person has to look.
+      if (trouble.fault === "credential") logger.warn(told, "a credential is refused by its provider and cools down");
+      else logger.info(told, "a credential cools down");
     },
 
     served({ key, credential }) {

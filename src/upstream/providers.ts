@@ -43,7 +43,8 @@ const CHALLENGE_WAIT_MS = 10_000;
 const ACCOUNT_CODE = /^(?:insufficient_quota|invalid_api_key|account_deactivated|access_terminated(?:_error)?|invalid_grant|billing_\w+)$/;
 
 /** A refusal of this very call, although its status may speak of access: providers tell it in words only. */
-const REQUEST_WORDS = /content policy|content management policy|policy violation|model not found|model does not exist|unsupported model/i;
+const REQUEST_WORDS =
+  /content policy|content management policy|policy violation|requires moderation|input was flagged|model not found|model does not exist|unsupported model/i;
 
 const verdict = (fault: Fault, isAccountWide = false, waitMs: number | null = null): Verdict => Object.freeze({ fault, isAccountWide, waitMs });
 

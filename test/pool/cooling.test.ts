@@ -117,14 +117,14 @@ describe("a cooldown", () => {
     expect(left(B)).toBe(5_000);
   });
 
-  test("is logged when it begins or grows", () => {
+  test("is logged when it begins or grows, as a warning where a person has to look", () => {
     const { clock, fail, logger } = kit();
     fail(trouble(503));
     fail(trouble(503));
     fail(denied(401, { isAccountWide: true }));
     expect(logger.lines.map(({ level, fields }) => [level, fields])).toEqual([
       ["info", { credential: "a", model: "m", code: 503, until: clock.now() + MINUTE }],
-      ["info", { credential: "a", model: null, code: 401, until: clock.now() + 30 * MINUTE }],
+      ["warn", { credential: "a", model: null, code: 401, until: clock.now() + 30 * MINUTE }],
     ]);
   });
 });

@@ -126,8 +126,12 @@ export class Exchange implements Recipient {
   }
 
   failed(error: Error): void {
+    if (this.#answer && this.#isRefusal()) {
+      this.#refused(this.#answer, null);
+      return;
+    }
     const stage: Stage = this.#phase === "connecting" ? "unsent" : this.#phase === "answering" ? "answered" : "sent";
-    this.#fail(laneFailure(error, stage), stage === "answered" && !this.#isRefusal() ? "estimate" : "nothing");
+    this.#fail(laneFailure(error, stage), stage === "answered" ? "estimate" : "nothing");
   }
 
   // --- the answer
@@ -143,7 +147,9 @@ export class Exchange implements Recipient {
     answer.on("data", (chunk: Buffer) => {
       chunks.push(chunk);
       size += chunk.length;
-      if (size > MOST_HELD_BYTES) this.#fail(protocolError("it is too large for what was asked"), this.#isRefusal() ? "nothing" : "estimate");
+      if (size <= MOST_HELD_BYTES) return;
+      if (this.#isRefusal()) this.#refused(answer, null);
+      else this.#fail(protocolError("it is too large for what was asked"), "estimate");
     });
     answer.once("end", () => {
       if (this.#phase === "over") return;
@@ -164,7 +170,9 @@ export class Exchange implements Recipient {
     this.#resolve?.({ answer: { status, headers: responseHeaders(answer.headers), body: bytes }, isGood: true });
   }
 
-  #refused(answer: IncomingMessage, bytes: Buffer): void {
+  /** The status has the word, so that no request can make its own error look like a failure of the provider. `bytes` null = not all of the body. */
+  #refused(answer: IncomingMessage, bytes: Buffer | null): void {
+    if (this.#phase === "over") return;
     const { ctx, lease } = this.#parts;
     const refused: Refused = refusedAnswer(lease.credential, answer.statusCode ?? 0, answer.headers, bytes, ctx.services.clock.now());
     this.#charge("nothing");

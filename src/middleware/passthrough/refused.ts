@@ -2,6 +2,7 @@
 import type { Answer } from "../../core/answer.ts";
 import type { AttemptOutcome, Credential } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
+import { refusalHeaders } from "../../http/render.ts";
 import { responseHeaders } from "../../upstream/headers.ts";
 import { providerRow } from "../../upstream/providers.ts";
 import { redacted } from "../../upstream/redacted.ts";
@@ -14,10 +15,13 @@ export interface Refused {
   readonly answer: Answer | null;
 }
 
-/** `bytes` is the body of an answer whose status is outside 2xx. Errors pass as they are, but for a key that the provider repeats: it is ours. */
-export function refusedAnswer(credential: Credential, status: number, headers: HeaderFields, bytes: Buffer, nowMs: number): Refused {
+/**
+ * `bytes` is the body of an answer whose status is outside 2xx; null = it broke off or was too large to be kept, which says nothing that the status has not
+ * said. Errors pass as they are, but for a key that the provider repeats: it is ours.
+ */
+export function refusedAnswer(credential: Credential, status: number, headers: HeaderFields, bytes: Buffer | null, nowMs: number): Refused {
   const row = providerRow(credential.provider);
-  const body = redacted(bytes, credential);
+  const body = redacted(bytes ?? Buffer.alloc(0), credential);
   const verdict = row.classify(status, headers, body);
   const waitMs = row.retryAfterMs(headers, nowMs, status === 429 && verdict.fault === "capacity") ?? verdict.waitMs;
   const wait = waitMs === null ? {} : { retryAfterMs: waitMs };
@@ -27,8 +31,8 @@ export function refusedAnswer(credential: Credential, status: number, headers: H
     return { outcome, error, answer: null };
   }
   const error = new GuardError("upstream_refused", `the provider answered with status ${status}`, { status, ...wait });
-  const isReadable = String(headers["content-type"] ?? "").includes("json");
+  const isReadable = bytes !== null && String(headers["content-type"] ?? "").includes("json");
   const returned = responseHeaders(headers);
-  if (waitMs !== null) returned.push("retry-after", String(Math.ceil(waitMs / 1_000)));
+  if (waitMs !== null) returned.push(...refusalHeaders(error, false));
   return { outcome, error, answer: isReadable ? { status, headers: returned, body } : null };
 }

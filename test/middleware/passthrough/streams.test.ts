@@ -306,24 +306,25 @@ describe("a provider that breaks", () => {
     expect(kit.pool.health.left).toMatchObject([{ outcome: { kind: "failed", tokens: null } }]);
   });
 
-  test("in the middle of its refusal: 502 that a client can read", async () => {
+  test("in the middle of its refusal: the status has the word, and the credential is not to blame", async () => {
     const kit = await laneKit();
     kit.provider.on("*", (req, res) => {
       res.writeHead(400, { "content-type": "application/json", "content-length": 100 });
       res.write('{"error"', () => setImmediate(reset, req.socket));
     });
     const response = await kit.call("POST", "/v1/images/generations", { json: { model: "m" } });
-    expect([response.status, await response.json()]).toMatchObject([502, { error: { code: "upstream_protocol" } }]);
+    expect([response.status, await response.json()]).toMatchObject([400, { error: { code: "upstream_refused" } }]);
+    expect(kit.pool.health.left.map(({ outcome }) => outcome)).toMatchObject([{ kind: "refused", status: 400, fault: "request" }]);
   });
 
-  test("by a refusal without end: 502", async () => {
+  test("by a refusal without end: the status has the word, and the connection is closed", async () => {
     const kit = await laneKit();
     kit.provider.on("*", (_req, res) => {
       res.writeHead(400, { "content-type": "application/json" });
       pour(res, LARGE);
     });
     const response = await kit.call("POST", "/v1/images/generations", { json: { model: "m" } });
-    expect([response.status, await response.json()]).toMatchObject([502, { error: { code: "upstream_protocol" } }]);
+    expect([response.status, await response.json()]).toMatchObject([400, { error: { code: "upstream_refused" } }]);
     await kit.provider.log[0]?.cut;
   });
 
