@@ -59,6 +59,9 @@ export type AttemptOutcome =
   /** The client left, or the attempt was never sent. */
   | { readonly kind: "abandoned"; readonly tokens: number | null };
 
+/** Nothing reached the provider. */
+export const NEVER_SENT: AttemptOutcome = Object.freeze({ kind: "abandoned", tokens: null });
+
 /** A credential lent to one attempt. */
 export interface Lease {
   readonly credential: Credential;

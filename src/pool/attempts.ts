@@ -1,4 +1,4 @@
-import type { AttemptOutcome, Choice, Credential, Lease } from "../core/credential.ts";
+import { NEVER_SENT, type AttemptOutcome, type Choice, type Credential, type Lease } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
 import { isPromise, type MaybePromise } from "../core/time.ts";
 import type { Candidate, Strategy, Tier } from "./candidate.ts";
@@ -131,7 +131,6 @@ export class Attempts implements Choice {
   }
 }
 
-const NEVER_SENT: AttemptOutcome = { kind: "abandoned", tokens: null };
 const nobody = (): boolean => false;
 
 const tokensOf = (outcome: AttemptOutcome): number | null => (outcome.kind === "refused" ? null : outcome.tokens);

@@ -1,4 +1,4 @@
-import type { AttemptOutcome, Choice, Credential, Lease } from "../../src/core/credential.ts";
+import { NEVER_SENT, type AttemptOutcome, type Choice, type Credential, type Lease } from "../../src/core/credential.ts";
 import { Secret } from "../../src/core/secret.ts";
 import type { Candidate } from "../../src/pool/candidate.ts";
 import type { Block, Health } from "../../src/pool/health.ts";
@@ -132,4 +132,4 @@ export const choice = (pool: Pool, model = "m", opId = "op"): Choice => pool.cho
 export const lend = (from: Choice): Lease | null => from.next() as Lease | null;
 
 export const SERVED: AttemptOutcome = { kind: "served", status: 200, tokens: 7 };
-export const NEVER_SENT: AttemptOutcome = { kind: "abandoned", tokens: null };
+export { NEVER_SENT };

@@ -1,5 +1,5 @@
 import type { Context } from "../../core/context.ts";
-import type { AttemptOutcome, Lease } from "../../core/credential.ts";
+import { NEVER_SENT, type Lease } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import type { Candidate } from "../../pool/candidate.ts";
 import type { Pool } from "../../pool/pool.ts";
@@ -16,8 +16,6 @@ export interface Wish {
   readonly credential: string | null;
   readonly opId: string;
 }
-
-export const NEVER_SENT: AttemptOutcome = { kind: "abandoned", tokens: null };
 
 const isProxied = ({ credential }: Candidate): boolean => credential.proxyUrl !== null;
 

@@ -5,7 +5,7 @@
 import type { Answer } from "../../core/answer.ts";
 import type { Call } from "../../core/call.ts";
 import type { Context, Services } from "../../core/context.ts";
-import type { AttemptOutcome, Lease } from "../../core/credential.ts";
+import { NEVER_SENT, type Lease } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import type { Step } from "../../core/step.ts";
 import { isPromise } from "../../core/time.ts";
@@ -94,8 +94,6 @@ export function proxyStep(options: ProxyOptions): Step {
     throw last.error;
   };
 }
-
-const NEVER_SENT: AttemptOutcome = { kind: "abandoned", tokens: null };
 
 /** Gives the lease back, because the client left or must go before anything was sent. Returns what to say to it. */
 function neverSent(ctx: Context, lease: Lease): GuardError {
