@@ -220,6 +220,16 @@ describe("the source tree", () => {
     expect(tree.size).toBeGreaterThan(20);
     expect(violationsOf(tree)).toEqual([]);
   });
+
+  // Types only would do for a development dependency, yet a user's compiler reads our declarations with their imports.
+  it("imports only what its users get with it", () => {
+    const manifest = JSON.parse(readFileSync(join(SOURCE, "../package.json"), "utf8")) as Record<string, Record<string, string> | undefined>;
+    const installed = new Set(Object.keys({ ...manifest.dependencies, ...manifest.peerDependencies }));
+    const imported = [...sourceTree()].flatMap(([path, text]) => read(path, text).imports.map(({ specifier }) => specifier));
+    const packages = new Set(imported.filter((specifier) => !isOurs(specifier) && !specifier.startsWith("node:")).map(packageOf));
+    expect(packages.size).toBeGreaterThan(8);
+    expect([...packages].filter((name) => !installed.has(name))).toEqual([]);
+  });
 });
 
 describe("the checker itself", () => {
