@@ -8,6 +8,7 @@ export type { InProcessFetch } from "./http/in-process.ts";
 export { ConfigError, GuardError, type ErrorCode, type GuardErrorDetails } from "./core/errors.ts";
 export { loadConfig } from "./config/load.ts";
 export { combineStores } from "./stores/combine.ts";
+export { defineStore, type StateChange, type StateWrite, type StoreDefinition } from "./stores/define-store.ts";
 export { memoryStore } from "./stores/memory.ts";
 export type { GuardOptions } from "./options.ts";
 export type { RouteBudgetOptions } from "./options/budgets.ts";
@@ -32,10 +33,13 @@ export type { CustomScopes, ScopeInput, ScopeName, Scopes, ScopesInput } from ".
 export type {
   Amounts,
   Charge,
+  Continuity,
+  CounterState,
   FinishResult,
   Ledger,
   LedgerFilter,
   LedgerGroup,
+  LedgerStore,
   LedgerTotal,
   LimitStore,
   RecordStore,

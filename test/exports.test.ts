@@ -13,11 +13,13 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 /** The names that each subpath promises. Types are not listed: they leave nothing at run time. */
 const PROMISED: Readonly<Record<string, readonly string[]>> = {
   quotaguard: [
-    ...["createGuard", "quotaGuard", "contextOf", "GuardError", "memoryStore", "combineStores", "loadConfig"],
+    ...["createGuard", "quotaGuard", "contextOf", "GuardError", "memoryStore", "defineStore", "combineStores", "loadConfig"],
     ...["auth", "scopes", "fail2ban", "budgets", "credentials", "proxy", "passthrough", "models"],
   ],
+  "quotaguard/stores/redis": ["redisStore"],
   "quotaguard/stores/sqlite": ["sqliteStore"],
-  "quotaguard/testing": ["fakeUpstream", "testClock"],
+  "quotaguard/stores/postgres": ["postgresStore"],
+  "quotaguard/testing": ["fakeUpstream", "storeContract", "testClock"],
 };
 
 /** What a host that only imports `quotaguard` must not pay for, and may not even have installed. */

@@ -46,6 +46,8 @@ export interface Charge {
   readonly amount: number;
   /** False = shadow: judged and counted alone, never refuses. */
   readonly enforce: boolean;
+  /** True = never decided on counters that may be incomplete: `store_unavailable` while a store that lost them is being rebuilt. */
+  readonly strict?: boolean;
 }
 
 /** How one limit stands after a verdict. */
@@ -77,7 +79,12 @@ export type ReserveResult =
   /** The opId is already finished (or was released before it was reserved). */
   | { readonly kind: "closed" }
   /** The caller's clock lies outside a calendar window's bounds: recompute them for `now` and repeat with the same opId. */
-  | { readonly kind: "skew"; readonly now: number };
+  | { readonly kind: "skew"; readonly now: number }
+  /**
+   * Another process has changed the numbers of limits. The watchers of {@link LIMIT_NUMBERS} know them by now: work the charges out anew and repeat
+   * with the same opId.
+   */
+  | { readonly kind: "stale" };
 
 /** `applied` now · `late` applied after expiry · `done` already finished, no effect · `unknown` no such reservation: a tombstone is left. */
 export type FinishResult = "applied" | "late" | "done" | "unknown";
@@ -86,6 +93,39 @@ export type FinishResult = "applied" | "late" | "done" | "unknown";
 export interface ExpiredReservation {
   readonly opId: string;
   readonly charges: readonly { readonly key: string; readonly unit: Unit; readonly amount: number }[];
+}
+
+/** Records below this key are the numbers of limits that were set at run time: a shared store lets no process decide by old ones. */
+export const LIMIT_NUMBERS = "limit/";
+
+/** A counter as text, in the form of `limits/codec`. */
+export interface CounterState {
+  readonly key: string;
+  readonly state: string;
+}
+
+/**
+ * What a store can say about counters that may be lost while processes live: a server that comes back empty. From the moment a loss is noticed
+ * until {@link Continuity.complete} strict charges are `store_unavailable`; all others go on with empty counters.
+ */
+export interface Continuity {
+  /** Names the counters' history; another one = they began anew. Empty before {@link Continuity.begin}. */
+  readonly epoch: string;
+  /** False from a noticed loss until it is made good. */
+  readonly isWhole: boolean;
+  /**
+   * Compares the history with the one that was seen last; null = none ever was, so whatever the server holds (if nothing: the beginning) is
+   * whole. Another history that is whole was made good by another process, and is. Afterwards `epoch` and `isWhole` are right.
+   */
+  begin(lastSeen: string | null): Promise<void>;
+  /** Calls `fn` when a loss is noticed and when it is made good, by whatever process. Returns a function that stops it. */
+  watch(fn: () => void): () => void;
+  /** Takes (or keeps) the right to rebuild for so long. False = another process has it. */
+  claim(ttlMs: number): Promise<boolean>;
+  /** Puts counters in place of what stands there. Rejects, and changes nothing, without the right to rebuild. */
+  restore(counters: readonly CounterState[]): Promise<void>;
+  /** The counters are whole again, for all processes. Changes nothing without the right to rebuild. */
+  complete(): Promise<void>;
 }
 
 /**
@@ -107,6 +147,8 @@ export interface LimitStore {
   expire(most: number): MaybePromise<readonly ExpiredReservation[]>;
   /** Reads without changing anything. */
   peek(limits: readonly { readonly key: string; readonly rule: Rule }[]): MaybePromise<readonly Standing[]>;
+  /** Absent = counters are lost only together with this process, or never. */
+  readonly continuity?: Continuity;
 }
 
 export interface StoredRecord {
@@ -174,18 +216,35 @@ export interface Ledger {
   /** Newest first. */
   list(filter: LedgerFilter): MaybePromise<readonly LedgerRow[]>;
   totals(filter: LedgerFilter, groupBy: readonly LedgerGroup[]): MaybePromise<readonly LedgerTotal[]>;
+  /** All rows with `at` ≥ `fromMs`, open ones (state `intent`) too, in pages, oldest first as far as rows are finished. Never all in memory. */
+  scan(fromMs: number): AsyncIterable<readonly LedgerRow[]>;
+  /**
+   * Wall clock, ms: whatever may have been charged since then has its row here, none was dropped. 0 = nothing ever was. What was only refused does not
+   * count.
+   */
+  completeSince(): MaybePromise<number>;
 }
 
-/** Everything that outlives a request. */
-export interface Store {
+/** Keeps rows and records, but no counters. */
+export interface LedgerStore {
   readonly name: string;
   /** Whether several processes see the same state. */
   readonly shared: boolean;
-  readonly limits: LimitStore;
-  readonly strikes: StrikeStore;
   readonly records: RecordStore;
   readonly ledger: Ledger;
+  /** True = each call that a request waits for ends by itself, whatever happens to the server. Others are given a deadline by the guard. */
+  readonly isBounded?: boolean;
   /** Resolves when the store can serve; rejects with a message that names the setting at fault. */
   ready(): MaybePromise<void>;
   close(): MaybePromise<void>;
+}
+
+/** Everything that outlives a request. */
+export interface Store extends LedgerStore {
+  readonly limits: LimitStore;
+  readonly strikes: StrikeStore;
+  /** How many processes share it now, this one included. Absent = only this one. */
+  nodes?(): number;
+  /** Records that outlive the counters, where they are kept elsewhere. */
+  readonly memo?: RecordStore;
 }

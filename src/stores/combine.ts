@@ -1,7 +1,7 @@
-import type { Store } from "../core/store.ts";
+import type { LedgerStore, Store } from "../core/store.ts";
 
-/** Takes limits, strikes and records from one store and the ledger from another, e.g. buckets in memory and rows in SQLite. */
-export function combineStores(parts: { readonly store: Store; readonly ledger: Store }): Store {
+/** Takes limits, strikes and records from one store and the ledger from another, e.g. counters in Redis and rows in Postgres. */
+export function combineStores(parts: { readonly store: Store; readonly ledger: LedgerStore }): Store {
   const { store, ledger } = parts;
   return {
     name: `${store.name}+${ledger.name}`,
@@ -10,6 +10,9 @@ export function combineStores(parts: { readonly store: Store; readonly ledger: S
     strikes: store.strikes,
     records: store.records,
     ledger: ledger.ledger,
+    ...(store.isBounded === undefined ? {} : { isBounded: store.isBounded }),
+    ...(ledger.name === "memory" ? {} : { memo: ledger.records }),
+    ...(store.nodes ? { nodes: () => store.nodes?.() ?? 1 } : {}),
     async ready() {
       await store.ready();
       await ledger.ready();

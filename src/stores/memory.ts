@@ -40,7 +40,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): Store {
     limits: limitEngine(limits),
     strikes: strikeStore({ clock }),
     records: memoryRecords(() => limits.now(), logger),
-    ledger: memoryLedger(maxLedgerRows),
+    ledger: memoryLedger(maxLedgerRows, clock.now()),
     ready: () => undefined,
     close: () => undefined,
   };

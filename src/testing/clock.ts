@@ -5,6 +5,8 @@ export interface TestClock extends Clock {
   advance(ms: number): void;
   /** Sets the wall clock only, as NTP or an operator would: no timer fires and `monotonic` stays. */
   set(nowMs: number): void;
+  /** Moves both clocks, back too, as a machine's that slept or was restored: no timer fires, each keeps the time that it has left. */
+  jump(ms: number): void;
   /** How many timers are running. */
   pending(): number;
 }
@@ -71,6 +73,10 @@ export function testClock(options: TestClockOptions = {}): TestClock {
     },
     set(nowMs) {
       wallOffsetMs = nowMs - elapsedMs;
+    },
+    jump(ms) {
+      elapsedMs += ms;
+      for (const timer of running.keys()) timer.dueMs += ms;
     },
     pending: () => running.size,
   };

@@ -1,26 +1,22 @@
 import { DatabaseSync } from "node:sqlite";
-import type { Charge, Rule, Unit } from "../../src/core/store.ts";
-import type { Clock } from "../../src/core/time.ts";
+import type { Clock, MaybePromise } from "../../src/core/time.ts";
 import type { LimitBackend } from "../../src/limits/backend.ts";
 import { encodeState } from "../../src/limits/codec.ts";
 import { exactKinds, limitEngine, type LimitEngine } from "../../src/limits/engine.ts";
 import type { Kinds } from "../../src/limits/kind.ts";
+import { transactLimits } from "../../src/stores/define-limits.ts";
+import type { StoreDefinition } from "../../src/stores/define-store.ts";
 import { MemoryLimits } from "../../src/stores/memory-limits.ts";
 import { LIMIT_TABLES, sqliteLimits } from "../../src/stores/sqlite/limits.ts";
+import { T, type Limits } from "../../src/testing/store-contract/limits-kit.ts";
 
-/** A midnight in UTC: the T of the vectors. */
-export const T = Date.UTC(2026, 10, 20);
-export const DAY = 86_400_000;
+export { B, C, charge, DAY, K, T, W } from "../../src/testing/store-contract/limits-kit.ts";
 
-/** A store whose clocks stand where the test puts them, forwards or backwards. */
-export interface Harness {
-  readonly store: LimitEngine;
-  /** Ms after {@link T}. */
-  at(ms: number): Harness;
-  now(): number;
+/** A store whose clocks stand where the test puts them, and into which a test can look. */
+export interface Harness extends Limits {
   /** The states of these keys as text, `-` where there is none. */
-  dump(keys: readonly string[]): readonly string[];
-  close(): void;
+  dump(keys: readonly string[]): MaybePromise<readonly string[]>;
+  close(): MaybePromise<void>;
 }
 
 export interface Parts {
@@ -29,7 +25,7 @@ export interface Parts {
   readonly store?: (engine: LimitEngine) => LimitEngine;
 }
 
-export type MakeHarness = () => Harness;
+export type MakeHarness = () => MaybePromise<Harness>;
 
 function handClock(): { clock: Clock; at(ms: number): void } {
   let ms = 0;
@@ -83,22 +79,67 @@ export function sqliteHarness(): Harness {
   return harness;
 }
 
+/** The rows of a store of one's own: texts with their time to live, one transaction after another. */
+export class Rows {
+  readonly all = new Map<string, { readonly value: string; readonly until: number }>();
+  readonly #now: () => number;
+  #last: Promise<unknown> = Promise.resolve();
+
+  constructor(now: () => number) {
+    this.#now = now;
+  }
+
+  readonly transact: StoreDefinition["transact"] = (keys, change) => {
+    const mine = this.#last.then(() => {
+      const now = this.#now();
+      for (const { key, value, ttlMs } of change(
+        keys.map((one) => this.read(one)),
+        now,
+      )) {
+        if (value === null) this.all.delete(key);
+        else this.all.set(key, { value, until: ttlMs === null ? Infinity : now + ttlMs });
+      }
+    });
+    this.#last = mine.catch(() => {});
+    return mine;
+  };
+
+  read(key: string): string | undefined {
+    const row = this.all.get(key);
+    return row !== undefined && row.until > this.#now() ? row.value : undefined;
+  }
+
+  /** Forgets what may be forgotten. */
+  sweep(): void {
+    for (const [key, { until }] of this.all) if (until <= this.#now()) this.all.delete(key);
+  }
+}
+
+export function definedHarness(): Harness {
+  const { clock, at } = handClock();
+  const rows = new Rows(() => clock.now());
+  const store = transactLimits(rows.transact);
+  const harness: Harness = {
+    store: {
+      ...store,
+      expire(most) {
+        rows.sweep();
+        return store.expire(most);
+      },
+    },
+    at(ms) {
+      at(ms);
+      return harness;
+    },
+    now: () => clock.now(),
+    dump: (keys) => keys.map((key) => rows.read(`state/${key}`) ?? "-"),
+    close: () => undefined,
+  };
+  return harness;
+}
+
 export const harnesses: readonly (readonly [name: string, make: MakeHarness])[] = [
   ["memory", () => memoryHarness()],
   ["sqlite", sqliteHarness],
+  ["a store of one's own", definedHarness],
 ];
-
-// The notation of the vectors.
-export const B = (capacity: number, n: number, d = 1): Rule => ({ kind: "bucket", capacity, n, d });
-export const W = (limit: number, perMs: number, cellMs: number): Rule => ({ kind: "sliding", limit, perMs, cellMs });
-export const C = (limit: number): Rule => ({ kind: "concurrency", limit });
-
-/** A limit per UTC day; `ms` is the caller's clock. */
-export function K(limit: number, ms = 0): Rule {
-  const today = T + Math.floor(ms / DAY) * DAY;
-  return { kind: "calendar", limit, bounds: [today - DAY, today, today + DAY, today + 2 * DAY] };
-}
-
-export function charge(key: string, rule: Rule, amount: number, more: { readonly unit?: Unit; readonly enforce?: boolean } = {}): Charge {
-  return { key, rule, amount, unit: "tokens", enforce: true, ...more };
-}

@@ -17,6 +17,8 @@ interface Wire extends LimitStore {
   readonly log: string[];
   mode: "up" | "down" | "reply lost";
   isAsync: boolean;
+  /** The verbs of this opId fail, whatever the mode. */
+  poisoned: string;
   available(key: string): number;
 }
 
@@ -27,7 +29,7 @@ function wireTo(from: Kit): Wire {
     log.push(name);
     const { mode } = wire;
     const act = (): T => {
-      if (mode === "down") throw away();
+      if (mode === "down" || (wire.poisoned !== "" && name.includes(` ${wire.poisoned}`))) throw away();
       const result = run();
       if (mode === "reply lost") throw away();
       return result;
@@ -39,6 +41,7 @@ function wireTo(from: Kit): Wire {
     log,
     mode: "up",
     isAsync: false,
+    poisoned: "",
     reserve: (opId, charges, ttlMs) => send(`reserve ${opId}`, () => engine.reserve(opId, charges, ttlMs)),
     settle: (opId, actual) => send(`settle ${opId} ${JSON.stringify(actual)}`, () => engine.settle(opId, actual)),
     release: (opId) => send(`release ${opId}`, () => engine.release(opId)),
@@ -137,11 +140,48 @@ describe.each([[false], [true]])("with a store that answers later: %s", (isAsync
     for (const opId of ["a", "b", "c"]) await kept.reserve(wire, opId, TEN);
     wire.mode = "down";
     for (const opId of ["a", "b", "c"]) await kept.finish(wire, opId, "release");
-    await second();
     wire.mode = "up";
     wire.log.length = 0;
     await kept.flush();
     expect([kept.waiting, wire.log]).toEqual([0, ["release a", "release b", "release c"]]);
+  });
+
+  test("one call per round finds out that the store is still away, however many wait", async () => {
+    for (let i = 0; i < 50; i += 1) await kept.reserve(wire, `op${i}`, [charge("k", RULE, 1)]);
+    wire.mode = "down";
+    for (let i = 0; i < 50; i += 1) await kept.finish(wire, `op${i}`, "release");
+    wire.log.length = 0;
+    await second(20);
+    expect([kept.waiting, wire.log.length]).toEqual([50, 20]);
+    wire.mode = "up";
+    await second();
+    expect([kept.waiting, wire.log.length, wire.available("k")]).toEqual([0, 70, 100]);
+  });
+
+  test("one that fails by itself does not hold up the others", async () => {
+    for (const opId of ["a", "b", "c", "d"]) await kept.reserve(wire, opId, TEN);
+    wire.mode = "down";
+    for (const opId of ["a", "b", "c", "d"]) await kept.finish(wire, opId, { tokens: 1 });
+    wire.mode = "up";
+    wire.poisoned = "a";
+    await second(2);
+    expect([kept.waiting, wire.available("k")]).toEqual([1, 100 - 10 - 3]);
+    wire.poisoned = "";
+    await second();
+    expect([kept.waiting, wire.available("k")]).toEqual([0, 96]);
+  });
+
+  test("an outage is one line about holds that cannot be prolonged, and they are prolonged as soon as it is over", async () => {
+    for (let i = 0; i < 30; i += 1) await kept.reserve(wire, `op${i}`, [charge(`slot${i}`, C(1), 1)]);
+    wire.mode = "down";
+    await second(290);
+    expect(from.logger.lines.filter(({ level }) => level === "warn")).toHaveLength(1);
+    wire.mode = "up";
+    wire.log.length = 0;
+    await second(2);
+    expect(wire.log).toHaveLength(30);
+    await second(200);
+    expect(wire.expire(100)).toEqual([]);
   });
 
   test("a hold that is open is prolonged every third of its time, a finished one is not", async () => {
@@ -243,6 +283,81 @@ test("settlements that wait are at most 100,000, also while they are being tried
   gate.reject(away());
   await new Promise(setImmediate);
   expect(kept.waiting).toBeLessThanOrEqual(100_000);
+});
+
+test("reservations without a reply never push out what was spent", async () => {
+  await kept.reserve(wire, "spent", TEN);
+  wire.mode = "down";
+  for (let i = 0; i < 20_000; i += 1) await expect((async () => kept.reserve(wire, `lost${i}`, TEN))()).rejects.toThrow("away");
+  expect(kept.waiting).toBe(10_000);
+  await kept.finish(wire, "spent", { tokens: 4 });
+  expect(kept.waiting).toBe(10_001);
+  expect(from.logger.lines.filter(({ level }) => level === "error")).toHaveLength(1);
+  wire.mode = "up";
+  await kept.flush();
+  expect([kept.waiting, wire.available("k")]).toEqual([0, 96]);
+  expect(from.logger.lines.at(-1)?.fields).toEqual({ dropped: 10_000 });
+  // Room for the next outage.
+  wire.mode = "down";
+  await expect((async () => kept.reserve(wire, "again", TEN))()).rejects.toThrow("away");
+  expect(kept.waiting).toBe(1);
+});
+
+test("a flush ends with the round that was under way, and after it", async () => {
+  wire.isAsync = true;
+  for (const opId of ["a", "b"]) await kept.reserve(wire, opId, TEN);
+  wire.mode = "down";
+  await kept.finish(wire, "a", "release");
+  wire.mode = "up";
+  const gate = Promise.withResolvers<FinishResult>();
+  const { release } = wire;
+  Object.assign(wire, { release: () => gate.promise });
+  from.clock.advance(1_000);
+  const fails = [() => Promise.reject(away()), release];
+  await kept.finish({ ...wire, release: (opId) => (fails.shift() ?? release)(opId) }, "b", "release");
+  let flushed = false;
+  const flush = kept.flush().then(() => (flushed = true));
+  await new Promise(setImmediate);
+  expect([flushed, kept.waiting]).toEqual([false, 2]);
+  Object.assign(wire, { release });
+  gate.resolve("applied");
+  await flush;
+  expect(kept.waiting).toBe(0);
+});
+
+test("a flush waits five seconds for a store that does not answer, and no longer", async () => {
+  wire.mode = "down";
+  await kept.finish(wire, "a", "release");
+  Object.assign(wire, { release: () => new Promise(() => {}) });
+  let flushed = false;
+  const flush = kept.flush().then(() => (flushed = true));
+  from.clock.advance(4_999);
+  await new Promise(setImmediate);
+  expect(flushed).toBe(false);
+  from.clock.advance(1);
+  await flush;
+  kept.close();
+  expect([kept.waiting, from.clock.pending()]).toEqual([1, 0]);
+  expect(from.logger.lines.at(-1)).toMatchObject({ level: "error", fields: { waiting: 1 } });
+});
+
+test("a reservation that is made after its time was up is released", async () => {
+  const late: (() => void)[] = [];
+  const store: LimitStore = {
+    ...wire,
+    reserve: (...args) =>
+      new Promise((_, reject) => {
+        late.push(() => void wire.reserve(...args));
+        reject(away());
+      }),
+  };
+  for (const opId of ["a", "b"]) await expect((async () => kept.reserve(store, opId, TEN))()).rejects.toThrow("away");
+  // One arrives before it is released, one after.
+  late[0]?.();
+  expect(wire.available("k")).toBe(90);
+  await second();
+  late[1]?.();
+  expect([kept.waiting, kept.open, wire.available("k")]).toEqual([0, 0, 100]);
 });
 
 test("a closed keeper starts no timer, and leaves none", async () => {

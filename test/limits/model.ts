@@ -118,7 +118,7 @@ function ruleOf(kind: ScopeKind, pick: number, ms: number): Rule {
 }
 
 /** What went wrong, if anything did. */
-function diverges(h: Harness, kinds: readonly ScopeKind[], commands: readonly Command[]): string | undefined {
+async function diverges(h: Harness, kinds: readonly ScopeKind[], commands: readonly Command[]): Promise<string | undefined> {
   const oracle = new LimitOracle(() => h.now());
   const picks = kinds.map(() => 0);
   let ms = START_MS;
@@ -133,13 +133,13 @@ function diverges(h: Harness, kinds: readonly ScopeKind[], commands: readonly Co
   const keyOf = (scope: number): string => `${kinds[scope]}:${scope}`;
   const unitOf = (scope: number): Unit => UNITS[scope] as Unit;
   const opId = (n: number): string => `op${n}`;
-  const reserve = (id: string, charges: readonly Charge[], ttl: number): string | undefined => {
-    const ours = h.store.reserve(id, charges, ttl);
+  const reserve = async (id: string, charges: readonly Charge[], ttl: number): Promise<string | undefined> => {
+    const ours = await h.store.reserve(id, charges, ttl);
     if (ours.kind === "limited") waitMs = ours.worst.waitMs ?? 0;
     return same(`reserve ${id}`, ours, oracle.reserve(id, charges, ttl));
   };
 
-  function run(command: Command): string | undefined {
+  async function run(command: Command): Promise<string | undefined> {
     switch (command.verb) {
       case "reserve": {
         const charges: Charge[] = [];
@@ -154,23 +154,23 @@ function diverges(h: Harness, kinds: readonly ScopeKind[], commands: readonly Co
         return reserve(last.opId, charges, command.ttlMs);
       }
       case "again":
-        return last && reserve(last.opId, [...last.charges], last.ttlMs);
+        return last && (await reserve(last.opId, [...last.charges], last.ttlMs));
       case "settle": {
         const actual: Partial<Record<Unit, number>> = {};
         command.amounts.forEach((units, scope) => {
           if (units !== null) actual[unitOf(scope)] = units;
         });
-        return same(`settle ${command.op}`, h.store.settle(opId(command.op), actual), oracle.settle(opId(command.op), actual));
+        return same(`settle ${command.op}`, await h.store.settle(opId(command.op), actual), oracle.settle(opId(command.op), actual));
       }
       case "release":
-        return same(`release ${command.op}`, h.store.release(opId(command.op)), oracle.release(opId(command.op)));
+        return same(`release ${command.op}`, await h.store.release(opId(command.op)), oracle.release(opId(command.op)));
       case "lapse":
-        return same(`lapse ${command.op}`, h.store.lapse(opId(command.op)), oracle.lapse(opId(command.op)));
+        return same(`lapse ${command.op}`, await h.store.lapse(opId(command.op)), oracle.lapse(opId(command.op)));
       case "extend":
-        return same(`extend ${command.op}`, h.store.extend(opId(command.op), command.ttlMs), oracle.extend(opId(command.op), command.ttlMs));
+        return same(`extend ${command.op}`, await h.store.extend(opId(command.op), command.ttlMs), oracle.extend(opId(command.op), command.ttlMs));
       case "expire": {
         const byId = (a: { readonly opId: string }, b: { readonly opId: string }): number => (a.opId < b.opId ? -1 : 1);
-        return same("expire", [...h.store.expire(1000)].sort(byId), oracle.expire().sort(byId));
+        return same("expire", [...(await h.store.expire(1000))].sort(byId), oracle.expire().sort(byId));
       }
       case "redefine":
         picks[command.scope] = command.pick;
@@ -192,7 +192,7 @@ function diverges(h: Harness, kinds: readonly ScopeKind[], commands: readonly Co
 
   for (const [i, command] of commands.entries()) {
     const limits = kinds.map((kind, scope) => ({ key: keyOf(scope), rule: ruleOf(kind, picks[scope] as number, ms) }));
-    const problem = run(command) ?? same("peek", h.store.peek(limits), oracle.peek(limits));
+    const problem = (await run(command)) ?? same("peek", await h.store.peek(limits), oracle.peek(limits));
     if (problem !== undefined) return `command ${i} (${JSON.stringify(command)}): ${problem}`;
   }
   return undefined;
@@ -205,19 +205,19 @@ export interface Effort {
 }
 
 /** Throws with the smallest history on which the store and the oracle differ. */
-export function compareWithOracle(make: MakeHarness, { runs, commands, seed }: Effort): void {
+export async function compareWithOracle(make: MakeHarness, { runs, commands, seed }: Effort): Promise<void> {
   const history = fc.record({
     kinds: fc.array(scopeKind, { minLength: SCOPES, maxLength: SCOPES }),
     commands: fc.array(anyCommand, { minLength: commands, maxLength: commands, size: "max" }),
   });
-  const property = fc.property(history, (drawn) => {
-    const h = make();
+  const property = fc.asyncProperty(history, async (drawn) => {
+    const h = await make();
     try {
-      const problem = diverges(h, drawn.kinds, drawn.commands);
+      const problem = await diverges(h, drawn.kinds, drawn.commands);
       if (problem !== undefined) throw new Error(problem);
     } finally {
-      h.close();
+      await h.close();
     }
   });
-  fc.assert(property, { numRuns: runs, ...(seed === undefined ? {} : { seed }), endOnFailure: true });
+  await fc.assert(property, { numRuns: runs, ...(seed === undefined ? {} : { seed }), endOnFailure: true });
 }

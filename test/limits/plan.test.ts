@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, test } from "vitest";
 import type { Scopes } from "../../src/core/scope.ts";
+import type { Charge } from "../../src/core/store.ts";
 import { isPromise } from "../../src/core/time.ts";
 import type { LimitDefinition } from "../../src/limits/limit.ts";
 import { chargeOf, planner, type Planner, type RequestScopes } from "../../src/limits/plan.ts";
@@ -170,8 +171,19 @@ describe("a charge", () => {
       unit: "tokens",
       amount: 7,
       enforce: true,
+      strict: true,
     });
     expect(only({ name: "shadow", mode: "shadow" })(7)).toMatchObject({ enforce: false });
+  });
+
+  test.each<readonly [Partial<LimitDefinition>, boolean]>([
+    [{ name: "deny", onStoreError: "deny" }, true],
+    [{ name: "allow", onStoreError: "allow" }, false],
+    [{ name: "local", onStoreError: "local" }, false],
+    [{ name: "shadow", onStoreError: "deny", mode: "shadow" }, false],
+    [{ name: "later", onStoreError: "deny", enforceFrom: 9e12 }, false],
+  ])("of %j is strict: %s", (limit, strict) => {
+    expect((only(limit)(7) as Charge).strict === true).toBe(strict);
   });
 
   test("of a limit that is unlimited is none", async () => {

@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, test } from "vitest";
-import type { Rule } from "../../src/core/store.ts";
+import { LIMIT_NUMBERS, type Rule } from "../../src/core/store.ts";
 import { encodeValue, limitRegistry, valueLabel, type LimitRegistry } from "../../src/limits/registry.ts";
 import type { LimitDefinition } from "../../src/limits/limit.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
@@ -100,6 +100,15 @@ describe("numbers for single values", () => {
     registry.close();
     await elsewhere.set("user-tokens", "alice", { limit: 8, until: null });
     expect(capacity("alice")).toBe(100);
+  });
+
+  test("are kept where a store looks for them, and whoever wants to know of them hears their limit's name", async () => {
+    const heard: string[] = [];
+    registry.onNumbers((name) => void heard.push(`${name} ${String(registry.numbers(name, "alice")?.limit)}`));
+    await make().set("made elsewhere", "alice", { limit: 9, until: null });
+    expect((await store.records.list(LIMIT_NUMBERS)).map(({ value }) => value)).toEqual([{ limit: 9, until: null }]);
+    await make().set("made elsewhere", "alice", undefined);
+    expect(heard).toEqual(["made elsewhere 9", "made elsewhere undefined"]);
   });
 
   test("that could not be stored are not in force", async () => {
@@ -229,5 +238,43 @@ describe("keys", () => {
       "acme/alice",
       "alice:gpt-4o",
     ]);
+  });
+});
+
+describe("numbers in a store that may lose them", () => {
+  const numbersOf = (of: LimitRegistry): unknown => of.numbers("user-tokens", "alice");
+
+  test("are kept in lasting records as well, and put back", async () => {
+    const memo = memoryStore({ clock: from.clock }).records;
+    const before = limitRegistry({ records: store.records, memo, clock: from.clock, logger: from.logger });
+    await before.set("user-tokens", "alice", { limit: 7, until: null });
+    await before.set("user-tokens", "bob", { limit: 8, until: null });
+    await before.set("user-tokens", "bob", undefined);
+
+    const emptied = memoryStore({ clock: from.clock }).records;
+    const after = limitRegistry({ records: emptied, memo, clock: from.clock, logger: from.logger });
+    await after.load();
+    expect(numbersOf(after)).toBeUndefined();
+    await after.restore();
+    expect(numbersOf(after)).toEqual({ limit: 7, until: null });
+    expect(after.numbers("user-tokens", "bob")).toBeUndefined();
+  });
+
+  test("never replace newer ones", async () => {
+    const memo = memoryStore({ clock: from.clock }).records;
+    const old = limitRegistry({ records: memoryStore({ clock: from.clock }).records, memo, clock: from.clock, logger: from.logger });
+    await old.set("user-tokens", "alice", { limit: 7, until: null });
+    await registry.set("user-tokens", "alice", { limit: 9, until: null });
+    const both = limitRegistry({ records: store.records, memo, clock: from.clock, logger: from.logger });
+    await both.load();
+    await both.restore();
+    expect(numbersOf(both)).toEqual({ limit: 9, until: null });
+  });
+
+  test("are gone where no other records keep them", async () => {
+    await registry.set("user-tokens", "alice", { limit: 7, until: null });
+    const after = limitRegistry({ records: memoryStore({ clock: from.clock }).records, clock: from.clock, logger: from.logger });
+    await after.restore();
+    expect(numbersOf(after)).toBeUndefined();
   });
 });

@@ -1,14 +1,14 @@
 import { describe, it } from "vitest";
+import { limitScenes } from "../../src/testing/store-contract/limit-scenes.ts";
 import { harnesses } from "./harness.ts";
-import { vectors } from "./vectors.ts";
 
 describe.each(harnesses)("limits on %s", (_name, make) => {
-  it.each(vectors.map((vector) => [vector.id, vector.trap, vector] as const))("vector %i: not so: %s", (_id, _trap, vector) => {
-    const h = make();
+  it.each(limitScenes.map((scene) => [scene.name, scene] as const))("%s", async (_what, scene) => {
+    const h = await make();
     try {
-      vector.run(h);
+      await scene.run(h);
     } finally {
-      h.close();
+      await h.close();
     }
   });
 });

@@ -10,9 +10,6 @@ import { memoryRecords } from "../../src/stores/memory-records.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { testClock } from "../../src/testing/clock.ts";
 import { intentOf, rowOf } from "../contracts/ledger-rows.ts";
-import { recordsLedgerContract } from "../contracts/store-records-ledger.ts";
-
-recordsLedgerContract("memory", (clock) => memoryStore({ clock }));
 
 const B = (capacity: number, n: number, d = 1): Rule => ({ kind: "bucket", capacity, n, d });
 const charge = (key: string, rule: Rule, amount: number): Charge => ({ key, rule, amount, unit: "tokens", enforce: true });
@@ -154,7 +151,7 @@ describe("memory is bounded", () => {
   });
 
   it("the ledger keeps the newest rows", () => {
-    const ledger = memoryLedger(3);
+    const ledger = memoryLedger(3, 0);
     for (let i = 0; i < 10; i += 1) {
       void ledger.intent(intentOf(`open${i}`, { at: i }));
       ledger.close(rowOf(`row${i}`, { at: i, requestId: `r${i}` }));
@@ -162,6 +159,30 @@ describe("memory is bounded", () => {
     expect(ledger.list({})).toMatchObject([{ id: "row9" }, { id: "open9" }, { id: "row8" }, { id: "open8" }, { id: "row7" }, { id: "open7" }]);
     expect([ledger.get("row6"), ledger.get("r6"), ledger.get("open6")]).toEqual([undefined, undefined, undefined]);
     expect(ledger.get("r9")).toMatchObject({ id: "row9" });
+  });
+
+  it("and says from when on none of its rows was dropped", async () => {
+    const ledger = memoryLedger(3, 100);
+    expect(ledger.completeSince()).toBe(100);
+    for (let at = 200; at < 203; at += 1) ledger.close(rowOf(`row${at}`, { at }));
+    for (const at of [150, 190]) void ledger.intent(intentOf(`open${at}`, { at }));
+    expect(ledger.completeSince()).toBe(100);
+    ledger.close(rowOf("fourth", { at: 203 }));
+    expect(ledger.completeSince()).toBe(201);
+    // A request that began before the others and ends after them.
+    ledger.close(rowOf("late", { at: 199 }));
+    expect(ledger.completeSince()).toBe(202);
+    for (const at of [210, 220]) void ledger.intent(intentOf(`open${at}`, { at }));
+    expect(ledger.completeSince()).toBe(202);
+    void ledger.intent(intentOf("open230", { at: 230 }));
+    void ledger.intent(intentOf("open240", { at: 240 }));
+    expect(ledger.completeSince()).toBe(211);
+    const pages = [];
+    for await (const page of ledger.scan(200)) pages.push(page.map((row) => row.id));
+    expect(pages).toEqual([
+      ["row202", "fourth"],
+      ["open220", "open230", "open240"],
+    ]);
   });
 
   it("records: when all places are taken the store says so, and takes back those that ran out", () => {

@@ -71,6 +71,21 @@ describe("testClock", () => {
     expect([clock.now(), clock.monotonic()]).toEqual([0, 3]);
   });
 
+  it("jump moves both clocks, back too, and timers keep the time that they have left", () => {
+    const clock = testClock({ now: 5_000 });
+    let fired = 0;
+    clock.timer(10, () => void (fired += 1));
+    clock.advance(4);
+    clock.jump(1_000_000);
+    expect([clock.now(), clock.monotonic(), fired]).toEqual([1_005_004, 1_000_004, 0]);
+    clock.jump(-1_005_000);
+    expect([clock.now(), clock.monotonic()]).toEqual([4, -4_996]);
+    clock.advance(5);
+    expect(fired).toBe(0);
+    clock.advance(1);
+    expect([fired, clock.pending()]).toEqual([1, 0]);
+  });
+
   it("does not go back", () => {
     expect(() => testClock().advance(-1)).toThrow(/only moves forward/);
   });
