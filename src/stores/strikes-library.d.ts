@@ -19,3 +19,9 @@ declare module "rate-limiter-flexible/lib/RateLimiterRes.js" {
   class RateLimiterRes extends Published {}
   export = RateLimiterRes;
 }
+
+declare module "rate-limiter-flexible/lib/RateLimiterRedis.js" {
+  import { RateLimiterRedis } from "rate-limiter-flexible";
+
+  export = RateLimiterRedis;
+}

@@ -20,7 +20,7 @@ interface Count {
   endsAt: number;
 }
 
-class LocalLimiter extends RateLimiterStoreAbstract<Count> {
+export class LocalLimiter extends RateLimiterStoreAbstract<Count> {
   readonly #clock: Clock;
   readonly #maxKeys: number;
   /** Made with the first strike: the cache reserves its whole size at once. */

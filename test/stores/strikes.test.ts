@@ -6,7 +6,6 @@ import { memoryStore } from "../../src/stores/memory.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { strikeStore } from "../../src/stores/strikes.ts";
 import { testClock } from "../../src/testing/clock.ts";
-import { tempFolder } from "./sqlite-kit.ts";
 
 const MINUTE = 60_000;
 
@@ -132,19 +131,6 @@ describe("a store's strikes", () => {
       clock.advance(1);
       expect(await standing(strikes, "a")).toBe(0);
     }
-  });
-
-  test("of SQLite are this process's: they need no file and end with the store", async () => {
-    const path = `${tempFolder()}/quota.db`;
-    const first = sqliteStore(path);
-    expect(await first.strikes.strike("a", MINUTE)).toBe(1);
-    await first.ready();
-    expect(await first.strikes.strike("a", MINUTE)).toBe(2);
-    await first.close();
-    const second = sqliteStore(path);
-    await second.ready();
-    expect(await second.strikes.strike("a", MINUTE)).toBe(1);
-    await second.close();
   });
 
   test("come from the store that has the limits when two are combined", () => {
