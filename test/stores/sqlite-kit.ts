@@ -37,9 +37,9 @@ export interface Writer {
   readonly ended: Promise<number | null>;
 }
 
-/** Runs `sqlite-writer.ts`, a process of its own on the same file. */
+/** Runs `writer-process.ts`, a process of its own on the same database. */
 export function writer(args: readonly string[], ids: { uid?: number; gid?: number } = {}): Writer {
-  const script = fileURLToPath(new URL("sqlite-writer.ts", import.meta.url));
+  const script = fileURLToPath(new URL("writer-process.ts", import.meta.url));
   const child = spawn(process.execPath, ["--conditions=@quotaguard/source", "--no-warnings", script, ...args], {
     stdio: ["ignore", "pipe", "inherit"],
     ...ids,

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
 import type { Store } from "../../src/core/store.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
-import { QUEUE_ROWS } from "../../src/stores/sqlite/ledger.ts";
+import { QUEUE_ROWS } from "../../src/stores/sql/row-queue.ts";
 import { testClock, type TestClock } from "../../src/testing/clock.ts";
 import { AT, intentOf, rowOf } from "../contracts/ledger-rows.ts";
 import { type LogLine, recordingLogger } from "./sqlite-kit.ts";
@@ -131,6 +131,10 @@ describe("the ledger's writes", () => {
     expect((await store.ledger.list({})).map((row) => row.id)).toEqual(["good-2", "good-1"]);
     expect(messages()).toEqual(Array(2).fill("error: a ledger row cannot be stored and was left out"));
     expect(logged.map((line) => line.fields["id"])).toEqual(["bad", "worse"]);
+    // One of them has no time of its own; what the rows add up to is known from now on.
+    expect(await store.ledger.completeSince()).toBe(AT + 1);
+    await store.ledger.intent(intentOf("next"));
+    expect(db.prepare("select value from quotaguard_meta where key = 'complete_since'").get()).toEqual({ value: AT + 1 });
   });
 });
 
@@ -162,6 +166,26 @@ describe("when the database fails", () => {
     await flushed;
     expect((await store.ledger.list({})).map((row) => [row.id, row.state])).toEqual([["before", "settled"]]);
     await store.ledger.intent(bigIntent("after"));
+    expect(messages()).toEqual(["error: the ledger cannot be written: requests are refused until it can", "info: the ledger has caught up"]);
+  });
+
+  it("a file that becomes read-only: everything that writes is refused, reading goes on, and it is said once", async () => {
+    await store.ledger.intent(intentOf("before"));
+    await store.records.put("k", 1);
+    db.exec("pragma query_only = on");
+    store.ledger.close(rowOf("before"));
+    await expect(store.ledger.intent(intentOf("during"))).rejects.toMatchObject({ code: "store_unavailable", status: 503 });
+    clock.advance(100);
+    expect(() => store.ledger.intent(intentOf("again"))).toThrow(expect.objectContaining({ code: "store_unavailable" }));
+    expect(() => store.records.put("k", 2)).toThrow(expect.objectContaining({ code: "store_unavailable" }));
+    expect(() => store.records.delete("k")).toThrow(expect.objectContaining({ code: "store_unavailable" }));
+    expect((await store.records.get("k"))?.value).toBe(1);
+    expect((await store.ledger.get("before"))?.state).toBe("intent");
+    await expect(store.ledger.scan(0)[Symbol.asyncIterator]().next()).rejects.toMatchObject({ code: "store_unavailable" });
+    db.exec("pragma query_only = off");
+    clock.advance(5000);
+    await store.ledger.flush();
+    expect((await store.ledger.get("before"))?.state).toBe("settled");
     expect(messages()).toEqual(["error: the ledger cannot be written: requests are refused until it can", "info: the ledger has caught up"]);
   });
 
@@ -220,6 +244,8 @@ describe("when the database fails", () => {
       "info: the ledger has caught up",
     ]);
     expect(logged[1]?.fields).toEqual({ droppedRefusals: QUEUE_ROWS });
+    // Refusals charged nothing: whoever adds up what was charged misses none of them.
+    expect(await store.ledger.completeSince()).toBe(0);
   });
 
   it("says on close how many rows are lost, and a flush that waits fails", async () => {

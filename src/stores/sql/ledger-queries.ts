@@ -9,12 +9,19 @@ import type { Database } from "./schema.ts";
 const DAY_MS = 86_400_000;
 /** Far below any database's limit of parameters. */
 const IDS_PER_QUERY = 500;
+const PAGE_ROWS = 1000;
+
+/** The counter in `quotaguard_meta` that {@link LedgerQueries.completeSince} reads. */
+export const COMPLETE_SINCE = "complete_since";
 
 /** The reading half of a ledger, the same for every SQL database. */
 export interface LedgerQueries {
   get(idOrRequestId: string): Promise<LedgerRow | undefined>;
   list(filter: LedgerFilter): Promise<readonly LedgerRow[]>;
   totals(filter: LedgerFilter, groupBy: readonly LedgerGroup[]): Promise<readonly LedgerTotal[]>;
+  /** Every row that is there at the beginning exactly once: finished ones by time, then those that are still open. */
+  scan(fromMs: number): AsyncGenerator<readonly LedgerRow[], void>;
+  completeSince(): Promise<number>;
 }
 
 export function ledgerQueries(db: Kysely<Database>): LedgerQueries {
@@ -35,6 +42,15 @@ export function ledgerQueries(db: Kysely<Database>): LedgerQueries {
       for (const { id } of found) closed.add(id);
     }
     return rows.filter((row) => !closed.has(row.id));
+  }
+
+  async function pageAfter(fromMs: number, after: LedgerRow | undefined): Promise<readonly LedgerRow[]> {
+    let query = db
+      .selectFrom("quotaguard_ledger")
+      .selectAll()
+      .where("at", ">=", after?.at ?? fromMs);
+    if (after !== undefined) query = query.where((row) => row.or([row("at", ">", after.at), row("id", ">", after.id)]));
+    return (await query.orderBy("at").orderBy("id").limit(PAGE_ROWS).execute()).map(rowFrom);
   }
 
   return {
@@ -94,6 +110,34 @@ export function ledgerQueries(db: Kysely<Database>): LedgerQueries {
         }
       }
       return [...sums].sort(([a], [b]) => (a < b ? -1 : 1)).flatMap(([, total]) => (total.requests === 0 ? [] : [total]));
+    },
+
+    async *scan(fromMs) {
+      // Open requests first: one that ends meanwhile, behind the page that is being read, is looked up at the end.
+      const open = new Map((await openRows({ from: fromMs })).map((row) => [row.id, row]));
+      let after: LedgerRow | undefined;
+      do {
+        const page = await pageAfter(fromMs, after);
+        for (const row of page) open.delete(row.id);
+        if (page.length > 0) yield page;
+        after = page.length < PAGE_ROWS ? undefined : page.at(-1);
+      } while (after !== undefined);
+      const left = [...open.values()];
+      for (let from = 0; from < left.length; from += IDS_PER_QUERY) {
+        const page = left.slice(from, from + IDS_PER_QUERY);
+        const ids = page.map((row) => row.id);
+        const ended = await db.selectFrom("quotaguard_ledger").selectAll().where("id", "in", ids).execute();
+        const endedById = new Map(ended.map((columns) => [columns.id, columns]));
+        yield page.map((row) => {
+          const columns = endedById.get(row.id);
+          return columns === undefined ? row : rowFrom(columns);
+        });
+      }
+    },
+
+    async completeSince() {
+      const row = await db.selectFrom("quotaguard_meta").select("value").where("key", "=", COMPLETE_SINCE).executeTakeFirst();
+      return Number(row?.value ?? 0);
     },
   };
 }

@@ -5,6 +5,9 @@ const MIGRATION_TABLE = "quotaguard_migration";
 
 export type SqlFlavour = "sqlite" | "postgres";
 
+/** Text that sorts by its bytes, whatever the database's language: SQLite does so by itself. */
+const bytewise = (flavour: SqlFlavour) => (flavour === "sqlite" ? "text" : sql`text collate "C"`);
+
 /**
  * Every change of the schema, in order, for SQLite and Postgres alike. A migration that was released is never edited: the next change is a
  * new entry. They only add; none of them drops or rewrites rows.
@@ -14,7 +17,7 @@ const migrations = (flavour: SqlFlavour): Readonly<Record<string, Migration>> =>
     async up(db: Kysely<unknown>) {
       await db.schema
         .createTable("quotaguard_ledger")
-        .addColumn("id", "text", (column) => column.primaryKey().notNull())
+        .addColumn("id", bytewise(flavour), (column) => column.primaryKey().notNull())
         .addColumn("request_id", "text", (column) => column.notNull())
         .addColumn("at", "bigint", (column) => column.notNull())
         .addColumn("key", "text")
@@ -68,7 +71,7 @@ const migrations = (flavour: SqlFlavour): Readonly<Record<string, Migration>> =>
 
       await db.schema
         .createTable("quotaguard_record")
-        .addColumn("key", "text", (column) => column.primaryKey().notNull())
+        .addColumn("key", bytewise(flavour), (column) => column.primaryKey().notNull())
         .addColumn("value", "text", (column) => column.notNull())
         .addColumn("version", "bigint", (column) => column.notNull())
         .addColumn("expires_at", "bigint")
@@ -82,28 +85,47 @@ const migrations = (flavour: SqlFlavour): Readonly<Record<string, Migration>> =>
       await sql`insert into quotaguard_meta (key, value) values ('record_version', 0)`.execute(db);
     },
   },
+  "0002_strikes": {
+    async up(db: Kysely<unknown>) {
+      // Postgres keeps rows and records, but no counters.
+      if (flavour === "postgres") return;
+      await db.schema
+        .createTable("quotaguard_strike")
+        .addColumn("key", "text", (column) => column.primaryKey().notNull())
+        .addColumn("points", "integer", (column) => column.notNull())
+        .addColumn("ends_at", "integer", (column) => column.notNull())
+        .addColumn("window_ms", "integer", (column) => column.notNull())
+        .modifyEnd(sql`without rowid`)
+        .execute();
+      await db.schema.createIndex("quotaguard_strike_ends_at").on("quotaguard_strike").column("ends_at").execute();
+    },
+  },
 });
 
 /**
  * Whether there is nothing to migrate. Throws a {@link NewerSchemaError} when the database was written by a newer version of this package.
  * Changes nothing.
  */
-export async function isCurrent<T>(db: Kysely<T>, flavour: SqlFlavour): Promise<boolean> {
+export async function isCurrent<T>(db: Kysely<T>, flavour: SqlFlavour, schema?: string): Promise<boolean> {
   const known = Object.keys(migrations(flavour));
-  const applied = await appliedMigrations(db);
+  const applied = await appliedMigrations(db, schema);
   const newer = applied.filter((name) => !known.includes(name));
   if (newer.length > 0) throw new NewerSchemaError(newer);
   return applied.length === known.length;
 }
 
-/** Brings the schema up to date. The caller has asked {@link isCurrent} and holds the lock that keeps a second process out. */
-export async function migrate<T>(db: Kysely<T>, flavour: SqlFlavour): Promise<void> {
+/**
+ * Brings the schema up to date. The caller has asked {@link isCurrent} and holds the lock that keeps a second process out. With a `schema` (Postgres),
+ * which is created if need be, the caller has put it on the search path.
+ */
+export async function migrate<T>(db: Kysely<T>, flavour: SqlFlavour, schema?: string): Promise<void> {
   const known = migrations(flavour);
   const migrator = new Migrator({
     db,
     provider: { getMigrations: async () => known },
     migrationTableName: MIGRATION_TABLE,
     migrationLockTableName: `${MIGRATION_TABLE}_lock`,
+    ...(schema === undefined ? {} : { migrationTableSchema: schema }),
   });
   const { error } = await migrator.migrateToLatest();
   if (error !== undefined) throw error as Error;
@@ -117,9 +139,18 @@ export class NewerSchemaError extends Error {
   }
 }
 
-async function appliedMigrations<T>(db: Kysely<T>): Promise<readonly string[]> {
-  const tables = await db.introspection.getTables({ withInternalKyselyTables: true });
-  if (!tables.some((table) => table.name === MIGRATION_TABLE)) return [];
-  const { rows } = await sql<{ name: string }>`select name from ${sql.table(MIGRATION_TABLE)}`.execute(db);
+async function appliedMigrations<T>(db: Kysely<T>, schema: string | undefined): Promise<readonly string[]> {
+  const table = schema === undefined ? sql.table(MIGRATION_TABLE) : sql.id(schema, MIGRATION_TABLE);
+  const found = schema === undefined ? sql`name from sqlite_schema where name = ${MIGRATION_TABLE}` : sql`1 where ${hasTable(schema)}`;
+  if ((await sql`select ${found}`.execute(db)).rows.length === 0) return [];
+  const { rows } = await sql<{ name: string }>`select name from ${table}`.execute(db);
   return rows.map((row) => row.name);
+}
+
+/** Asked of the catalogue itself: Kysely's introspection would list all tables of a host's database. */
+function hasTable(schema: string) {
+  return sql`exists (
+    select 1 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = ${schema} and c.relname = ${MIGRATION_TABLE}
+  )`;
 }

@@ -6,12 +6,13 @@ import type { LimitStore, RecordStore, Store } from "../../core/store.ts";
 import { type Clock, systemClock, type Timer } from "../../core/time.ts";
 import { ledgerQueries } from "../sql/ledger-queries.ts";
 import { isCurrent, migrate } from "../sql/migrations.ts";
-import { strikeStore } from "../strikes.ts";
+import { BEAT_EVERY_MS } from "../sql/owner-watch.ts";
+import { sqliteStrikes } from "../strikes-sqlite.ts";
 import { kyselyOver, transactor } from "./dialect.ts";
 import { type SqliteLedger, sqliteLedger } from "./ledger.ts";
 import { LIMIT_TABLES, sqliteLimits } from "./limits.ts";
 import { MEMORY_PATH, openDatabase, startServing } from "./open.ts";
-import { BEAT_EVERY_MS, owners, type Owners } from "./owners.ts";
+import { owners, type Owners } from "./owners.ts";
 import { type SqliteRecords, sqliteRecords } from "./records.ts";
 import { startProblem } from "./trouble.ts";
 
@@ -49,8 +50,8 @@ interface Live {
 
 /**
  * Limits, records and ledger in one SQLite file, on Node's built-in driver. Several processes of one machine may share the file; their limits
- * are the same counters, but the store counts as not shared, because processes of other machines cannot join. Strikes are counted in each process
- * by itself and end with it; the bans that they lead to are records, and so are in the file.
+ * are the same counters, but the store counts as not shared, because processes of other machines cannot join. Strikes are in the file too; while it
+ * is locked or gone each process counts them by itself.
  *
  * @param source a path (`./data/quota.db`, also with `sqlite:` before it; `:memory:` for tests), `{ path, …options }`, or an open `DatabaseSync`
  *   of the host. A handle on a file is duplicated with our own settings; one on an in-memory database is used as it is. It is never closed here.
@@ -150,7 +151,7 @@ export function sqliteStore(
       expire: (most) => opened().limits.expire(most),
       peek: (limits) => opened().limits.peek(limits),
     },
-    strikes: strikeStore({ clock }),
+    strikes: sqliteStrikes({ clock, database: () => opened().db }),
     records: {
       get: (key) => opened().records.get(key),
       put: (key, value, how) => opened().records.put(key, value, how),
@@ -177,6 +178,8 @@ export function sqliteStore(
       get: (id) => opened().ledger.get(id),
       list: (filter) => opened().ledger.list(filter),
       totals: (filter, groupBy) => opened().ledger.totals(filter, groupBy),
+      scan: (fromMs) => opened().ledger.scan(fromMs),
+      completeSince: () => opened().ledger.completeSince(),
     },
     ready() {
       if (closing !== undefined) throw new GuardError("store_unavailable", "the SQLite store is closed");

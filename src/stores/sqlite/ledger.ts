@@ -5,37 +5,19 @@ import type { LedgerRow } from "../../core/ledger.ts";
 import type { Logger } from "../../core/logger.ts";
 import type { Ledger } from "../../core/store.ts";
 import type { Clock, Timer } from "../../core/time.ts";
-import type { LedgerQueries } from "../sql/ledger-queries.ts";
-import { packIntent, rowValues } from "../sql/ledger-rows.ts";
+import { COMPLETE_SINCE, type LedgerQueries } from "../sql/ledger-queries.ts";
+import { rowValues } from "../sql/ledger-rows.ts";
+import { OpenPacks, type Pack } from "../sql/open-packs.ts";
+import { backoffMs, EAGER_ROWS, QUEUE_ROWS, ROW_WAIT_MS, RowQueue } from "../sql/row-queue.ts";
 import type { Transact } from "./dialect.ts";
 import { INSERT_ROW, type Owners } from "./owners.ts";
 import { isRowFault, storeUnavailable } from "./trouble.ts";
-
-/** Rows that may wait for the database. */
-export const QUEUE_ROWS = 100_000;
-/** The age at which a finished row is committed: the promise is 50 ms, the rest is for a late timer. */
-const ROW_WAIT_MS = 40;
-/** With this many finished rows waiting, the next commit takes them along. Fewer commits write fewer pages; more rows block longer. */
-const EAGER_ROWS = 64;
-const BACKOFF_MS = 100;
-const MAX_BACKOFF_MS = 5000;
 
 export interface SqliteLedger extends Ledger {
   /** Shows that the owner lives and writes what waits. Never throws. */
   beat(): void;
   /** Writes what waits, the last call. Returns how many rows were lost because the database failed. */
   stop(): number;
-}
-
-/** The intents of one tick: one row, one promise, whatever their number. */
-interface Pack {
-  body: string;
-  /** Of how many requests the finished row is not committed yet. */
-  open: number;
-  seq: number;
-  readonly committed: Promise<void>;
-  readonly resolve: () => void;
-  readonly reject: (error: GuardError) => void;
 }
 
 export interface LedgerParts {
@@ -55,22 +37,22 @@ export function sqliteLedger({ db, transact, queries, owners, clock, logger }: L
   const insertPack = db.prepare("insert into quotaguard_intent (owner, body) values (?, ?)");
   const deletePack = db.prepare("delete from quotaguard_intent where seq = ?");
   const insertRow = db.prepare(INSERT_ROW);
+  const noteLoss = db.prepare(
+    `insert into quotaguard_meta (key, value) values ('${COMPLETE_SINCE}', ?) on conflict (key) do update set value = max(value, excluded.value)`,
+  );
 
+  const queue = new RowQueue(clock, logger);
+  const packs = new OpenPacks();
   let pack: Pack | null = null;
-  let rows: LedgerRow[] = [];
-  /** The pack of each open request. Only a shortcut to empty packs: what it does not know is found again when this owner signs off. */
-  const packs = new Map<string, Pack>();
-  let emptied: number[] = [];
   let rowTimer: Timer | undefined;
   let rowTimerRuns = false;
   let failures = 0;
   let retryAtMs = 0;
   let retryTimer: Timer | undefined;
-  let dropped = 0;
   let waiters: { resolve(): void; reject(error: GuardError): void }[] = [];
 
   function onTick(): void {
-    if (pack !== null) commit(rows.length >= EAGER_ROWS, false);
+    if (pack !== null) commit(queue.rows.length >= EAGER_ROWS, false);
   }
 
   function onRowTimer(): void {
@@ -86,7 +68,7 @@ export function sqliteLedger({ db, transact, queries, owners, clock, logger }: L
   /** Writes the intents of this tick and, on request, the finished rows. False = the database failed; the finished rows stay queued. */
   function commit(withRows: boolean, withBeat: boolean): boolean {
     const newPack = pack;
-    const finished = withRows ? rows : [];
+    const finished = withRows ? queue.rows : [];
     const beat = withBeat || owners.due();
     if (newPack === null && finished.length === 0 && !beat) return true;
     let alive = true;
@@ -96,19 +78,21 @@ export function sqliteLedger({ db, transact, queries, owners, clock, logger }: L
         if (newPack !== null) newPack.seq = Number(insertPack.run(owners.id, `[${newPack.body}]`).lastInsertRowid);
         for (const row of finished) insert(row);
         // Another process closed our older intents and deleted their packs; their numbers may be in use again.
-        if (alive) for (const seq of emptied) deletePack.run(seq);
+        if (alive) for (const { seq } of packs.emptied) deletePack.run(seq);
+        if (queue.completeFrom !== null) noteLoss.run(queue.completeFrom);
       });
     } catch (error) {
       failed(error);
       return false;
     }
     pack = null;
-    emptied = [];
-    if (!alive) forgetPacks(newPack);
-    if (withRows) rows = [];
-    for (const row of finished) leavePack(row.id);
+    packs.emptied = [];
+    queue.completeFrom = null;
+    if (!alive) packs.forget(newPack);
+    if (withRows) queue.rows = [];
+    for (const row of finished) packs.leave(row.id);
     newPack?.resolve();
-    if (failures > 0 || (withRows && dropped > 0)) caughtUp();
+    if (failures > 0 || (withRows && queue.droppedRefusals > 0)) caughtUp();
     if (withRows && waiters.length > 0) release();
     return true;
   }
@@ -119,51 +103,34 @@ export function sqliteLedger({ db, transact, queries, owners, clock, logger }: L
     } catch (error) {
       // One row that cannot be stored must not hold up all others for ever.
       if (!isRowFault(error)) throw error;
-      logger.error({ err: error, id: row.id, requestId: row.requestId }, "a ledger row cannot be stored and was left out");
+      queue.leftOut(row, error);
     }
-  }
-
-  function leavePack(id: string): void {
-    const left = packs.get(id);
-    if (left === undefined) return;
-    packs.delete(id);
-    leaveOne(left);
-  }
-
-  function leaveOne(left: Pack): void {
-    left.open -= 1;
-    if (left.open === 0) emptied.push(left.seq);
-  }
-
-  function forgetPacks(except: Pack | null): void {
-    for (const [id, known] of packs) if (known !== except) packs.delete(id);
   }
 
   function failed(error: unknown): void {
     owners.lapse();
-    const delayMs = Math.min(MAX_BACKOFF_MS, BACKOFF_MS * 2 ** failures);
+    const delayMs = backoffMs(failures);
     failures += 1;
     retryAtMs = clock.monotonic() + delayMs;
-    if (failures === 1) logger.error({ err: error, rows: rows.length }, "the ledger cannot be written: requests are refused until it can");
+    if (failures === 1) logger.error({ err: error, rows: queue.rows.length }, "the ledger cannot be written: requests are refused until it can");
     retryTimer = clock.timer(delayMs, onRetry);
     if (pack === null) return;
     const refused = pack;
     pack = null;
-    for (const [id, known] of packs) if (known === refused) packs.delete(id);
-    refused.reject(storeUnavailable(error, delayMs));
+    packs.refuse(refused, storeUnavailable(error, delayMs));
   }
 
   function caughtUp(): void {
     failures = 0;
-    logger.info({ droppedRefusals: dropped }, "the ledger has caught up");
-    dropped = 0;
+    logger.info({ droppedRefusals: queue.droppedRefusals }, "the ledger has caught up");
+    queue.droppedRefusals = 0;
   }
 
   function release(): void {
     const released = waiters;
     waiters = [];
     for (const waiter of released) {
-      if (rows.length === 0) waiter.resolve();
+      if (queue.rows.length === 0) waiter.resolve();
       else waiter.reject(refusal());
     }
   }
@@ -180,27 +147,14 @@ export function sqliteLedger({ db, transact, queries, owners, clock, logger }: L
 
   return {
     intent(row) {
-      if (failures > 0 || rows.length + (pack?.open ?? 0) >= QUEUE_ROWS) throw refusal();
-      const text = packIntent(row);
-      if (pack === null) {
-        pack = newPackOf(text);
-        setImmediate(onTick);
-      } else {
-        pack.body += `,${text}`;
-        pack.open += 1;
-      }
-      // A further attempt of the same request: its new intent stands for the old one.
-      const before = packs.get(row.id);
-      packs.set(row.id, pack);
-      if (before !== undefined) leaveOne(before);
-      else if (packs.size > QUEUE_ROWS) packs.delete(packs.keys().next().value as string);
+      if (failures > 0 || queue.rows.length + (pack?.open ?? 0) >= QUEUE_ROWS) throw refusal();
+      if (pack === null) setImmediate(onTick);
+      pack = packs.add(row, pack);
       return pack.committed;
     },
 
     close(row) {
-      if (rows.length >= QUEUE_ROWS && !makeRoom(row)) return;
-      rows.push(row);
-      if (rowTimerRuns || failures > 0) return;
+      if (!queue.add(row) || rowTimerRuns || failures > 0) return;
       rowTimerRuns = true;
       if (rowTimer === undefined) rowTimer = clock.timer(ROW_WAIT_MS, onRowTimer);
       else rowTimer.refresh();
@@ -215,6 +169,17 @@ export function sqliteLedger({ db, transact, queries, owners, clock, logger }: L
     list: (filter) => read(() => queries.list(filter)),
     totals: (filter, groupBy) => read(() => queries.totals(filter, groupBy)),
 
+    async *scan(fromMs) {
+      if (failures > 0 || !commit(true, false)) throw refusal();
+      try {
+        yield* queries.scan(fromMs);
+      } catch (error) {
+        throw storeUnavailable(error);
+      }
+    },
+
+    completeSince: () => read(async () => Math.max(queue.completeFrom ?? 0, await queries.completeSince())),
+
     beat() {
       if (failures === 0) commit(true, true);
     },
@@ -224,37 +189,12 @@ export function sqliteLedger({ db, transact, queries, owners, clock, logger }: L
       rowTimer?.cancel();
       retryTimer?.cancel();
       release();
-      return rows.length;
+      return queue.rows.length;
     },
   };
 
   function refusal(): GuardError {
     if (failures > 0) return storeUnavailable(undefined, retryAtMs - clock.monotonic());
-    return storeUnavailable(new Error(`${QUEUE_ROWS} ledger rows wait for the database`), BACKOFF_MS);
+    return storeUnavailable(new Error(`${QUEUE_ROWS} ledger rows wait for the database`), backoffMs(0));
   }
-
-  /** Refusals cost nobody anything, so they go first. A charged row had its intent admitted while there was room: those end by themselves. */
-  function makeRoom(row: LedgerRow): boolean {
-    if (dropped === 0) logger.warn({ rows: rows.length }, "the ledger's queue is full: rows of refused requests are dropped and counted");
-    if (row.state === "refused") {
-      dropped += 1;
-      return false;
-    }
-    const charged = rows.filter((queued) => queued.state !== "refused");
-    dropped += rows.length - charged.length;
-    rows = charged;
-    if (rows.length < 2 * QUEUE_ROWS) return true;
-    logger.error({ id: row.id, requestId: row.requestId }, "the ledger's queue is full of charged rows: this one is lost");
-    return false;
-  }
-}
-
-function newPackOf(body: string): Pack {
-  let resolve!: () => void;
-  let reject!: (error: GuardError) => void;
-  const committed = new Promise<void>((yes, no) => {
-    resolve = yes;
-    reject = no;
-  });
-  return { body, open: 1, seq: 0, committed, resolve, reject };
 }

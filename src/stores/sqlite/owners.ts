@@ -1,17 +1,13 @@
 import { randomBytes } from "node:crypto";
-import { readlinkSync } from "node:fs";
 import { hostname } from "node:os";
 import type { DatabaseSync } from "node:sqlite";
 
 import type { Logger } from "../../core/logger.ts";
 import type { Clock } from "../../core/time.ts";
 import { LEDGER_COLUMNS, orphanRow, rowValues, unpackIntents } from "../sql/ledger-rows.ts";
+import { BEAT_EVERY_MS, machineId, ownerWatch } from "../sql/owner-watch.ts";
 import type { Transact } from "./dialect.ts";
 
-/** How often an owner shows that it lives. */
-export const BEAT_EVERY_MS = 10_000;
-/** An owner that we cannot see is dead when its beat has not moved in this many looks after the first one, {@link BEAT_EVERY_MS} apart. */
-const SILENT_LOOKS = 3;
 /** Keeps the write lock short when much is to be recovered. */
 const PACKS_PER_TRANSACTION = 200;
 
@@ -34,14 +30,13 @@ export interface Owners {
 }
 
 /**
- * Who wrote which intent, and whether it still lives. How it decides: an owner on this machine whose process is gone is dead at once. Any other
- * (another container, another machine, a process id that the system gave to somebody else) is dead when its beat, a counter, stood still
- * for 30 s while we watched. Looks are counted instead of time: wall clocks differ and jump, and after a pause of the whole machine every
- * owner looks silent; a wrong verdict would close live requests. A beat travels with each commit that follows a silence, so an owner that was only asleep is alive again before it writes its next intent.
+ * Who wrote which intent, and whether it still lives ({@link ownerWatch} judges). A beat travels with each commit that follows a silence, so an
+ * owner that was only asleep is alive again before it writes its next intent.
  */
 export function owners(db: DatabaseSync, transact: Transact, clock: Clock, logger: Logger): Owners {
   const id = randomBytes(9).toString("base64url");
-  const host = hostId();
+  const host = machineId() ?? hostname();
+  const findDead = ownerWatch(id, host);
   const renew = db.prepare("update quotaguard_owner set beat = beat + 1 where id = ?");
   const register = db.prepare("insert into quotaguard_owner (id, host, pid, beat) values (?, ?, ?, ?)");
   const unregister = db.prepare("delete from quotaguard_owner where id = ?");
@@ -50,22 +45,9 @@ export function owners(db: DatabaseSync, transact: Transact, clock: Clock, logge
   const packsOf = db.prepare("select seq, body from quotaguard_intent where owner = ? order by seq desc limit ?");
   const deletePack = db.prepare("delete from quotaguard_intent where seq = ?");
   const insertRow = db.prepare(INSERT_ROW);
-  const seen = new Map<string, { readonly beat: number; looks: number }>();
   let registered = false;
   let beats = 0;
   let beatAtMs = -Infinity;
-
-  function isDead(owner: string, atHost: string, pid: number, beat: number): boolean {
-    if (owner === id) return false;
-    if (atHost === host && !processLives(pid)) return true;
-    const last = seen.get(owner);
-    if (last === undefined || last.beat !== beat) {
-      seen.set(owner, { beat, looks: 0 });
-      return false;
-    }
-    last.looks += 1;
-    return last.looks >= SILENT_LOOKS;
-  }
 
   function close(owner: string): number {
     let closed = 0;
@@ -81,7 +63,6 @@ export function owners(db: DatabaseSync, transact: Transact, clock: Clock, logge
         return packs.length === PACKS_PER_TRANSACTION;
       });
     }
-    seen.delete(owner);
     return closed;
   }
 
@@ -101,14 +82,14 @@ export function owners(db: DatabaseSync, transact: Transact, clock: Clock, logge
       beatAtMs = -Infinity;
     },
     recover() {
-      const known = new Set<string>();
-      const dead: string[] = [];
-      for (const row of everyOwner.all()) {
-        const owner = String(row.id);
-        known.add(owner);
-        if (isDead(owner, String(row.host), Number(row.pid), Number(row.beat))) dead.push(owner);
-      }
-      for (const owner of seen.keys()) if (!known.has(owner)) seen.delete(owner);
+      const entries = everyOwner.all().map((row) => ({
+        id: String(row.id),
+        host: String(row.host),
+        pid: Number(row.pid),
+        beat: Number(row.beat),
+      }));
+      const known = new Set(entries.map((entry) => entry.id));
+      const dead = findDead(entries).map((entry) => entry.id);
       // An owner without an entry was declared dead before and had been writing just then.
       for (const { owner } of writers.all()) if (!known.has(String(owner)) && owner !== id) dead.push(String(owner));
       let closed = 0;
@@ -118,22 +99,4 @@ export function owners(db: DatabaseSync, transact: Transact, clock: Clock, logge
     },
     leave: () => close(id),
   };
-}
-
-/** The machine and its process table: inside containers the same number names different processes. */
-function hostId(): string {
-  try {
-    return `${hostname()} ${readlinkSync("/proc/self/ns/pid")}`;
-  } catch {
-    return hostname();
-  }
-}
-
-function processLives(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    // EPERM: it lives and belongs to another user.
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
 }

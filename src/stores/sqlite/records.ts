@@ -3,6 +3,7 @@ import type { DatabaseSync } from "node:sqlite";
 import type { Logger } from "../../core/logger.ts";
 import type { RecordStore, StoredRecord } from "../../core/store.ts";
 import type { Clock, Timer } from "../../core/time.ts";
+import { endOfPrefix } from "../sql/key-range.ts";
 import type { Transact } from "./dialect.ts";
 import { storeUnavailable } from "./trouble.ts";
 
@@ -51,7 +52,7 @@ export function sqliteRecords(db: DatabaseSync, transact: Transact, clock: Clock
   let expired = false;
   let poll: Timer | undefined;
 
-  const rowsBelow = (prefix: string): Row[] => below.all(prefix, endOf(prefix), clock.now()) as unknown as Row[];
+  const rowsBelow = (prefix: string): Row[] => below.all(prefix, endOfPrefix(prefix) ?? AFTER_ALL, clock.now()) as unknown as Row[];
 
   function tell(watcher: Watcher, key: string, record: StoredRecord | undefined): void {
     if (record === undefined) watcher.known.delete(key);
@@ -166,14 +167,3 @@ const recordOf = ({ key, value, version }: Row): StoredRecord => ({ key, value: 
 
 /** Greater than every text: SQLite sorts blobs after all of them. */
 const AFTER_ALL = new Uint8Array(0);
-
-/** The first key after all keys with this prefix. A range, unlike LIKE, needs no escaping and always uses the index. */
-function endOf(prefix: string): string | Uint8Array {
-  const points = Array.from(prefix);
-  for (let last = points.pop(); last !== undefined; last = points.pop()) {
-    const code = last.codePointAt(0) as number;
-    // Lone surrogates have no UTF-8, and so no place in the order of keys.
-    if (code < 0x10ffff) return points.join("") + String.fromCodePoint(code === 0xd7ff ? 0xe000 : code + 1);
-  }
-  return AFTER_ALL;
-}

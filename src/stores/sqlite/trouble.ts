@@ -1,5 +1,7 @@
-import { ConfigError, GuardError } from "../../core/errors.ts";
+import { ConfigError } from "../../core/errors.ts";
 import { NewerSchemaError } from "../sql/migrations.ts";
+
+export { storeUnavailable } from "../sql/store-unavailable.ts";
 
 /** SQLite's primary result codes that we tell apart. */
 const BUSY = 5;
@@ -26,15 +28,6 @@ export function isRowFault(error: unknown): boolean {
   if (error instanceof TypeError || error instanceof RangeError) return true;
   const code = resultCode(error);
   return code === CONSTRAINT || code === MISMATCH || code === TOOBIG || code === RANGE;
-}
-
-/** What a request is told when the database fails under it. The path and SQLite's own words stay in `cause`. */
-export function storeUnavailable(cause: unknown, retryAfterMs?: number): GuardError {
-  if (GuardError.is(cause)) return cause;
-  return new GuardError("store_unavailable", "the database of the gateway cannot be used at the moment: try again shortly", {
-    cause,
-    ...(retryAfterMs === undefined ? {} : { retryAfterMs: Math.max(1, Math.ceil(retryAfterMs)) }),
-  });
 }
 
 const ADVICE: Readonly<Record<string, string>> = {

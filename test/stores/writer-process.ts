@@ -2,13 +2,20 @@
 // synchronous write, so that a line the parent has read stands for a promise that was kept before the kill.
 import { writeSync } from "node:fs";
 
+import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { intentOf, rowOf } from "../contracts/ledger-rows.ts";
 
-const [path = "", name = "", mode = "", count = "0"] = process.argv.slice(2);
+const [place = "", name = "", mode = "", count = "0"] = process.argv.slice(2);
 const say = (line: string): void => void writeSync(1, `${line}\n`);
 
-const store = sqliteStore(path);
+// A server that fails under it ends it: only what was acknowledged before counts.
+process.once("uncaughtException", (error) => {
+  say(`failed ${error.message}`);
+  process.exit(1);
+});
+
+const store = place.startsWith("postgres") ? postgresStore(place) : sqliteStore(place);
 try {
   await store.ready();
 } catch (error) {
@@ -29,5 +36,6 @@ for (let round = 0; round < Number(count); round += 1) {
   await store.ledger.flush();
   for (const id of ended) say(`row ${id}`);
 }
-if (mode !== "idle") await store.close();
+if (mode === "left") say("left open");
+else if (mode !== "idle") await store.close();
 else setInterval(() => {}, 60_000);

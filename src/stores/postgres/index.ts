@@ -1,0 +1,185 @@
+import { GuardError } from "../../core/errors.ts";
+import { type Logger, silentLogger } from "../../core/logger.ts";
+import type { LedgerStore, RecordStore } from "../../core/store.ts";
+import { systemClock, type Timer } from "../../core/time.ts";
+import { ledgerQueries } from "../sql/ledger-queries.ts";
+import { BEAT_EVERY_MS } from "../sql/owner-watch.ts";
+import { type PostgresLedger, postgresLedger } from "./ledger.ts";
+import { type PostgresLink, postgresLink } from "./link.ts";
+import { parseOptions, type PostgresSource, type PostgresStoreOptions } from "./options.ts";
+import { owners, type Owners } from "./owners.ts";
+import { type RecordWatch, recordWatch } from "./record-watch.ts";
+import { type PostgresRecords, postgresRecords } from "./records.ts";
+import { prepareDatabase, queriesOver } from "./schema.ts";
+import { startProblem } from "./trouble.ts";
+
+export type { PostgresSource, PostgresStoreOptions } from "./options.ts";
+
+/** A watcher from before the database was opened. */
+interface EarlyWatcher {
+  readonly prefix: string;
+  readonly fn: Parameters<RecordStore["watch"]>[1];
+  stop?: () => void;
+}
+
+/** What exists once the database is open. */
+interface Live {
+  readonly link: PostgresLink;
+  readonly records: PostgresRecords;
+  readonly watching: RecordWatch;
+  readonly ledger: PostgresLedger;
+  readonly owners: Owners;
+  /** Closes what dead processes left open. Never rejects. */
+  readonly recover: () => Promise<void>;
+  readonly upkeep: Timer;
+}
+
+/**
+ * Records and ledger in Postgres (13 or later), shared by all processes that name the same database and schema. It keeps no counters: put them into
+ * Redis, or leave them in this process. Needs the package `pg`.
+ *
+ * When the database is away, new requests are refused (`store_unavailable`) within the deadline, and the rows of those that are running wait in
+ * memory until it is back.
+ *
+ * @param source a URL (`postgres://user:password@host:5432/database`), `{ url, …options }`, or a `pg.Pool` of the host, alone or as
+ *   `{ client, …options }`: it is used with our deadlines and never closed here.
+ * @throws ConfigError for unknown or unusable options. `ready()` rejects with a ConfigError that names the place and what to do about it.
+ * @example const ledger = postgresStore("postgres://quota@localhost/app", { schema: "quota" });
+ */
+export function postgresStore(source: PostgresSource, options: PostgresStoreOptions = {}): LedgerStore {
+  const { clock = systemClock, logger = silentLogger, ...place } = parseOptions(source, options);
+  const channel = `quotaguard_${place.schema}`;
+  let live: Live | undefined;
+  let starting: Promise<void> | undefined;
+  let closing: Promise<void> | undefined;
+  const early = new Set<EarlyWatcher>();
+
+  async function start(): Promise<void> {
+    const link = postgresLink(place);
+    let watching: RecordWatch | undefined;
+    try {
+      await prepareDatabase(link);
+      const self = owners(link, clock, logger);
+      const records = postgresRecords(link, self.self.id, channel, clock === systemClock ? undefined : clock.now);
+      watching = recordWatch({ link, records, self: self.self.id, channel, clock, logger });
+      const ledger = postgresLedger({ link, queries: ledgerQueries(queriesOver(link)), owners: self, clock, logger });
+      await ledger.begin();
+      await watching.start();
+      for (const watcher of early) watcher.stop = watching.watch(watcher.prefix, watcher.fn);
+      const upkeep = clock.timer(BEAT_EVERY_MS, () => void maintain());
+      live = { link, records, watching, ledger, owners: self, recover: recoverer(self, logger), upkeep };
+    } catch (error) {
+      await watching?.stop();
+      await link.close();
+      throw startProblem(error, link.place);
+    }
+    await live.recover();
+  }
+
+  async function maintain(): Promise<void> {
+    const current = live;
+    if (current === undefined) return;
+    await current.ledger.beat();
+    await current.recover();
+    current.upkeep.refresh();
+  }
+
+  async function stop(): Promise<void> {
+    await starting?.catch(() => {});
+    if (live === undefined) return;
+    const { link, upkeep, watching, ledger, owners: self } = live;
+    live = undefined;
+    upkeep.cancel();
+    await watching.stop();
+    const lost = await ledger.stop();
+    let problem: unknown;
+    try {
+      const open = await self.leave();
+      if (open > 0) logger.warn({ requests: open }, "the store was closed before these requests ended: state unknown, charged as held");
+    } catch (error) {
+      problem = error;
+    }
+    await link.close();
+    if (lost > 0 || problem !== undefined) {
+      throw new GuardError("store_unavailable", `the database failed while it was closed: ${lost} ledger rows are lost`, { cause: problem });
+    }
+  }
+
+  function opened(): Live {
+    if (live !== undefined) return live;
+    const when = closing === undefined ? "is not ready: await store.ready() first" : "is closed";
+    throw new GuardError("store_unavailable", `the Postgres store ${when}`);
+  }
+
+  return {
+    name: "postgres",
+    shared: true,
+    records: {
+      get: (key) => opened().records.get(key),
+      list: (prefix) => opened().records.list(prefix),
+      async put(key, value, how) {
+        const json = JSON.stringify(value) as string | undefined;
+        if (json === undefined) throw new TypeError(`the value of record ${key} is not JSON`);
+        const { records, watching } = opened();
+        const version = await records.put(key, json, how);
+        if (version !== undefined) watching.wrote(key, version, { key, value: JSON.parse(json) as unknown, version });
+        return version;
+      },
+      async delete(key) {
+        const { records, watching } = opened();
+        const version = await records.delete(key);
+        if (version !== undefined) watching.wrote(key, version, undefined);
+        return version !== undefined;
+      },
+      watch(prefix, fn) {
+        if (live !== undefined) return live.watching.watch(prefix, fn);
+        // Parts of a guard begin to watch while they are built, before anything is opened.
+        const watcher: EarlyWatcher = { prefix, fn };
+        early.add(watcher);
+        return () => {
+          early.delete(watcher);
+          watcher.stop?.();
+        };
+      },
+    },
+    ledger: {
+      intent: (row) => opened().ledger.intent(row),
+      close(row) {
+        if (closing === undefined) return opened().ledger.close(row);
+        logger.error({ id: row.id, requestId: row.requestId }, "a request ended after the store was closed: its row stays as it was closed then");
+      },
+      flush: () => opened().ledger.flush(),
+      get: (id) => opened().ledger.get(id),
+      list: (filter) => opened().ledger.list(filter),
+      totals: (filter, groupBy) => opened().ledger.totals(filter, groupBy),
+      scan: (fromMs) => opened().ledger.scan(fromMs),
+      completeSince: () => opened().ledger.completeSince(),
+    },
+    ready() {
+      if (closing !== undefined) throw new GuardError("store_unavailable", "the Postgres store is closed");
+      starting ??= start().catch((error: unknown) => {
+        // The next call tries again: the server may be there by then.
+        starting = undefined;
+        throw error;
+      });
+      return starting;
+    },
+    close() {
+      return (closing ??= stop());
+    },
+  };
+}
+
+/** Closes what dead processes left open. Never a reason not to start or to stop, and tried again with every upkeep. */
+function recoverer(self: Owners, logger: Logger): () => Promise<void> {
+  let isFailing = false;
+  return async () => {
+    try {
+      await self.recover();
+      isFailing = false;
+    } catch (error) {
+      if (!isFailing) logger.error({ err: error }, "the open requests of dead processes could not be closed yet");
+      isFailing = true;
+    }
+  };
+}
