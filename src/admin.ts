@@ -5,26 +5,32 @@ import type { Services } from "./core/context.ts";
 import type { Credential } from "./core/credential.ts";
 import { GuardError } from "./core/errors.ts";
 import { BUILT_IN_SCOPES } from "./core/scope.ts";
-import type { BucketRule, Ledger, Store } from "./core/store.ts";
+import type { BucketRule, Charge, Ledger, Store } from "./core/store.ts";
 import type { Holds } from "./limits/holds.ts";
 import type { LimitDefinition } from "./limits/limit.ts";
 import { encodeValue, valueLabel, type CompiledLimit, type LimitRegistry } from "./limits/registry.ts";
 import type { Lending } from "./lending.ts";
 import { providerLimits } from "./provider-limits.ts";
+import type { StoreWatch } from "./store-watch.ts";
 import type { Transport } from "./upstream/transport.ts";
 
 /** TokenGuard's own defaults, for a bucket that is created by naming only one of its numbers. */
 const DEFAULT_CAPACITY = 1_000;
 const DEFAULT_REFILL_PER_SEC = 5;
 
+/** How often a store may ask for a charge again because limits have changed: this one carries the numbers that were just set. */
+const MOST_REPEATS = 3;
+
 export interface AdminParts {
   readonly store: Store;
+  readonly watch: Pick<StoreWatch, "state" | "isLedgerAway">;
   readonly ledger: Ledger;
   readonly registry: LimitRegistry;
   readonly credentials: readonly Credential[];
   readonly lent: Lending;
   readonly fence: ClientFence;
   readonly discoverModels: () => Promise<readonly string[]>;
+  readonly openCounters: () => Promise<void>;
   readonly holds: Holds;
   readonly transport: Transport;
   readonly services: Services;
@@ -33,7 +39,7 @@ export interface AdminParts {
 }
 
 export function adminOf(parts: AdminParts): Admin {
-  const { store, ledger, registry, lent, services } = parts;
+  const { store, watch, ledger, registry, lent, services } = parts;
   const { clock } = services;
   const startedAt = clock.monotonic();
   let writes = 0;
@@ -45,8 +51,32 @@ export function adminOf(parts: AdminParts): Admin {
     return registry.all().find(isOurs) ?? (create ? registry.add(runtimeBudget(scope), true) : undefined);
   }
 
-  /** Buckets that were created at run time before a restart exist again as soon as their numbers are read. */
-  for (const scope of BUILT_IN_SCOPES) if (registry.hasNumbers(budgetName(scope))) bucketLimit(scope, true);
+  /** Buckets that were created at run time exist here as soon as their numbers are known: after a restart, or from another process. */
+  const runtimeScopes = new Map(BUILT_IN_SCOPES.map((scope) => [budgetName(scope), scope]));
+  const heard = (name: string): void => {
+    const scope = runtimeScopes.get(name);
+    if (scope !== undefined && registry.hasNumbers(name)) bucketLimit(scope, true);
+  };
+  for (const name of runtimeScopes.keys()) heard(name);
+  registry.onNumbers(heard);
+
+  /** Whether nobody can be served: no request may be sent unless it is written down first, and a limit that counts everybody must not be guessed. */
+  function isClosed(): boolean {
+    if (watch.isLedgerAway()) return true;
+    if (watch.state().state === "ok") return false;
+    const now = clock.now();
+    return registry.all().some((limit) => {
+      const { onStoreError, scope } = limit.definition;
+      return onStoreError === "deny" && scope.every((each) => each === "global") && limit.enforcing(now);
+    });
+  }
+
+  /** Stored first: a change that could not be stored has changed nothing. */
+  async function setNumbers(address: BucketAddress, numbers: { readonly limit: number; readonly refillPerSec: number }): Promise<CompiledLimit> {
+    const name = bucketLimit(address.scope, false)?.name ?? budgetName(address.scope);
+    await registry.set(name, place(address).label, { ...numbers, until: null });
+    return bucketLimit(address.scope, true) as CompiledLimit;
+  }
 
   const place = ({ scope, id, org }: BucketAddress): { key: readonly string[]; label: string } => {
     const values = [scope === "global" ? "all" : (id as string)];
@@ -82,14 +112,17 @@ export function adminOf(parts: AdminParts): Admin {
     if (!rule) return;
     writes += 1;
     const opId = `admin.${clock.now()}.${process.pid}.${writes}`;
-    const result = await store.limits.reserve(opId, [{ key: limit.key(place(address).key), rule, unit: "tokens", amount: 0, enforce: true }], 60_000);
+    const charges: Charge[] = [{ key: limit.key(place(address).key), rule, unit: "tokens", amount: 0, enforce: true }];
+    let result = await store.limits.reserve(opId, charges, 60_000);
+    for (let i = 0; i < MOST_REPEATS && result.kind === "stale"; i += 1) result = await store.limits.reserve(opId, charges, 60_000);
     if (result.kind === "allowed") await store.limits.settle(opId, { tokens: take });
   }
 
   return {
     health: () => ({
-      status: parts.status(),
+      status: parts.status() === "ok" && isClosed() ? "unavailable" : parts.status(),
       store: store.name,
+      storeState: watch.state(),
       uptimeSeconds: Math.floor((clock.monotonic() - startedAt) / 1_000),
       openRequests: parts.openRequests(),
       waitingSettlements: parts.holds.waiting,
@@ -108,12 +141,11 @@ export function adminOf(parts: AdminParts): Admin {
       if (numbers.capacity === undefined && numbers.refillPerSec === undefined) {
         throw new GuardError("body_invalid", "give capacity, refillPerSec or both");
       }
-      const limit = bucketLimit(address.scope, true) as CompiledLimit;
-      const before = await ruleFor(limit, address);
-      await registry.set(limit.name, place(address).label, {
+      const known = bucketLimit(address.scope, false);
+      const before = known ? await ruleFor(known, address) : null;
+      const limit = await setNumbers(address, {
         limit: numbers.capacity ?? before?.capacity ?? DEFAULT_CAPACITY,
         refillPerSec: numbers.refillPerSec ?? (before ? (before.n * 1_000) / before.d : DEFAULT_REFILL_PER_SEC),
-        until: null,
       });
       if (before) await adopt(limit, address, 0);
       return bucket(address);
@@ -122,8 +154,7 @@ export function adminOf(parts: AdminParts): Admin {
       const found = await providerLimits(parts.credentials, parts.transport, clock);
       if (found.kind === "skipped") return { status: "skipped", message: found.reason, headers: {}, bucket: null };
       const address: BucketAddress = { scope: "global" };
-      const limit = bucketLimit("global", true) as CompiledLimit;
-      await registry.set(limit.name, place(address).label, { limit: found.capacity, refillPerSec: found.refillPerSec, until: null });
+      const limit = await setNumbers(address, { limit: found.capacity, refillPerSec: found.refillPerSec });
       // What others have used up at the provider is not there for us either; what we hold ourselves is already counted.
       const { tokens } = await bucket(address);
       await adopt(limit, address, Math.max(0, tokens - found.tokens));
@@ -136,6 +167,11 @@ export function adminOf(parts: AdminParts): Admin {
     discoverModels: parts.discoverModels,
     clientBans: () => parts.fence.bans(),
     liftClientBan: (client) => parts.fence.lift(client),
+    async openCounters() {
+      if (store.limits.continuity?.isWhole !== false) return false;
+      await parts.openCounters();
+      return true;
+    },
     usage: async (filter, groupBy) => {
       await ledger.flush();
       return ledger.totals(filter, groupBy);

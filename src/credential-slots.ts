@@ -3,9 +3,10 @@ import type { SendLimits } from "./core/credential.ts";
 import { GuardError } from "./core/errors.ts";
 import type { Logger } from "./core/logger.ts";
 import type { Charge, LimitStore, ReserveResult, Rule } from "./core/store.ts";
-import { isPromise, type Clock, type MaybePromise } from "./core/time.ts";
+import { andThen, isPromise, type Clock, type MaybePromise } from "./core/time.ts";
 import type { Holds } from "./limits/holds.ts";
 import { encodeValue } from "./limits/registry.ts";
+import { shareOf, sizeOf } from "./limits/share.ts";
 import type { Candidate } from "./pool/candidate.ts";
 import { entryOf, modelTable, type ModelEntry } from "./pool/offers.ts";
 import { minuteCounter, type MinuteCounter, type MinuteCount } from "./pool/minute-counter.ts";
@@ -20,15 +21,20 @@ export interface CredentialSlotsOptions {
   readonly store: LimitStore;
   /** Counts on while the store is away: a provider's limit is better kept roughly than not at all. */
   readonly local: LimitStore;
+  /** How many processes share the limits then, this one included. Default: only this one. */
+  readonly nodes: () => number;
   readonly holds: Holds;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly models: readonly ModelEntry[];
   /** Requests per minute of a model that says nothing; -1 = unlimited. */
   readonly defaultModelRpm: number;
-  /** The store did not answer; local counters decide meanwhile. */
+  /** The store did not answer; local counters decide. Called for each attempt. */
   readonly degraded: () => void;
 }
+
+/** How often a store may ask for the charges again because limits have changed: these do not follow from any. */
+const MOST_REPEATS = 3;
 
 /** What went out within the last minute from this process, and what may. */
 export interface SendRate extends MinuteCount {
@@ -76,14 +82,19 @@ function levelOf(place: string, limits: SendLimits, clock: Clock): Level {
   };
 }
 
+/** What is larger than the share goes out alone, as it does with the whole. */
+function shareFor(charge: Charge, nodes: number): Charge {
+  const rule = shareOf(charge.rule, nodes);
+  return rule === charge.rule ? charge : { ...charge, rule, amount: Math.max(1, Math.min(charge.amount, sizeOf(rule))) };
+}
+
 export function credentialSlots(options: CredentialSlotsOptions): CredentialSlots {
-  const { store, local, holds, clock, logger, models, defaultModelRpm } = options;
+  const { store, local, holds, clock, logger, models, defaultModelRpm, nodes } = options;
   const credentials = new Map<string, Level>();
   const table = modelTable(models);
   /** By the candidate's key: the same pair is another object under an alias, or once a list of models has changed. */
   const named = new Map<string, Pair>();
   const unnamed = new Map<string, Pair>();
-  let isAway = false;
 
   const pairOf = ({ key }: Candidate): Pair | undefined => named.get(key) ?? unnamed.get(key);
 
@@ -136,20 +147,29 @@ export function credentialSlots(options: CredentialSlotsOptions): CredentialSlot
     return { waitMs: result.failing.some(({ waitMs }) => waitMs === null) ? null : result.worst.waitMs };
   }
 
-  function recovered(): void {
-    if (!isAway) return;
-    isAway = false;
-    logger.info({}, "the store counts the credentials' limits again");
+  function ask(pair: Pair, charges: readonly Charge[], opId: string, repeats: number): MaybePromise<Slot | Shortage> {
+    const judged = (result: ReserveResult): MaybePromise<Slot | Shortage> => {
+      if (result.kind !== "stale") return judge(pair, charges, result, store, opId);
+      if (repeats < MOST_REPEATS) return ask(pair, charges, opId, repeats + 1);
+      return countHere(pair, charges, opId, new GuardError("store_unavailable", "the limits are being changed at the moment"));
+    };
+    let result: MaybePromise<ReserveResult>;
+    try {
+      result = holds.reserve(store, opId, charges);
+    } catch (error) {
+      return countHere(pair, charges, opId, error);
+    }
+    return isPromise(result) ? result.then(judged, (error: unknown) => countHere(pair, charges, opId, error)) : judged(result);
   }
 
-  function degrade(pair: Pair, charges: readonly Charge[], opId: string, error: unknown): MaybePromise<Slot | Shortage> {
+  /** The store does not answer: this process counts its share by itself. */
+  function countHere(pair: Pair, charges: readonly Charge[], opId: string, error: unknown): MaybePromise<Slot | Shortage> {
     if (!GuardError.is(error) || error.code !== "store_unavailable") throw error;
-    if (!isAway) logger.warn({ err: error }, "the store does not answer; the credentials' limits are counted in this process meanwhile");
-    isAway = true;
+    logger.debug({ err: error, opId }, "the store does not answer; an attempt is counted in this process");
     options.degraded();
+    const share = charges.map((charge) => shareFor(charge, nodes()));
     const opIdHere = `${opId}.l`;
-    const result = holds.reserve(local, opIdHere, charges);
-    return isPromise(result) ? result.then((known) => judge(pair, charges, known, local, opIdHere)) : judge(pair, charges, result, local, opIdHere);
+    return andThen(holds.reserve(local, opIdHere, share), (result) => judge(pair, share, result, local, opIdHere));
   }
 
   function rateOf(level: Level | undefined, limits: SendLimits): SendRate {
@@ -163,22 +183,7 @@ export function credentialSlots(options: CredentialSlotsOptions): CredentialSlot
       const pair = pairOf(candidate) ?? newPair(candidate);
       const charges = pair.countsTokens ? withTokens(pair, tokens()) : pair.charges;
       if (charges.length === 0) return new CountedSlot(pair);
-      try {
-        const result = holds.reserve(store, opId, charges);
-        if (!isPromise(result)) {
-          recovered();
-          return judge(pair, charges, result, store, opId);
-        }
-        return result.then(
-          (known) => {
-            recovered();
-            return judge(pair, charges, known, store, opId);
-          },
-          (error: unknown) => degrade(pair, charges, opId, error),
-        );
-      } catch (error) {
-        return degrade(pair, charges, opId, error);
-      }
+      return ask(pair, charges, opId, 0);
     },
     isShort(candidate) {
       const pair = pairOf(candidate);

@@ -29,12 +29,14 @@ export interface LendingParts {
   readonly store: Store;
   /** Takes over while the store is away. */
   readonly local: Store;
+  /** How many processes share the limits now. */
+  readonly nodes: () => number;
   readonly holds: Holds;
   readonly offers: Offers;
   readonly metrics: Metrics | null;
 }
 
-export async function lending({ options, services, store, local, holds, offers, metrics }: LendingParts): Promise<Lending> {
+export async function lending({ options, services, store, local, nodes, holds, offers, metrics }: LendingParts): Promise<Lending> {
   const { clock, logger, events } = services;
   const { models, fail2ban, resilience, router, server } = options;
   const health = credentialHealth({
@@ -53,6 +55,7 @@ export async function lending({ options, services, store, local, holds, offers, 
   const slots = credentialSlots({
     store: store.limits,
     local: local.limits,
+    nodes,
     holds,
     clock,
     logger,

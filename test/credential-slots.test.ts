@@ -35,6 +35,7 @@ function slotsKit(models: readonly ModelEntry[] = [], more: Partial<CredentialSl
     models,
     defaultModelRpm: -1,
     degraded: () => undefined,
+    nodes: () => 1,
     ...more,
   });
   let count = 0;
@@ -258,27 +259,87 @@ describe("who was found without room", () => {
 describe("while the store is away", () => {
   const away = new GuardError("store_unavailable", "away");
 
-  test.each([false, true])("the limits are kept in this process, and it is said once (later: %s)", async (later) => {
-    const kit = slotsKit();
-    let isAway = true;
-    const flaky: LimitStore = {
-      ...kit.store,
-      reserve(...args) {
-        if (!isAway) return kit.store.reserve(...args);
-        if (later) return Promise.reject(away);
-        throw away;
-      },
+  /** Fails until it is told otherwise. */
+  function flaky(store: LimitStore, later: boolean): { isAway: boolean; readonly store: LimitStore } {
+    const wire = {
+      isAway: true,
+      store: {
+        ...store,
+        reserve(...args: Parameters<LimitStore["reserve"]>) {
+          if (!wire.isAway) return store.reserve(...args);
+          if (later) return Promise.reject(away);
+          throw away;
+        },
+      } satisfies LimitStore,
     };
+    return wire;
+  }
+
+  test.each([false, true])("the limits are kept in this process, attempt by attempt, and nothing is said (later: %s)", async (later) => {
+    const wire = flaky(slotsKit().store, later);
     let degraded = 0;
-    const { slots, logger } = slotsKit([], { store: flaky, degraded: () => (degraded += 1) });
+    const { slots, logger } = slotsKit([], { store: wire.store, degraded: () => (degraded += 1) });
     const c = candidate("c", "m", { rpm: 2 });
     const take = async (id: string): Promise<boolean> => !isShortage(await slots.take(c, id, () => 1));
     expect([await take("1"), await take("2"), await take("3")]).toEqual([true, true, false]);
     expect(degraded).toBe(3);
-    expect(logger.lines.filter(({ message }) => message.includes("credentials' limits are counted in this process"))).toHaveLength(1);
-    isAway = false;
+    wire.isAway = false;
     expect(await take("4")).toBe(true);
-    expect(logger.lines.filter(({ message }) => message.includes("counts the credentials' limits again"))).toHaveLength(1);
+    expect([degraded, logger.lines.filter(({ level }) => level !== "debug")]).toEqual([3, []]);
+  });
+
+  test.each([false, true])("each of so many processes takes its part of the limits (later: %s)", async (later) => {
+    const wire = flaky(slotsKit().store, later);
+    let nodes = 3;
+    const { slots } = slotsKit([{ name: "m", tpm: 100 }], { store: wire.store, nodes: () => nodes });
+    const c = candidate("c", "m", { rpm: 7, maxConcurrent: 30 });
+    let ids = 0;
+    const take = async (tokens: number): Promise<Slot | null> => {
+      const taken = await slots.take(c, `op${(ids += 1)}`, () => tokens);
+      return isShortage(taken) ? null : taken;
+    };
+    // 7 / 3 requests and 100 / 3 tokens.
+    expect([await take(16), await take(17), await take(1)].map((slot) => slot !== null)).toEqual([true, true, false]);
+    nodes = 1;
+    expect(await take(1)).not.toBeNull();
+    // The store has counted nothing of all that.
+    wire.isAway = false;
+    nodes = 3;
+    for (let i = 0; i < 7; i += 1) expect(await take(10)).not.toBeNull();
+    expect(await take(10)).toBeNull();
+  });
+
+  test("a request that is larger than the part goes out alone, as one does that is larger than the whole", async () => {
+    const { slots, clock } = slotsKit([{ name: "m", tpm: 100 }], { store: flaky(slotsKit().store, false).store, nodes: () => 4 });
+    const c = candidate("c", "m", { rpm: -1 });
+    const take = async (id: string) => slots.take(c, id, () => 80);
+    expect(isShortage(await take("1"))).toBe(false);
+    expect(isShortage(await take("2"))).toBe(true);
+    clock.advance(61_000);
+    expect(isShortage(await take("3"))).toBe(false);
+  });
+
+  test("a store that has other numbers of limits is asked again; one that has always others is left", async () => {
+    const kit = slotsKit();
+    let stale = 2;
+    const asked: string[] = [];
+    const store: LimitStore = {
+      ...kit.store,
+      reserve(opId, ...rest) {
+        asked.push(opId);
+        stale -= 1;
+        return stale >= 0 ? { kind: "stale" } : kit.store.reserve(opId, ...rest);
+      },
+    };
+    let degraded = 0;
+    const { slots } = slotsKit([], { store, degraded: () => (degraded += 1) });
+    const c = candidate("c", "m", { rpm: 1 });
+    expect(isShortage(await slots.take(c, "1", () => 1))).toBe(false);
+    expect([asked, degraded]).toEqual([["1", "1", "1"], 0]);
+    stale = Infinity;
+    expect(isShortage(await slots.take(c, "2", () => 1))).toBe(false);
+    expect([asked.length, degraded]).toEqual([7, 1]);
+    expect(isShortage(await slots.take(c, "3", () => 1))).toBe(true);
   });
 
   test("another fault is not hidden", () => {

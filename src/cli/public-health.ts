@@ -9,7 +9,7 @@ export function publicHealth(admin: Pick<Admin, "health" | "bans" | "cooldowns">
   readonly status: 200 | 503;
   readonly body: Record<string, unknown>;
 } {
-  const { status, store, uptimeSeconds, credentials } = admin.health();
+  const { status, store, storeState, uptimeSeconds, credentials } = admin.health();
   const able = credentials.filter(isAble);
   const isServing = status === "ok" && able.length > 0;
   return {
@@ -18,6 +18,7 @@ export function publicHealth(admin: Pick<Admin, "health" | "bans" | "cooldowns">
       status: isServing ? "healthy" : "unhealthy",
       state: status,
       store,
+      ...(storeState ? { store_state: storeState.state } : {}),
       uptime_seconds: uptimeSeconds,
       total_credentials: credentials.length,
       credentials_available: able.length,

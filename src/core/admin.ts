@@ -79,9 +79,24 @@ export interface ClientBanView {
   readonly until: number | null;
 }
 
+/**
+ * `degraded`: the store or the ledger cannot be used, and each limit's own policy decides · `rebuilding`: the store has lost its counters, and limits that
+ * must not be guessed refuse until they are back.
+ */
+export interface StoreState {
+  readonly state: "ok" | "degraded" | "rebuilding";
+  /** Wall clock, ms; null = it is ok. */
+  readonly since: number | null;
+  /** For people; without addresses. Null = it is ok. */
+  readonly reason: string | null;
+}
+
 export interface HealthView {
+  /** `unavailable`: nothing can be served. */
   readonly status: "ok" | "starting" | "closing" | "unavailable";
   readonly store: string;
+  /** Absent before the start is over. */
+  readonly storeState?: StoreState;
   readonly uptimeSeconds: number;
   readonly openRequests: number;
   /** Settlements that wait for the store. */
@@ -115,5 +130,10 @@ export interface Admin {
   clearCooldowns(credential: string, model: string | null): number;
   clientBans(): readonly ClientBanView[];
   liftClientBan(client: string): boolean;
+  /**
+   * Opens the limits that are closed because the store lost their counters, with what the ledger knows, although it does not know everything. False = none
+   * were closed.
+   */
+  openCounters(): Promise<boolean>;
   usage(filter: LedgerFilter, groupBy: readonly LedgerGroup[]): Promise<readonly LedgerTotal[]>;
 }

@@ -2,11 +2,17 @@ import type { Logger } from "../core/logger.ts";
 import type { Amounts, Charge, FinishResult, LimitStore, ReserveResult } from "../core/store.ts";
 import { isPromise, type Clock, type MaybePromise, type Timer } from "../core/time.ts";
 
-/** Settlements that could not be delivered wait here; more than this means the store has been away for very long. */
+/** Finishes that could not be delivered wait here; more than this means the store has been away for very long. */
 const MAX_WAITING = 100_000;
+/** Of these, releases of reservations without a reply: an outage makes one with each request, and they must not push out what was spent. */
+const MAX_UNANSWERED = 10_000;
 const RETRY_MS = 1_000;
+/** Tried at one time, once the first has shown that the store is back. */
+const AT_ONCE = 8;
 /** As long as a late settlement is still taken as a correction. */
 const GIVE_UP_MS = 24 * 60 * 60_000;
+/** How long the end waits for what is still to be delivered. */
+const FLUSH_MS = 5_000;
 
 export interface Holds {
   /** Reserves and, when allowed, keeps the hold alive until it is finished. Throws `store_unavailable` as the store does. */
@@ -17,7 +23,7 @@ export interface Holds {
   readonly waiting: number;
   /** Holds of requests that are still running. */
   readonly open: number;
-  /** Tries what is waiting once more; resolves when that attempt is over. */
+  /** Tries what is waiting once more; resolves when that attempt is over, or after 5 s. Never rejects. */
   flush(): Promise<void>;
   close(): void;
 }
@@ -32,6 +38,8 @@ interface Waiting {
   readonly opId: string;
   readonly ending: Ending;
   readonly since: number;
+  /** Undoes a reservation that may never have been made. */
+  readonly isUnanswered: boolean;
 }
 
 interface OpenHold {
@@ -47,50 +55,84 @@ export function holds(options: { readonly clock: Clock; readonly logger: Logger;
   let waiting: Waiting[] = [];
   let extender: Timer | undefined;
   let retrier: Timer | undefined;
+  let retrying: Promise<void> | undefined;
   let closed = false;
   /** Taken out of `waiting` and being tried. */
   let underWay = 0;
+  /** How many of all that wait undo a reservation. */
+  let unanswered = 0;
+  let dropped = 0;
+  let isExtending = false;
+  let cannotProlong = false;
 
-  function wait(store: LimitStore, opId: string, ending: Ending, error: unknown): void {
+  function wait(item: Waiting, error: unknown): void {
     if (!isAway(error)) {
-      refused({ store, opId, ending, since: clock.monotonic() }, error);
+      refused(item, error);
       return;
     }
-    if (waiting.length + underWay >= MAX_WAITING) {
-      logger.error({ opId, err: error }, "a settlement was dropped: too many are waiting for the store; the hold stays charged as estimated");
+    if (waiting.length + underWay >= MAX_WAITING || (item.isUnanswered && unanswered >= MAX_UNANSWERED)) {
+      if (dropped === 0)
+        logger.error({ err: error }, "too many settlements wait for the store: further ones are dropped, and their holds stay charged as estimated");
+      dropped += 1;
       return;
     }
-    if (waiting.length === 0) logger.warn({ err: error }, "the store did not take a settlement; it is tried again until it does");
-    waiting.push({ store, opId, ending, since: clock.monotonic() });
+    if (item.isUnanswered) unanswered += 1;
+    waiting.push(item);
+    retryLater();
+  }
+
+  function retryLater(): void {
     if (!closed) retrier ??= clock.timer(RETRY_MS, () => void retry());
   }
 
-  async function retry(): Promise<void> {
+  /** One round at a time: who asks during one gets its end. */
+  function retry(): Promise<void> {
     retrier?.cancel();
     retrier = undefined;
+    return (retrying ??= round().finally(() => (retrying = undefined)));
+  }
+
+  /** Goes through what waits, oldest first, until one fails: that speaks for the rest, which then is not tried in vain. */
+  async function round(): Promise<void> {
     const batch = waiting;
     waiting = [];
     underWay = batch.length;
-    for (let i = 0; i < batch.length; i += 1) {
-      const item = batch[i] as Waiting;
-      try {
-        await verb(item.store, item.opId, item.ending);
-      } catch (error) {
-        if (isAway(error)) {
-          // One failure speaks for the rest: keep their order and come back.
-          waiting = [...batch.slice(i).filter((each) => !isTooLate(each)), ...waiting];
-          break;
-        }
-        refused(item, error);
-      }
-      underWay -= 1;
+    const failed: Waiting[] = [];
+    let next = 0;
+    while (next < batch.length && failed.length === 0) {
+      // The first one alone: a store that is still away is not met with a crowd.
+      const some = batch.slice(next, next + (next === 0 ? 1 : AT_ONCE));
+      next += some.length;
+      await Promise.all(some.map((item) => deliver(item, failed)));
     }
     underWay = 0;
-    if (waiting.length > 0 && !closed) retrier ??= clock.timer(RETRY_MS, () => void retry());
+    // What failed goes last: should it be its own fault, it must not hold up the others for ever. Finishes of one hold may come in any order.
+    waiting = [...batch.slice(next), ...waiting, ...failed];
+    if (failed.length > 0) waiting = waiting.filter((item) => !isTooLate(item));
+    if (waiting.length > 0) retryLater();
+    else if (dropped > 0) {
+      logger.warn({ dropped }, "the settlements that waited are delivered; those that were dropped stay charged as estimated");
+      dropped = 0;
+    }
   }
 
-  function isTooLate({ opId, since }: Waiting): boolean {
+  async function deliver(item: Waiting, failed: Waiting[]): Promise<void> {
+    try {
+      await verb(item.store, item.opId, item.ending);
+    } catch (error) {
+      if (isAway(error)) {
+        failed.push(item);
+        return;
+      }
+      refused(item, error);
+    }
+    underWay -= 1;
+    if (item.isUnanswered) unanswered -= 1;
+  }
+
+  function isTooLate({ opId, since, isUnanswered }: Waiting): boolean {
     if (clock.monotonic() - since < GIVE_UP_MS) return false;
+    if (isUnanswered) unanswered -= 1;
     logger.error({ opId }, "a settlement could not be delivered for a day and is given up; the hold stays charged as estimated");
     return true;
   }
@@ -102,23 +144,49 @@ export function holds(options: { readonly clock: Clock; readonly logger: Logger;
   }
 
   async function extendAll(): Promise<void> {
-    extender = undefined;
+    isExtending = true;
     const now = clock.monotonic();
-    for (const [opId, hold] of open) {
-      if (hold.extendAt > now) continue;
-      hold.extendAt = now + third;
-      try {
-        await hold.store.extend(opId, ttlMs);
-      } catch (error) {
-        logger.warn({ err: error, opId }, "a hold could not be prolonged; it is tried again before it runs out");
-      }
+    const due = [...open].filter(([, hold]) => hold.extendAt <= now);
+    let nextMs = third;
+    for (let i = 0; i < due.length && nextMs === third; i += AT_ONCE) {
+      const results = await Promise.all(due.slice(i, i + AT_ONCE).map(([opId, hold]) => prolong(opId, hold, now)));
+      // When none could be, the rest would fare no better now.
+      if (!results.includes(true)) nextMs = Math.min(third, RETRY_MS);
     }
-    if (open.size > 0 && !closed) extender ??= clock.timer(third, () => void extendAll());
+    isExtending = false;
+    extender = undefined;
+    if (open.size > 0) extendLater(nextMs);
+  }
+
+  function extendLater(ms: number): void {
+    if (!closed && !isExtending) extender ??= clock.timer(ms, () => void extendAll());
+  }
+
+  async function prolong(opId: string, hold: OpenHold, now: number): Promise<boolean> {
+    if (!open.has(opId)) return true;
+    try {
+      await hold.store.extend(opId, ttlMs);
+      hold.extendAt = now + third;
+      cannotProlong = false;
+      return true;
+    } catch (error) {
+      if (!cannotProlong) logger.warn({ err: error, opId }, "holds cannot be prolonged; it is tried again before they run out");
+      cannotProlong = true;
+      // Last in line, so that one that can never be prolonged does not stand before the others.
+      if (open.delete(opId)) open.set(opId, hold);
+      return false;
+    }
+  }
+
+  /** A round that is under way may have begun before the last ones came to wait. */
+  async function retryAll(): Promise<void> {
+    if (retrying) await retrying;
+    if (waiting.length > 0) await retry();
   }
 
   function keep(store: LimitStore, opId: string): void {
     open.set(opId, { store, extendAt: clock.monotonic() + third });
-    if (!closed) extender ??= clock.timer(third, () => void extendAll());
+    extendLater(third);
   }
 
   function verb(store: LimitStore, opId: string, ending: Ending): MaybePromise<FinishResult> {
@@ -128,16 +196,14 @@ export function holds(options: { readonly clock: Clock; readonly logger: Logger;
 
   function finish(store: LimitStore, opId: string, ending: Ending): MaybePromise<void> {
     open.delete(opId);
+    const lost = (error: unknown): void => wait({ store, opId, ending, since: clock.monotonic(), isUnanswered: false }, error);
     try {
       const result = verb(store, opId, ending);
       if (isPromise(result)) {
-        return result.then(
-          () => undefined,
-          (error: unknown) => wait(store, opId, ending, error),
-        );
+        return result.then(() => undefined, lost);
       }
     } catch (error) {
-      wait(store, opId, ending, error);
+      lost(error);
     }
     return undefined;
   }
@@ -150,7 +216,7 @@ export function holds(options: { readonly clock: Clock; readonly logger: Logger;
       };
       const lost = (error: unknown): never => {
         // No reply is no answer: the store may still carry it out, so it must be undone. What it refused outright it has not done.
-        if (isAway(error)) wait(store, opId, "release", error);
+        if (isAway(error)) wait({ store, opId, ending: "release", since: clock.monotonic(), isUnanswered: true }, error);
         throw error;
       };
       try {
@@ -162,16 +228,23 @@ export function holds(options: { readonly clock: Clock; readonly logger: Logger;
     },
     finish,
     get waiting() {
-      return waiting.length;
+      return waiting.length + underWay;
     },
     get open() {
       return open.size;
     },
     async flush() {
-      if (waiting.length > 0) await retry();
+      let timer: Timer | undefined;
+      const timeout = new Promise<void>((resolve) => {
+        timer = clock.timer(FLUSH_MS, resolve);
+      });
+      await Promise.race([retryAll(), timeout]);
+      timer?.cancel();
     },
     close() {
       closed = true;
+      const left = waiting.length + underWay;
+      if (left > 0) logger.error({ waiting: left }, "the store was away at the end: settlements are lost, and their holds stay charged as estimated");
       extender?.cancel();
       retrier?.cancel();
     },

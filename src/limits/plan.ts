@@ -111,7 +111,10 @@ export function chargeOf(planned: PlannedLimit, amount: number, facts: LimitFact
     const enforce = planned.limit.enforcing(nowMs);
     const { last } = planned;
     if (last?.amount === amount && last.rule === rule && last.enforce === enforce) return last;
-    planned.last = { key: planned.key, rule, unit: planned.limit.definition.unit, amount, enforce };
+    const { unit, onStoreError } = planned.limit.definition;
+    // What must be refused when nobody can decide must not be decided by counters that were lost either.
+    const strict = enforce && onStoreError === "deny";
+    planned.last = strict ? { key: planned.key, rule, unit, amount, enforce, strict } : { key: planned.key, rule, unit, amount, enforce };
     return planned.last;
   });
 }

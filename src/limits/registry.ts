@@ -1,7 +1,7 @@
 import { hash } from "node:crypto";
 import { ConfigError } from "../core/errors.ts";
 import type { Logger } from "../core/logger.ts";
-import type { RecordStore, Rule, StoredRecord } from "../core/store.ts";
+import { LIMIT_NUMBERS, type RecordStore, type Rule, type StoredRecord } from "../core/store.ts";
 import { isPromise, type Clock, type MaybePromise } from "../core/time.ts";
 import { isDynamic, ruleOf, sameCounter, shapeOf, type LimitDefinition, type LimitFacts, type LimitNumbers } from "./limit.ts";
 
@@ -39,12 +39,15 @@ export interface LimitRegistry {
   hasNumbers(name: string): boolean;
   /** Sets (undefined = resets) the numbers of one scope value. Resolves once stored. */
   set(name: string, label: string, numbers: RuntimeNumbers | undefined): Promise<void>;
+  /** Calls `fn` with the name of a limit for which numbers have come in, from whatever process, as soon as they count. The limit itself may not exist here. */
+  onNumbers(fn: (name: string) => void): void;
+  /** Puts back what was set at run time into a store that has lost it. Does nothing where no other records keep it. */
+  restore(): Promise<void>;
   /** Reads what was set before a restart. */
   load(): Promise<void>;
   close(): void;
 }
 
-const PREFIX = "limit/";
 const PLAIN = /^[A-Za-z0-9._@-]{1,64}$/;
 
 /** A scope value as part of a key: itself when harmless, else its digest behind a character that no harmless value has. */
@@ -58,10 +61,18 @@ export const belongsToOrg = (scopes: readonly string[]): boolean => !scopes.incl
 /** How people write a scope value: `alice`, `acme/alice` within an organisation, `alice:gpt-4o` for a composite. */
 export const valueLabel = (org: string | null, values: readonly string[]): string => (org === null ? "" : `${org}/`) + values.join(":");
 
-export function limitRegistry(options: { readonly records: RecordStore; readonly clock: Clock; readonly logger: Logger }): LimitRegistry {
-  const { records, clock, logger } = options;
+export interface LimitRegistryOptions {
+  readonly records: RecordStore;
+  /** Records that outlive those; null = there are none. */
+  readonly memo?: RecordStore | null;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+export function limitRegistry({ records, memo = null, clock, logger }: LimitRegistryOptions): LimitRegistry {
   const limits = new Map<string, CompiledLimit>();
   const runtime = new Map<string, RuntimeNumbers>();
+  const listeners: ((name: string) => void)[] = [];
   let version = 1;
 
   function inForce(name: string, label: string, nowMs: number): RuntimeNumbers | undefined {
@@ -110,14 +121,15 @@ export function limitRegistry(options: { readonly records: RecordStore; readonly
   }
 
   function take(key: string, record: StoredRecord | undefined): void {
-    const [name, label] = key.slice(PREFIX.length).split("\n").map(decodeURIComponent) as [string, string];
+    const [name, label] = key.slice(LIMIT_NUMBERS.length).split("\n").map(decodeURIComponent) as [string, string];
     if (record) runtime.set(`${name}\n${label}`, record.value as RuntimeNumbers);
     else runtime.delete(`${name}\n${label}`);
     version += 1;
+    for (const listener of listeners) listener(name);
   }
 
-  const recordKey = (name: string, label: string): string => `${PREFIX}${encodeURIComponent(name)}\n${encodeURIComponent(label)}`;
-  const stop = records.watch(PREFIX, take);
+  const recordKey = (name: string, label: string): string => `${LIMIT_NUMBERS}${encodeURIComponent(name)}\n${encodeURIComponent(label)}`;
+  const stop = records.watch(LIMIT_NUMBERS, take);
 
   return {
     get version() {
@@ -142,16 +154,23 @@ export function limitRegistry(options: { readonly records: RecordStore; readonly
       const key = recordKey(name, label);
       if (numbers) {
         await records.put(key, numbers);
+        await memo?.put(key, numbers);
         runtime.set(`${name}\n${label}`, numbers);
       } else {
+        // In this order what is gone cannot come back.
+        await memo?.delete(key);
         await records.delete(key);
         runtime.delete(`${name}\n${label}`);
       }
       version += 1;
       logger.info({ limit: name, value: label, numbers: numbers ?? null }, "a limit was changed at run time");
     },
+    onNumbers: (fn) => void listeners.push(fn),
+    async restore() {
+      for (const { key, value } of (await memo?.list(LIMIT_NUMBERS)) ?? []) await records.put(key, value, { ifAbsent: true });
+    },
     async load() {
-      for (const record of await records.list(PREFIX)) take(record.key, record);
+      for (const record of await records.list(LIMIT_NUMBERS)) take(record.key, record);
     },
     close: stop,
   };

@@ -27,6 +27,8 @@ export interface Metrics {
   /** A ban began, or ended by time or by a person. */
   ban(change: "began" | "ended"): void;
   storeError(op: string, mode: string): void;
+  /** How the store fares now, and how many settlements wait for it. */
+  store(degraded: boolean, waitingSettlements: number): void;
   conservationViolation(): void;
   /** A candidate was passed over. */
   selectionRejected(reason: string): void;
@@ -144,6 +146,8 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
   const bans = series.counter("bans_total", "Bans of credentials and clients", {})();
   const unbans = series.counter("unbans_total", "Bans that ended, by time or by a person", {})();
   const storeErrors = series.counter("store_errors_total", "Store operations that failed", { op: OPEN, mode: OPEN });
+  const degraded = series.gauge("store_degraded", "1 = the store or the ledger cannot be used, or lost counters are being rebuilt", {})();
+  const waiting = series.gauge("waiting_settlements", "Settlements that wait for the store", {})();
   const violations = series.counter("conservation_violations_total", "Ledger rows that do not balance; anything but 0 is a bug", {})();
   const rejections = series.counter("selection_rejected_total", "Candidates that were passed over", { reason: OPEN });
   const firstBytes = firstByte();
@@ -235,6 +239,10 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
     },
     ban: (change) => (change === "began" ? bans : unbans).add(1),
     storeError: (op, mode) => storeErrors(op, mode).add(1),
+    store(isDegraded, waitingSettlements) {
+      degraded.set(isDegraded ? 1 : 0);
+      waiting.set(waitingSettlements);
+    },
     conservationViolation: () => violations.add(1),
     selectionRejected: (reason) => rejections(reason).add(1),
     onScrape: (fn) => series.onScrape(fn),

@@ -61,6 +61,8 @@ const FAMILIES = [
   "bucket_remaining",
   "credential_ready",
   "store_errors_total",
+  "store_degraded",
+  "waiting_settlements",
   "conservation_violations_total",
   "selection_rejected_total",
 ];
@@ -141,6 +143,7 @@ describe("what is exposed", () => {
     meter.credential("spare", { ready: false, banned: true, cooling: true, limited: true, breaker: "half-open" });
     meter.overhead("reserve", 0.0002);
     meter.storeError("reserve", "local");
+    meter.store(true, 12);
     meter.conservationViolation();
     meter.selectionRejected("cooling");
     meter.ban("began");
@@ -169,6 +172,9 @@ describe("what is exposed", () => {
     expect([await value('breaker_state{credential="spare"}'), await value('credential_banned{credential="spare"}')]).toEqual([2, 0]);
     expect(await value('overhead_seconds_bucket{le="0.00025",phase="reserve"}')).toBe(1);
     expect(await value('store_errors_total{op="reserve",mode="local"}')).toBe(1);
+    expect([await value("store_degraded"), await value("waiting_settlements")]).toEqual([1, 12]);
+    meter.store(false, 0);
+    expect([await value("store_degraded"), await value("waiting_settlements")]).toEqual([0, 0]);
     expect(await value("conservation_violations_total")).toBe(1);
     expect(await value('selection_rejected_total{reason="cooling"}')).toBe(1);
   });

@@ -154,6 +154,8 @@ export async function laneKit(options: LaneKitOptions = {}): Promise<LaneKit> {
     resolve: offers.resolve,
     store: store.limits,
     local: store.limits,
+    nodes: () => 1,
+    outageMs: () => 0,
     holds: keeper,
     calls: null,
     route: passthroughCosts({ costs: options.costs ?? {}, amounts: (_ctx, amounts) => amounts }),
