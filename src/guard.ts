@@ -4,6 +4,7 @@ import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { loadConfig } from "./config/load.ts";
 import type { Admin } from "./core/admin.ts";
+import { awake } from "./core/awake.ts";
 import type { Context, Recorder, Services } from "./core/context.ts";
 import { ConfigError, GuardError } from "./core/errors.ts";
 import { eventEmitter, type Events } from "./core/events.ts";
@@ -128,7 +129,9 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   let closing: Promise<void> | undefined;
 
   const status = (): "ok" | "starting" | "closing" | "unavailable" => (closing ? "closing" : runtime ? "ok" : broken ? "unavailable" : "starting");
-  const starting = buildRuntime({ options, services, prices, openRequests: () => open.size, status }, offered).then(
+  const starting = awake(
+    buildRuntime({ options, declared: () => declared.values(), services, prices, openRequests: () => open.size, status }, offered),
+  ).then(
     (built) => void (runtime = built),
     (error: unknown) => {
       broken = true;
@@ -315,7 +318,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
       return metrics ? { contentType: metrics.contentType, text: await metrics.expose() } : null;
     },
     ready: () => starting,
-    close: () => (closing ??= drain.drain()),
+    close: () => (closing ??= awake(drain.drain())),
   };
   return guard;
 }

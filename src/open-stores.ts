@@ -1,21 +1,27 @@
 import { closeAll } from "./core/close-all.ts";
+import { ConfigError } from "./core/errors.ts";
 import type { Logger } from "./core/logger.ts";
-import type { Ledger, Store } from "./core/store.ts";
-import type { Clock } from "./core/time.ts";
+import type { Ledger, LedgerStore, RecordStore, Store } from "./core/store.ts";
+import type { Clock, MaybePromise } from "./core/time.ts";
 import type { Metrics } from "./metering/metrics.ts";
-import type { ResolvedOptions, ResolvedStore } from "./options/resolved.ts";
+import type { ResolvedOptions } from "./options/resolved.ts";
+import type { ResolvedLedger, ResolvedStore } from "./options/stores.ts";
 import { memoryStore } from "./stores/memory.ts";
 
 export interface OpenStores {
   readonly store: Store;
   readonly ledger: Ledger;
+  /** Records that outlive the store's own; null = there are none. */
+  readonly memo: RecordStore | null;
+  /** Whether all processes that share the store write to this ledger. */
+  readonly isLedgerShared: boolean;
   /** Closes what was opened here; stores that the host brought stay open. */
   close(): Promise<void>;
 }
 
 /** Opens what the options name. Back ends are loaded only when they are used. */
 export async function openStores(options: ResolvedOptions, clock: Clock, logger: Logger): Promise<OpenStores> {
-  const owned: Store[] = [];
+  const owned: LedgerStore[] = [];
   const close = (): Promise<void> => closeAll(owned.toReversed().map((store) => () => store.close()));
   try {
     return { ...(await opened(options, clock, logger, owned)), close };
@@ -26,32 +32,82 @@ export async function openStores(options: ResolvedOptions, clock: Clock, logger:
   }
 }
 
-async function opened(options: ResolvedOptions, clock: Clock, logger: Logger, owned: Store[]): Promise<Omit<OpenStores, "close">> {
-  const open = async (wanted: ResolvedStore): Promise<Store> => {
-    const store = await storeOf(wanted, clock, logger);
+async function opened(options: ResolvedOptions, clock: Clock, logger: Logger, owned: LedgerStore[]): Promise<Omit<OpenStores, "close">> {
+  async function open<S extends LedgerStore>(wanted: ResolvedStore | ResolvedLedger, made: MaybePromise<S>): Promise<S> {
+    const store = await made;
     if (wanted.kind !== "given") owned.push(store);
     await store.ready();
     return store;
-  };
-  const store = await open(options.store);
-  const isSame = options.ledger.kind === "store" || samePlace(options.ledger, options.store);
-  const rows = isSame ? store : await open(options.ledger);
+  }
+  const store = await open(options.store, storeOf(options.store, clock, logger));
+  const { ledger: wanted } = options;
+  const isOwn = wanted.kind === "store" || samePlace(wanted, options.store);
+  const rows = isOwn ? store : await open(wanted, ledgerOf(wanted, clock, logger));
   if (store.shared && !rows.shared) {
     logger.warn(
       { code: "QG_LEDGER_LOCAL", store: store.name, ledger: rows.name },
-      "the store is shared and the ledger is not: each node keeps only its own rows",
+      "the store is shared and the ledger is not: each node keeps only its own rows; name a Postgres in ledger.url",
     );
   }
-  return { store, ledger: rows.ledger };
+  if (store.shared && (isOwn || rows.name === "memory")) {
+    logger.warn(
+      { code: "QG_LEDGER_MEMORY", store: store.name },
+      "rows end with this process, so budgets cannot be rebuilt if the store loses them; name a sqlite: or postgres:// database in ledger.url",
+    );
+  }
+  return {
+    store,
+    ledger: rows.ledger,
+    memo: isOwn ? (store.memo ?? null) : rows.name === "memory" ? null : rows.records,
+    isLedgerShared: rows.shared,
+  };
 }
 
-const samePlace = (a: ResolvedOptions["ledger"], b: ResolvedStore): boolean => a.kind === "sqlite" && b.kind === "sqlite" && a.path === b.path;
+const samePlace = (a: ResolvedLedger, b: ResolvedStore): boolean => a.kind === "sqlite" && b.kind === "sqlite" && a.path === b.path;
 
 async function storeOf(wanted: ResolvedStore, clock: Clock, logger: Logger): Promise<Store> {
-  if (wanted.kind === "given") return wanted.store;
-  if (wanted.kind === "memory") return memoryStore({ clock });
+  switch (wanted.kind) {
+    case "given":
+      return wanted.store;
+    case "memory":
+      return memoryStore({ clock });
+    case "sqlite":
+      return sqlite(wanted.path, clock, logger);
+    case "redis": {
+      const { redisStore } = await peer(() => import("./stores/redis/index.ts"), "ioredis", "store.url");
+      return redisStore(wanted.url.reveal(), { clock, logger });
+    }
+  }
+}
+
+async function ledgerOf(wanted: Exclude<ResolvedLedger, { kind: "store" }>, clock: Clock, logger: Logger): Promise<LedgerStore> {
+  switch (wanted.kind) {
+    case "given":
+      return wanted.store;
+    case "memory":
+      return memoryStore({ clock });
+    case "sqlite":
+      return sqlite(wanted.path, clock, logger);
+    case "postgres": {
+      const { postgresStore } = await peer(() => import("./stores/postgres/index.ts"), "pg", "ledger.url");
+      return postgresStore(wanted.url.reveal(), { clock, logger });
+    }
+  }
+}
+
+async function sqlite(path: string, clock: Clock, logger: Logger): Promise<Store> {
   const { sqliteStore } = await import("./stores/sqlite/index.ts");
-  return sqliteStore(wanted.path, { clock, logger });
+  return sqliteStore(path, { clock, logger });
+}
+
+/** Drivers of servers are optional peers. */
+async function peer<T>(load: () => Promise<T>, name: string, option: string): Promise<T> {
+  try {
+    return await load();
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ERR_MODULE_NOT_FOUND") throw error;
+    throw new ConfigError([`${option}: needs the package ${name}, which is not installed: npm install ${name}`]);
+  }
 }
 
 /** Metrics need prom-client, an optional peer: without it the gateway works and says what is missing. */

@@ -3,14 +3,17 @@ import type { Admin } from "./core/admin.ts";
 import type { Call } from "./core/call.ts";
 import { closeAll } from "./core/close-all.ts";
 import type { Services } from "./core/context.ts";
+import { GuardError } from "./core/errors.ts";
 import type { Ledger, Store } from "./core/store.ts";
 import type { Clock } from "./core/time.ts";
 import type { Step } from "./core/step.ts";
 import { dialect } from "./dialects/index.ts";
 import { adminOf } from "./admin.ts";
 import { callCosts, operationCosts, routeCosts, silentCosts, type CostParts } from "./costs.ts";
+import { bounded, boundedLedger, boundedStore } from "./limits/bounded.ts";
 import { estimator } from "./limits/estimate.ts";
 import { holds } from "./limits/holds.ts";
+import type { LimitDefinition } from "./limits/limit.ts";
 import { planner } from "./limits/plan.ts";
 import { limitRegistry } from "./limits/registry.ts";
 import { exactTokenizer, fastTokenizer } from "./limits/tokenizer.ts";
@@ -32,14 +35,18 @@ import { modelCatalogue, type ModelCatalogue } from "./pool/catalogue.ts";
 import { modelListing } from "./pool/listing.ts";
 import { offers, type Offers } from "./pool/offers.ts";
 import { loadMetrics, openStores, type OpenStores } from "./open-stores.ts";
+import { rebuilding } from "./rebuilding.ts";
 import { budgetWatch, recorder } from "./recorder.ts";
 import { retryBudget } from "./resilience/retry-budget.ts";
+import { storeWatch, type StoreWatch } from "./store-watch.ts";
 import { memoryStore } from "./stores/memory.ts";
 import { undiciTransport } from "./upstream/transport.ts";
 
 /** How often overdue holds are looked for. Correctness never waits for it. */
 const SWEEP_MS = 15_000;
 const SWEEP_MOST = 1_000;
+/** How long the end waits for rows to be written. */
+const FLUSH_MS = 5_000;
 
 export interface Runtime {
   readonly ledger: Ledger;
@@ -63,6 +70,8 @@ export interface Runtime {
 export interface RuntimeInit {
   readonly options: ResolvedOptions;
   readonly services: Services & { recorder: Services["recorder"] };
+  /** All limits, also those of parts that no request has reached yet. */
+  readonly declared: () => Iterable<LimitDefinition>;
   readonly prices: PriceBook;
   readonly openRequests: () => number;
   readonly status: () => "ok" | "starting" | "closing" | "unavailable";
@@ -80,23 +89,42 @@ export function offeredBy({ credentials, models, modelAlias }: ResolvedOptions):
 }
 
 export async function buildRuntime(init: RuntimeInit, offered: Offered): Promise<Runtime> {
-  const stores = await openStores(init.options, init.services.clock, init.services.logger);
+  const { options, services } = init;
+  const { clock, logger } = services;
+  const stores = await openStores(options, clock, logger);
+  let watch: StoreWatch | undefined;
   try {
-    return await assemble(init, offered, stores);
+    const metrics = options.monitoring.prometheusEnabled ? await loadMetrics(options, logger) : null;
+    watch = storeWatch({ ...withDeadlines(stores, options, clock), clock, logger, failed: (op, mode) => metrics?.storeError(op, mode) });
+    return await assemble(init, offered, stores, watch, metrics);
   } catch (error) {
+    watch?.stop();
     await stores.close().catch(() => {});
     throw error;
   }
 }
 
-async function assemble(init: RuntimeInit, { offers: offered, catalogue }: Offered, stores: OpenStores): Promise<Runtime> {
+/** Ours end each call by themselves; a host's own may never answer. */
+function withDeadlines(stores: OpenStores, { store: wanted, ledger: rows }: ResolvedOptions, clock: Clock): Pick<OpenStores, "store" | "ledger"> {
+  const store = wanted.kind === "given" ? boundedStore(stores.store, clock) : stores.store;
+  if (stores.ledger === stores.store.ledger) return { store, ledger: store.ledger };
+  const isBounded = rows.kind !== "given" || rows.store.isBounded === true;
+  return { store, ledger: isBounded ? stores.ledger : boundedLedger(stores.ledger, clock) };
+}
+
+async function assemble(
+  init: RuntimeInit,
+  { offers: offered, catalogue }: Offered,
+  stores: OpenStores,
+  watch: StoreWatch,
+  metrics: Metrics | null,
+): Promise<Runtime> {
   const { options, services, prices } = init;
   const { clock, logger } = services;
-  const { store, ledger } = stores;
-  const metrics = options.monitoring.prometheusEnabled ? await loadMetrics(options, logger) : null;
+  const { store, ledger } = watch;
   services.recorder = recorder(ledger, metrics);
 
-  const registry = limitRegistry({ records: store.records, clock, logger });
+  const registry = limitRegistry({ records: store.records, memo: stores.memo, clock, logger });
   for (const limit of options.limits) registry.add(limit);
   await registry.load();
   const keeper = holds({ clock, logger, ttlMs: options.router.reservation.ttlMs });
@@ -114,12 +142,15 @@ async function assemble(init: RuntimeInit, { offers: offered, catalogue }: Offer
   };
   const calls = callCosts(costs, offered);
   const local = memoryStore({ clock });
-  const lent = await lending({ options, services, store, local, holds: keeper, offers: offered, metrics });
+  const nodes = (): number => (options.nodes === "auto" ? Math.max(1, store.nodes?.() ?? 1) : options.nodes);
+  const lent = await lending({ options, services, store, local, nodes, holds: keeper, offers: offered, metrics });
   const fence = await clientFence(options, services, store, metrics);
   const shared = {
     resolve: offered.resolve,
     store: store.limits,
     local: local.limits,
+    nodes,
+    outageMs: watch.outageMs,
     holds: keeper,
     watch: budgetWatch(metrics),
   };
@@ -155,12 +186,21 @@ async function assemble(init: RuntimeInit, { offers: offered, catalogue }: Offer
   const models = modelsStep({ ...listed, transport, clock, logger });
   const listing = modelListing(listed);
   const sweep = sweeper(store, clock, services);
+  const flush = bounded({ clock, deadlineMs: FLUSH_MS });
+  metrics?.onScrape(() => metrics.store(watch.state().state !== "ok", keeper.waiting));
+  const { memo, isLedgerShared } = stores;
+  const { continuity } = store.limits;
+  const shares = { records: store.records, resolve: offered.resolve, ledger, isLedgerShared, nodes, memo };
+  const rebuild = continuity ? rebuilding({ continuity, registry, declared: init.declared, ...shares, clock, logger }) : null;
+  // The last thing that may fail, and before anything is decided.
+  await rebuild?.start();
 
   return {
     ledger,
     metrics,
     admin: adminOf({
       store,
+      watch,
       ledger,
       registry,
       credentials: options.credentials,
@@ -170,6 +210,7 @@ async function assemble(init: RuntimeInit, { offers: offered, catalogue }: Offer
         await models.refresh();
         return [...listing.all().values()].filter(({ isConfigured }) => !isConfigured).map(({ id }) => id);
       },
+      openCounters: async () => rebuild?.openCounters(),
       holds: keeper,
       transport,
       services,
@@ -207,6 +248,7 @@ async function assemble(init: RuntimeInit, { offers: offered, catalogue }: Offer
     lane: () => (lane ??= openLane()),
     close: () =>
       closeAll([
+        () => rebuild?.close(),
         () => sweep.stop(),
         () => keeper.flush(),
         () => keeper.close(),
@@ -214,7 +256,8 @@ async function assemble(init: RuntimeInit, { offers: offered, catalogue }: Offer
         async () => (await lane)?.close(),
         () => lent.close(),
         () => fence.close(),
-        () => ledger.flush(),
+        () => flush(() => ledger.flush()),
+        () => watch.stop(),
         () => stores.close(),
         () => (options.transport ? undefined : transport.close()),
       ]),
@@ -230,7 +273,8 @@ function sweeper(store: Store, clock: Clock, services: Services): { stop(): void
       const expired = await store.limits.expire(SWEEP_MOST);
       if (expired.length > 0) services.logger.warn({ count: expired.length }, "holds ran out without being settled; they stay charged as estimated");
     } catch (error) {
-      services.logger.warn({ err: error }, "overdue holds could not be looked for; the next round tries again");
+      // That the store is away is said once, and not by each round.
+      if (!GuardError.is(error)) services.logger.warn({ err: error }, "overdue holds could not be looked for; the next round tries again");
     }
     if (!stopped) timer.refresh();
   }

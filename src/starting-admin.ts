@@ -43,6 +43,7 @@ export function startingAdmin({ options, started, waitForStart, status, openRequ
     bucket: async (address) => (await waitForStart()).admin.bucket(address),
     setBucket: async (address, numbers) => (await waitForStart()).admin.setBucket(address, numbers),
     syncLimits: async () => (await waitForStart()).admin.syncLimits(),
+    openCounters: async () => (await waitForStart()).admin.openCounters(),
     usage: async (filter, groupBy) => (await waitForStart()).admin.usage(filter, groupBy),
   };
 }

@@ -74,6 +74,9 @@ export function managementRouter(options: ManagementOptions): Router {
   outer.get("/limits", (_req, res) => {
     res.json({ limits: admin.limits() });
   });
+  outer.post("/counters/open", async (_req, res) => {
+    res.json({ opened: await admin.openCounters() });
+  });
   outer.get("/usage/ledger", async (req, res) => {
     const query = UsageQuery.safeParse(req.query);
     if (!query.success) {

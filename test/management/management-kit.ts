@@ -70,6 +70,7 @@ function fakeAdmin(): FakeAdmin {
     cooldowns: () => [COOLDOWN],
     clearCooldowns: (...args) => noted("clearCooldowns", args, 2),
     clientBans: () => [CLIENT_BAN],
+    openCounters: () => note("openCounters", [], true),
     liftClientBan: (...args) => noted("liftClientBan", args, args[0] === CLIENT_BAN.client),
     usage: (filter, groupBy) => note("usage", [filter, groupBy], [total]),
   };

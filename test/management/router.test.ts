@@ -14,6 +14,12 @@ describe("what operators see", () => {
     ]);
   });
 
+  test("counters that were lost are opened by hand", async () => {
+    const { ask, admin } = await management();
+    expect(await ask("/counters/open", { method: "POST" })).toMatchObject({ status: 200, body: { opened: true } });
+    expect(admin.calls).toEqual([{ name: "openCounters", args: [] }]);
+  });
+
   test.each([
     ["ok", 200],
     ["starting", 503],
