@@ -1,39 +1,27 @@
-import { accessSync, constants, existsSync, statSync } from "node:fs";
-import { dirname } from "node:path";
 import { describeOptions } from "../config/report.ts";
-import { loadConfig } from "../config/load.ts";
 import { systemClock } from "../core/time.ts";
-import { silentLogger } from "../core/logger.ts";
-import { openStores } from "../open-stores.ts";
 import { resolveOptions } from "../options.ts";
-import type { ResolvedCredential, ResolvedLedger, ResolvedOptions, ResolvedStore } from "../options/resolved.ts";
+import type { ResolvedCredential, ResolvedOptions } from "../options/resolved.ts";
 import { askProvider } from "../upstream/ask.ts";
 import { undiciTransport, type Transport } from "../upstream/transport.ts";
 import { cautions } from "./cautions.ts";
-import { SERVE_DEFAULTS } from "./defaults.ts";
+import { checkStores, type Finding } from "./check-stores.ts";
 import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
+import { serverConfig } from "./server-config.ts";
 
 const PROBE_TIMEOUT_MS = 10_000;
 const MAX_LIST_BYTES = 4 * 1024 * 1024;
 
-/** SQLite's own word for a database without a file. */
-const MEMORY_PATH = ":memory:";
-
 const STYLES = { ok: "green", warn: "yellow", FAIL: "red" } as const;
-
-interface Finding {
-  readonly what: string;
-  readonly ok: boolean;
-  readonly detail: string;
-}
 
 /** `quotaguard check`: what is configured, where it comes from, and whether it works. Returns the exit code. */
 export async function check(flags: CommonFlags): Promise<number> {
-  const config = loadConfig({ path: flags.config, defaults: SERVE_DEFAULTS });
+  const config = serverConfig({ path: flags.config });
   const options = resolveOptions(config);
   const rows = describeOptions(options, config.sources);
-  const findings = [...configFindings(options), await storeFinding(options), ...(await credentialFindings(options))];
-  const warnings = [...config.warnings, ...cautions(options)];
+  const stores = await checkStores(options);
+  const findings = [...configFindings(options), ...stores.findings, ...(await credentialFindings(options))];
+  const warnings = [...config.warnings, ...cautions(options), ...stores.warnings];
   const failed = findings.filter(({ ok }) => !ok);
   if (flags.json) {
     print(JSON.stringify({ ok: failed.length === 0, config: config.file, warnings, options: rows, checks: findings }));
@@ -86,42 +74,6 @@ function configFindings(options: ResolvedOptions): Finding[] {
 function keysText(keys: number, hasMaster: boolean): string {
   const texts = [...(keys === 0 ? [] : [`${keys} ${keys === 1 ? "key" : "keys"}`]), ...(hasMaster ? ["a master key"] : [])];
   return texts.join(" and ");
-}
-
-/** Makes nothing: whoever checks is often not the user that the server runs as, and what is made here could be closed to it. */
-async function storeFinding(options: ResolvedOptions): Promise<Finding> {
-  const what = "store";
-  const isMissing = (wanted: ResolvedStore | ResolvedLedger): boolean =>
-    wanted.kind === "sqlite" && wanted.path !== MEMORY_PATH && !existsSync(wanted.path);
-  const { store, ledger } = options;
-  const missing = [...new Set([store, ledger].flatMap((wanted) => (wanted.kind === "sqlite" && isMissing(wanted) ? [wanted.path] : [])))];
-  try {
-    const there = {
-      store: isMissing(store) ? ({ kind: "memory" } as const) : store,
-      ledger: isMissing(ledger) ? ({ kind: "store" } as const) : ledger,
-    };
-    const stores = await openStores({ ...options, ...there }, systemClock, silentLogger);
-    await stores.close();
-    for (const path of missing) await canBeMade(path);
-    const detail =
-      missing.length > 0 ? `is made at the first start (${missing.join(", ")})` : `opens (${store.kind === "sqlite" ? store.path : store.kind})`;
-    return { what, ok: true, detail };
-  } catch (error) {
-    return { what, ok: false, detail: (error as Error).message };
-  }
-}
-
-/** Looks at the nearest folder that is there. Throws what the store would say. */
-async function canBeMade(path: string): Promise<void> {
-  let folder = dirname(path);
-  while (!existsSync(folder) && dirname(folder) !== folder) folder = dirname(folder);
-  try {
-    if (!statSync(folder).isDirectory()) throw Object.assign(new Error(`${folder} is not a folder`), { code: "ENOTDIR" });
-    accessSync(folder, constants.W_OK | constants.X_OK);
-  } catch (error) {
-    const { startProblem } = await import("../stores/sqlite/trouble.ts");
-    throw startProblem(error, path);
-  }
 }
 
 async function credentialFindings(options: ResolvedOptions): Promise<readonly Finding[]> {

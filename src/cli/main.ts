@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** The `quotaguard` command: one file per subcommand, loaded only when it is asked for. */
 import { Command } from "commander";
+import { awake } from "../core/awake.ts";
 import { VERSION } from "../core/version.ts";
 import { EXIT_USAGE, reportFailure, type CommonFlags } from "./output.ts";
 import type { ServeFlags } from "./serve.ts";
@@ -39,6 +40,6 @@ for (const stream of [process.stdout, process.stderr]) {
   });
 }
 
-program.parseAsync().catch((error: unknown) => {
+awake(program.parseAsync()).catch((error: unknown) => {
   process.exitCode = reportFailure(error, process.argv.includes("--json"));
 });

@@ -1,4 +1,3 @@
-import { loadConfig } from "../config/load.ts";
 import type { Credential } from "../core/credential.ts";
 import { systemClock } from "../core/time.ts";
 import { priceBook, type Price } from "../metering/prices.ts";
@@ -11,9 +10,9 @@ import type { Offers } from "../pool/offers.ts";
 import { matchesAny } from "../pool/patterns.ts";
 import { offeredBy, type Offered } from "../runtime.ts";
 import { undiciTransport } from "../upstream/transport.ts";
-import { SERVE_DEFAULTS } from "./defaults.ts";
 import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
 import { progress } from "./progress.ts";
+import { serverConfig } from "./server-config.ts";
 
 /** USD per million tokens, and per request. What the provider bills: a markup comes on top. */
 interface ShownPrice {
@@ -52,7 +51,7 @@ interface CredentialRow {
 
 /** `quotaguard models`: what clients may ask for, who serves it, and under which limits. Returns the exit code. */
 export async function models(flags: CommonFlags): Promise<number> {
-  const config = loadConfig({ path: flags.config, defaults: SERVE_DEFAULTS });
+  const config = serverConfig({ path: flags.config });
   const options = resolveOptions(config);
   const offered = offeredBy(options);
   const credentials = await askProviders(options, offered, flags);

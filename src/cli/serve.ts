@@ -1,13 +1,13 @@
-import { loadConfig } from "../config/load.ts";
 import { appendModels } from "../config/models-file.ts";
 import { ConfigError } from "../core/errors.ts";
 import type { Logger } from "../core/logger.ts";
 import { createGuard, type QuotaGuard } from "../guard.ts";
 import { resolveOptions } from "../options.ts";
+import { placeOf } from "../options/stores.ts";
 import { cautions } from "./cautions.ts";
-import { SERVE_DEFAULTS } from "./defaults.ts";
 import { serverLog } from "./log.ts";
 import { painter, print, type CommonFlags } from "./output.ts";
+import { serverConfig } from "./server-config.ts";
 import { gatewayServer } from "./server.ts";
 
 export interface ServeFlags extends CommonFlags {
@@ -19,7 +19,7 @@ export interface ServeFlags extends CommonFlags {
 export async function serve(flags: ServeFlags): Promise<void> {
   const paint = painter(flags);
   const server = { ...(flags.host === undefined ? {} : { host: flags.host }), ...(flags.port === undefined ? {} : { port: portOf(flags.port) }) };
-  const config = loadConfig({ path: flags.config, flags: { server }, defaults: SERVE_DEFAULTS });
+  const config = serverConfig({ path: flags.config, flags: { server } });
   const options = resolveOptions(config);
   const problems = [
     ...(options.credentials.length === 0
@@ -41,7 +41,8 @@ export async function serve(flags: ServeFlags): Promise<void> {
   else {
     print(`${paint("green", "quotaguard")} listens on ${paint("bold", running.url)}`);
     print(`  config       ${config.file ?? "none (environment only)"}`);
-    print(`  store        ${options.store.kind === "sqlite" ? options.store.path : options.store.kind}`);
+    print(`  store        ${placeOf(options.store)}`);
+    if (options.ledger.kind !== "store") print(`  ledger       ${placeOf(options.ledger)}`);
     print(`  credentials  ${options.credentials.map(({ name }) => name).join(", ")}`);
     print(`  management   ${options.management.key ? options.management.path : "off (set QUOTAGUARD_MANAGEMENT_KEY, or management.key)"}`);
     print(`  try          curl ${running.url}/v1/models -H "Authorization: Bearer $KEY"`);

@@ -4,6 +4,7 @@ import { ConfigError } from "../core/errors.ts";
 import { Secret } from "../core/secret.ts";
 import { checkOptions, optionNames, type GuardOptions } from "../options.ts";
 import { nearest } from "../core/nearest.ts";
+import { isServerUrl } from "../options/stores.ts";
 import { formatPath, type OptionNode, type OptionPath, type Problem } from "../options/tree.ts";
 import { AS_WRITTEN, likeAutoAiRouter, translateAutoAiRouter, type Translated } from "./auto-ai-router.ts";
 import {
@@ -226,5 +227,10 @@ function wrapSecrets(options: Fields): Fields {
     if (part === "[]") return Array.isArray(value) ? value.map((item: unknown) => wrap(item, rest)) : value;
     return isPlain(value) && value[part] !== undefined ? { ...value, [part]: wrap(value[part], rest) } : value;
   };
-  return SECRETS.reduce<Fields>((result, path) => wrap(result, path) as Fields, options);
+  const wrapped = SECRETS.reduce<Fields>((result, path) => wrap(result, path) as Fields, options);
+  // Of these only the URLs of servers may hold passwords; the others are paths, and people read them.
+  return ["store", "ledger"].reduce<Fields>((result, section) => {
+    const url = isPlain(result[section]) ? result[section].url : undefined;
+    return typeof url === "string" && isServerUrl(url) ? (wrap(result, [section, "url"]) as Fields) : result;
+  }, wrapped);
 }

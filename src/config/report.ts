@@ -5,7 +5,8 @@ import type { ResolvedCost } from "../options/cost.ts";
 import type { ResolvedClientBans, ResolvedFail2ban } from "../options/fail2ban.ts";
 import type { ResolvedLimit } from "../options/limits.ts";
 import type { ResolvedPassthrough } from "../options/passthrough.ts";
-import type { ResolvedAuth, ResolvedCredential, ResolvedLedger, ResolvedModel, ResolvedOptions, ResolvedStore } from "../options/resolved.ts";
+import type { ResolvedAuth, ResolvedCredential, ResolvedModel, ResolvedOptions } from "../options/resolved.ts";
+import { placeOf } from "../options/stores.ts";
 import { formatPath, type OptionPath } from "../options/tree.ts";
 import { formatDuration, formatSize } from "../options/values.ts";
 
@@ -64,8 +65,8 @@ function asWritten(options: ResolvedOptions): Shown {
       replaceV1Models: server.replaceV1Models,
       defaultModelsRpm: numberOf(server.defaultModelsRpm),
     },
-    store: { url: urlOf(options.store) },
-    ledger: { url: urlOf(options.ledger) },
+    store: { url: placeOf(options.store), nodes: options.nodes },
+    ledger: { url: placeOf(options.ledger) },
     auth,
     keys,
     scopes: { names: scopes.names, trustHeaders: scopes.trustHeaders, headers: scopes.headers, of: scopes.of ? "a function" : undefined },
@@ -107,19 +108,6 @@ function authRows(auth: ResolvedAuth | null): { readonly masterKey?: Shown; read
       expires: expiresAt === null ? null : new Date(expiresAt).toISOString(),
     })),
   };
-}
-
-function urlOf(store: ResolvedStore | ResolvedLedger): string {
-  switch (store.kind) {
-    case "given":
-      return `an object (${store.store.name})`;
-    case "sqlite":
-      return `sqlite:${store.path}`;
-    case "store":
-      return "the store's own";
-    default:
-      return store.kind;
-  }
 }
 
 const numberOf = (value: unknown): string => (typeof value === "function" ? "a function" : value === -1 ? "-1 (unlimited)" : String(value));

@@ -3,6 +3,7 @@ import { BUILT_IN_SCOPES } from "../core/scope.ts";
 import { Secret } from "../core/secret.ts";
 import { fail2banProblems } from "./fail2ban.ts";
 import { limitProblems } from "./limits.ts";
+import { isServerUrl } from "./stores.ts";
 import { hint } from "../core/nearest.ts";
 import type { OptionPath, Problem } from "./tree.ts";
 
@@ -28,6 +29,20 @@ export function crossProblems(options: unknown): readonly Problem[] {
     ...modelProblems(root),
     ...aliasProblems(root),
     ...fail2banProblems(root.fail2ban),
+    ...serverProblems(root),
+  ];
+}
+
+/** Nodes that share a server must make the same digest of the same key. */
+function serverProblems(root: Fields): Problem[] {
+  if (fieldsOf(root.secrets).key !== undefined && fieldsOf(root.secrets).key !== null) return [];
+  const shared = ["store", "ledger"].find((section) => isServerUrl(secretOf(fieldsOf(root[section]).url) ?? ""));
+  if (shared === undefined) return [];
+  return [
+    {
+      path: ["secrets", "key"],
+      message: `is required because ${shared}.url names a server that several nodes may share; make one (openssl rand -hex 32) and give it to every node, here or as QUOTAGUARD_SECRET_KEY`,
+    },
   ];
 }
 

@@ -3,12 +3,12 @@ import type { Credential } from "../core/credential.ts";
 import type { Logger } from "../core/logger.ts";
 import type { Scopes } from "../core/scope.ts";
 import type { Secret } from "../core/secret.ts";
-import type { Store } from "../core/store.ts";
 import type { Clock } from "../core/time.ts";
 import { resolveFail2ban, type ResolvedFail2ban } from "./fail2ban.ts";
 import { resolveLimit, type ResolvedLimit } from "./limits.ts";
 import { resolvePassthrough, type ResolvedPassthrough } from "./passthrough.ts";
 import { DEFAULT_SCOPE_HEADERS, type AuthFunction, type ParsedOptions, type ScopesFunction } from "./schema.ts";
+import { resolveLedger, resolveStore, type ResolvedLedger, type ResolvedStore } from "./stores.ts";
 import { checkBaseUrl } from "../upstream/egress.ts";
 import { providerRow } from "../upstream/providers.ts";
 import type { Transport } from "../upstream/transport.ts";
@@ -53,15 +53,6 @@ export type ResolvedAuth =
   | { readonly kind: "keys"; readonly masterKey: Secret | null; readonly keys: readonly ResolvedKey[] }
   | { readonly kind: "custom"; readonly authenticate: AuthFunction };
 
-export type ResolvedStore =
-  | { readonly kind: "memory" }
-  | { readonly kind: "sqlite"; readonly path: string }
-  /** The host's own object: it closes it. */
-  | { readonly kind: "given"; readonly store: Store };
-
-/** `store` = the rows are kept by the store itself. */
-export type ResolvedLedger = ResolvedStore | { readonly kind: "store" };
-
 export interface ResolvedOptions {
   readonly server: {
     readonly host: string;
@@ -76,6 +67,8 @@ export interface ResolvedOptions {
     readonly defaultModelsRpm: number;
   };
   readonly store: ResolvedStore;
+  /** How many processes share the limits: counted by the store, or said. */
+  readonly nodes: number | "auto";
   readonly ledger: ResolvedLedger;
   readonly auth: ResolvedAuth | null;
   readonly scopes: {
@@ -128,8 +121,8 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
       replaceV1Models: server.replaceV1Models,
       defaultModelsRpm: server.defaultModelsRpm,
     },
-    store: storeOf(options.store) ?? { kind: "memory" },
-    ledger: storeOf(options.ledger) ?? { kind: "store" },
+    ...resolveStore(options.store),
+    ledger: resolveLedger(options.ledger),
     auth: authOf(options),
     scopes:
       typeof options.scopes === "function" ? { names: [], trustHeaders: false, headers: DEFAULT_SCOPE_HEADERS, of: options.scopes } : options.scopes,
@@ -159,12 +152,6 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
   };
   const hosts: readonly unknown[] = [options.store, options.ledger, options.clock, options.logger, options.transport];
   return freeze(resolved, new Set(hosts));
-}
-
-function storeOf(store: ParsedOptions["store"] | ParsedOptions["ledger"]): ResolvedStore | undefined {
-  if (store === undefined) return undefined;
-  if (!("url" in store)) return { kind: "given", store };
-  return store.url === "memory" ? { kind: "memory" } : { kind: "sqlite", path: store.url.replace(/^sqlite:(?:\/\/)?/, "") };
 }
 
 function authOf({ auth, server, keys }: ParsedOptions): ResolvedAuth | null {

@@ -2,7 +2,6 @@
 import { z } from "zod";
 import type { Logger } from "../core/logger.ts";
 import { scopesFrom, type ScopesInput } from "../core/scope.ts";
-import type { Store } from "../core/store.ts";
 import type { Clock, MaybePromise } from "../core/time.ts";
 import type { Transport } from "../upstream/transport.ts";
 import { checkBaseUrl, checkProxyUrl } from "../upstream/egress.ts";
@@ -10,6 +9,7 @@ import { checkExtraHeaders } from "../upstream/headers.ts";
 import { fail2banSchema } from "./fail2ban.ts";
 import { limitSchema, type HostRequest } from "./limits.ts";
 import { passthroughSchema } from "./passthrough.ts";
+import { ledgerOption, storeOption } from "./stores.ts";
 import { trustProxySchema } from "./trust-proxy.ts";
 import { callback, duration, instant, list, name, scopeName, seam, secret, size, label, MIN_OWN_KEY } from "./values.ts";
 
@@ -153,15 +153,6 @@ const breakerSchema = z.strictObject({
   halfOpen: z.number().int().min(1).max(1_000).default(1),
 });
 
-const storeUrl = () =>
-  z.string().superRefine((url, ctx) => {
-    if (url === "memory" || /^sqlite:(?:\/\/)?[^\s]/.test(url)) return;
-    ctx.addIssue({ code: "custom", message: "expected memory or sqlite:<path>, for example sqlite:./data/quotaguard.db" });
-  });
-
-const storeObject = () =>
-  seam<Store>(["limits", "records", "ledger", "ready", "close"], "a store: { url }, or what memoryStore() or sqliteStore() return");
-
 /** Scope -> request header. */
 export const DEFAULT_SCOPE_HEADERS = { user: "x-user-id", team: "x-team-id", role: "x-role", rolegroup: "x-llm-rolegroup", org: "x-org-id" };
 
@@ -211,10 +202,10 @@ export const optionsSchema = z.strictObject({
       defaultModelsRpm: sendLimit().default(-1),
     })
     .prefault({}),
-  /** Holds limits and records. `{ url: "memory" | "sqlite:<path>" }`, or a store object in code. */
-  store: z.union([storeObject(), z.strictObject({ url: storeUrl().default("memory") })], { error: "expected { url } or a store object" }).optional(),
-  /** Holds the rows. @default the store's own */
-  ledger: z.union([storeObject(), z.strictObject({ url: storeUrl() })], { error: "expected { url } or a store object" }).optional(),
+  /** Holds limits, strikes and records. `{ url: "memory" | "sqlite:<path>" | "redis://…" }`, or a store object in code. */
+  store: storeOption().optional(),
+  /** Holds the rows. `{ url: "memory" | "sqlite:<path>" | "postgres://…" }`, or a store object in code. @default the store's own */
+  ledger: ledgerOption().optional(),
   /**
    * Who may call the mounted gateway, in code: `false` (the app authenticates before this mount), your own function, or keys. It replaces
    * `server.masterKey` and `keys`.

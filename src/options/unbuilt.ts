@@ -9,7 +9,6 @@ const isEmptyMap = (value: unknown): boolean => isObject(value) && Object.keys(v
 
 /** Options that this version does not have; `off` = the values that ask for nothing. Lists are written `[]`. */
 const OPTIONS: readonly { readonly path: string; readonly off?: (value: unknown) => boolean }[] = [
-  { path: "store.nodes", off: (value) => isOff(value) || value === "auto" || value === 1 },
   { path: "router.sticky" },
   { path: "router.thresholds" },
   { path: "router.antiFlapping" },
@@ -29,13 +28,8 @@ const OPTIONS: readonly { readonly path: string; readonly off?: (value: unknown)
 const STRATEGIES = ["least-cost", "quota"];
 const PROVIDERS = ["anthropic", "gemini", "vertex-ai", "bedrock", "azure", "qwen", "codex", "antigravity", "iflow", "copilot", "kiro", "proxy"];
 
-const urlOf = (schemes: RegExp, uses: string) => (value: unknown) => (typeof value === "string" && schemes.test(value) ? `use ${uses}` : null);
-const SERVER_URL = /^(?:rediss?|postgres(?:ql)?)(?:\+[a-z0-9]+)?:/i;
-
 /** Values that this version does not have, of options that it has; `refuse` returns what to use instead. */
 const VALUES: readonly { readonly path: string; readonly refuse: (value: unknown) => string | null }[] = [
-  { path: "store.url", refuse: urlOf(SERVER_URL, "memory or sqlite:<path>") },
-  { path: "ledger.url", refuse: urlOf(SERVER_URL, "memory or sqlite:<path>") },
   {
     path: "router.strategy",
     refuse: (value) => (typeof value === "function" || STRATEGIES.includes(String(value)) ? "use round-robin, fill-first or weighted" : null),

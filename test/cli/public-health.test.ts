@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { publicHealth } from "../../src/cli/public-health.ts";
-import type { BlockView, CredentialState, CredentialView } from "../../src/core/admin.ts";
+import type { BlockView, CredentialState, CredentialView, HealthView } from "../../src/core/admin.ts";
 
 const rate = { used: 0, limit: -1 };
 const credential = (name: string, state: CredentialState): CredentialView => ({
@@ -17,9 +17,14 @@ const credential = (name: string, state: CredentialState): CredentialView => ({
 });
 const block = (model: string): BlockView => ({ credential: "a", model, code: 500, reason: "too many", since: 0, until: null });
 
-const healthWith = (credentials: readonly CredentialView[], bans: readonly BlockView[] = [], cooldowns: readonly BlockView[] = []) =>
+const healthWith = (
+  credentials: readonly CredentialView[],
+  bans: readonly BlockView[] = [],
+  cooldowns: readonly BlockView[] = [],
+  more: Partial<HealthView> = {},
+) =>
   publicHealth({
-    health: () => ({ status: "ok", store: "memory", uptimeSeconds: 1, openRequests: 0, waitingSettlements: 0, credentials }),
+    health: () => ({ status: "ok", store: "memory", uptimeSeconds: 1, openRequests: 0, waitingSettlements: 0, credentials, ...more }),
     bans: () => bans,
     cooldowns: () => cooldowns,
   });
@@ -38,3 +43,14 @@ test.each<readonly [CredentialState, 200 | 503]>([
   ["banned", 503],
   ["failing", 503],
 ])("a server whose only credential is %s answers %i", (state, status) => expect(healthWith([credential("a", state)]).status).toBe(status));
+
+test.each(["ok", "degraded", "rebuilding"] as const)("a store that is %s is said to be, and no more than that", (state) => {
+  const { status, body } = healthWith([credential("a", "ready")], [], [], { storeState: { state, since: 5, reason: "it is away" } });
+  expect([status, body["store_state"]]).toEqual([200, state]);
+  expect(JSON.stringify(body)).not.toContain("it is away");
+});
+
+test("a server that has not started yet says nothing of its store", () => {
+  expect(healthWith([], [], [], { status: "starting" })).toMatchObject({ status: 503, body: { state: "starting" } });
+  expect(healthWith([], [], [], { status: "starting" }).body).not.toHaveProperty("store_state");
+});

@@ -93,7 +93,7 @@ describe("serve", () => {
     const { code, stdout, stderr } = await child.ended;
     expect(code).toBe(0);
     expect(stdout).toContain(`config       ${file}`);
-    expect(stdout).toContain(`store        ${place.path}/state/quota.db`);
+    expect(stdout).toContain(`store        sqlite:${place.path}/state/quota.db`);
     expect(stdout).toContain("credentials  main");
     expect(stdout).toContain("management   /v0/management");
     for (const secret of [KEY, ADMIN, UPSTREAM_KEY]) expect(stdout + stderr).not.toContain(secret);

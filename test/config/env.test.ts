@@ -33,6 +33,10 @@ describe("settings", () => {
       { QUOTAGUARD_STORE_URL: "memory", REDIS_URL: "redis://h", QUOTAGUARD_LEDGER_URL: "memory", DATABASE_URL: "postgres://h" },
       { store: { kind: "memory" } },
     ],
+    [
+      { REDIS_URL: "rediss://u:p@h:1/2", DATABASE_URL: "postgresql+asyncpg://u:p@h/db", QUOTAGUARD_SECRET_KEY: MASTER },
+      { store: { kind: "redis", place: "h:1/2" }, ledger: { kind: "postgres", place: "h:5432/db" } },
+    ],
     [{ QUOTAGUARD_PORT: "", QUOTAGUARD_HOST: "" }, { server: { port: 8_318, host: "127.0.0.1" } }],
   ];
   test.each(cases)("%j", (env, resolved) => expect(resolveOptions(load(env))).toMatchObject(resolved));
@@ -55,9 +59,13 @@ describe("settings", () => {
     [{ SHUTDOWN_TIMEOUT: "30" }, "env SHUTDOWN_TIMEOUT: server.shutdown_timeout: expected a duration"],
     [
       { REDIS_URL: "redis://h" },
-      "env REDIS_URL: store.url: not yet available in this version; use memory or sqlite:<path> (unset it, or set QUOTAGUARD_STORE_URL, which goes first)",
+      "secrets.key: is required because store.url names a server that several nodes may share; make one (openssl rand -hex 32)",
     ],
-    [{ DATABASE_URL: "postgresql+asyncpg://u:p@h/db" }, "env DATABASE_URL: ledger.url: not yet available in this version"],
+    [
+      { REDIS_URL: "postgres://u:canary@h", QUOTAGUARD_SECRET_KEY: MASTER },
+      "env REDIS_URL: store.url: Postgres keeps rows, not counters: name it in ledger.url, and here memory, sqlite:<path> or redis://… (unset it, or set QUOTAGUARD_STORE_URL, which goes first)",
+    ],
+    [{ DATABASE_URL: "mysql://u:p@h/db" }, "env DATABASE_URL: ledger.url: expected memory, sqlite:<path> or postgres://"],
     [{ QUOTAGUARD_UTLS: "1" }, "env QUOTAGUARD_UTLS: refused: quotaguard does not disguise itself as another TLS client"],
     [{ CAP_TEAM: "many" }, "env CAP_TEAM: limits[0].bucket.capacity: expected a number"],
     [{ CAP_TEAM: "-5" }, "env CAP_TEAM: limits[0].bucket.capacity: must be 0 or more"],

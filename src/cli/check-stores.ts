@@ -1,0 +1,60 @@
+import { accessSync, constants, existsSync, statSync } from "node:fs";
+import { dirname } from "node:path";
+import { silentLogger, type Logger } from "../core/logger.ts";
+import { systemClock } from "../core/time.ts";
+import { openStores } from "../open-stores.ts";
+import type { ResolvedOptions } from "../options/resolved.ts";
+import { placeOf, type ResolvedLedger, type ResolvedStore } from "../options/stores.ts";
+
+/** SQLite's own word for a database without a file. */
+const MEMORY_PATH = ":memory:";
+
+export interface Finding {
+  readonly what: string;
+  readonly ok: boolean;
+  readonly detail: string;
+}
+
+const isMissing = (kept: ResolvedStore | ResolvedLedger): boolean => kept.kind === "sqlite" && kept.path !== MEMORY_PATH && !existsSync(kept.path);
+
+/** Opens store and ledger as the server would; what they warn of then is worth knowing now. */
+export async function checkStores(
+  options: ResolvedOptions,
+): Promise<{ readonly findings: readonly Finding[]; readonly warnings: readonly string[] }> {
+  const { store, ledger } = options;
+  const findings = [await checked("store", store, { ...options, ledger: { kind: "store" } })];
+  if (ledger.kind !== "store") findings.push(await checked("ledger", ledger, { ...options, store: { kind: "memory" } }));
+  const warnings: string[] = [];
+  if (findings.every(({ ok }) => ok) && ![store, ledger].some(isMissing)) {
+    const logger: Logger = { ...silentLogger, warn: (_fields, message) => void warnings.push(message) };
+    await (await openStores(options, systemClock, logger)).close();
+  }
+  return { findings, warnings };
+}
+
+/** Makes no file: whoever checks is often not the user that the server runs as, and what is made here could be closed to it. */
+async function checked(what: string, wanted: ResolvedStore | ResolvedLedger, options: ResolvedOptions): Promise<Finding> {
+  try {
+    if (wanted.kind === "sqlite" && isMissing(wanted)) {
+      await canBeMade(wanted.path);
+      return { what, ok: true, detail: `is made at the first start (${wanted.path})` };
+    }
+    await (await openStores(options, systemClock, silentLogger)).close();
+    return { what, ok: true, detail: `opens (${placeOf(wanted)})` };
+  } catch (error) {
+    return { what, ok: false, detail: (error as Error).message };
+  }
+}
+
+/** Looks at the nearest folder that is there. Throws what the store would say. */
+async function canBeMade(path: string): Promise<void> {
+  let folder = dirname(path);
+  while (!existsSync(folder) && dirname(folder) !== folder) folder = dirname(folder);
+  try {
+    if (!statSync(folder).isDirectory()) throw Object.assign(new Error(`${folder} is not a folder`), { code: "ENOTDIR" });
+    accessSync(folder, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    const { startProblem } = await import("../stores/sqlite/trouble.ts");
+    throw startProblem(error, path);
+  }
+}
