@@ -8,6 +8,10 @@ export interface Cores {
   readonly pinned: boolean;
   /** A command line that runs on the target's core. */
   target(command: string, args: readonly string[]): readonly [string, readonly string[]];
+  /** One that runs beside it: on a third core, or else on that of the load generator. */
+  server(command: string, args: readonly string[]): readonly [string, readonly string[]];
+  /** The core of {@link Cores.server}, for the report. */
+  readonly serverText: string;
 }
 
 /** Moves this process (load generator and upstream) to one core and keeps another for the target. */
@@ -19,13 +23,23 @@ export function cores(): Cores {
   // Two threads of one physical core would slow each other down.
   const loadCore = others.find((core) => !siblings.includes(core)) ?? others[0];
   if (targetCore === undefined || loadCore === undefined) return unpinned(allowed.length === 0 ? "taskset is not there" : "only one core");
-  if (spawnSync("taskset", ["-acp", String(loadCore), String(process.pid)]).status !== 0) return unpinned("taskset failed");
+  if (!moved(loadCore)) return unpinned("taskset failed");
+  const busy = [targetCore, loadCore].flatMap((core) => [core, ...siblingsOf(core)]);
+  const serverCore = others.find((core) => !busy.includes(core)) ?? loadCore;
   const shared = siblings.includes(loadCore) ? ", two threads of one physical core" : "";
   return {
     text: `pinned: target alone on core ${targetCore}, load generator and upstream on core ${loadCore}${shared}`,
     pinned: true,
     target: (command, args) => ["taskset", ["-c", String(targetCore), command, ...args]],
+    server: (command, args) => ["taskset", ["-c", String(serverCore), command, ...args]],
+    serverText: `on core ${serverCore}${serverCore === loadCore ? ", which the load generator and the upstream use too" : ""}`,
   };
+}
+
+/** A thread that ends while taskset goes through them makes it fail, so it has more than one try. */
+function moved(core: number): boolean {
+  const isDone = (): boolean => spawnSync("taskset", ["-acp", String(core), String(process.pid)]).status === 0;
+  return isDone() || isDone() || isDone();
 }
 
 function unpinned(why: string): Cores {
@@ -33,6 +47,8 @@ function unpinned(why: string): Cores {
     text: `not pinned (${why}): the processes move between cores and disturb each other`,
     pinned: false,
     target: (command, args) => [command, args],
+    server: (command, args) => [command, args],
+    serverText: "not pinned",
   };
 }
 

@@ -100,7 +100,11 @@ function against(ours: readonly Sample[], common: readonly Sample[]): readonly s
 }
 
 /** Round by round, because the machine's own speed changes between rounds and cancels out only within one. */
-function ratios(mine: readonly Sample[], base: readonly Sample[], value: (sample: Sample) => number): readonly number[] {
+export function ratios<S extends { readonly round: number }>(
+  mine: readonly S[],
+  base: readonly S[],
+  value: (sample: S) => number,
+): readonly number[] {
   return mine.flatMap((sample) => {
     const other = base.find(({ round }) => round === sample.round);
     return other === undefined ? [] : [value(sample) / value(other)];
@@ -128,25 +132,25 @@ export function progress(sample: Sample): string {
 }
 
 /** `median (lowest–highest)` over the values that are numbers. */
-function spread(values: readonly number[], digits: number): string {
+export function spread(values: readonly number[], digits: number): string {
   const known = values.filter(Number.isFinite);
   if (known.length === 0) return NONE;
   return `${number(median(known), digits)} (${number(Math.min(...known), digits)}–${number(Math.max(...known), digits)})`;
 }
 
-function median(values: readonly number[]): number {
+export function median(values: readonly number[]): number {
   const sorted = values.filter(Number.isFinite).sort((a, b) => a - b);
   const upper = sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
   const lower = sorted[Math.ceil(sorted.length / 2) - 1] ?? Number.NaN;
   return (lower + upper) / 2;
 }
 
-const number = (value: number, digits: number): string =>
+export const number = (value: number, digits: number): string =>
   Number.isFinite(value) ? value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }) : NONE;
 
 const percent = (share: number): string => (Number.isFinite(share) ? `${Math.round(share * 100)} %` : NONE);
 
-function table(head: readonly string[], rows: readonly (readonly string[])[]): readonly string[] {
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): readonly string[] {
   const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)));
   const line = (cells: readonly string[]): string => `| ${cells.map((cell, column) => pad(cell, widths[column] ?? 0, column)).join(" | ")} |`;
   const rule = widths.map((width, column) => (column === 0 ? "-".repeat(width) : `${"-".repeat(width - 1)}:`));

@@ -7,25 +7,16 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
-import { performance } from "node:perf_hooks";
-import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { cores } from "./cores.ts";
-import { machineTime } from "./cpu-time.ts";
-import { Load, probe } from "./load.ts";
-import { introduction, progress, report, total, type Sample, type Target } from "./report.ts";
+import { disturbance } from "./disturbance.ts";
+import { introduction, progress, report, type Sample, type Target } from "./report.ts";
 import { killTargets, targetProcess, type TargetProcess } from "./target-process.ts";
 import { nginxBinary, nginxTarget } from "./targets/nginx.ts";
+import { CONNECTIONS, prepared, turn, WARM_UP_MS } from "./turn.ts";
 import { upstream, type Upstream } from "./upstream.ts";
 import { workloads, type Workload } from "./workloads.ts";
-
-const CONNECTIONS = 64;
-const WARM_UP_MS = 1_200;
-/** Connecting and finding its pace is not measured. */
-const SETTLE_MS = 200;
-const GRACE_MS = 2_000;
-const PROBE_MS = 5_000;
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
@@ -96,31 +87,9 @@ async function main(): Promise<void> {
   }
 }
 
-/** Started, checked byte for byte, and warm. */
-async function prepare(candidate: Candidate, provider: Upstream, asked: readonly Workload[]): Promise<TargetProcess> {
-  const target = await candidate.start(provider);
-  try {
-    for (const workload of asked) {
-      const { status, body } = await probe(target.port, workload, PROBE_MS);
-      if (status !== "200") throw new Error(`${workload.id}: status ${status}: ${body.toString().slice(0, 300)}`);
-      if (!body.equals(workload.answer)) throw new Error(`${workload.id}: the answer is not the upstream's, byte for byte`);
-    }
-    for (const workload of asked) {
-      const load = new Load(target.port, workload, CONNECTIONS);
-      load.start();
-      await sleep(WARM_UP_MS);
-      await load.stop(GRACE_MS);
-      const reasons = [...load.failures.keys()].join("; ");
-      if (reasons !== "") say(`  ${candidate.id}: ${total(load.failures)} failures in the warm-up of ${workload.id}: ${reasons}`);
-      if (load.answered === 0) throw new Error(`${workload.id}: no good answer in the warm-up`);
-    }
-    return target;
-  } catch (error) {
-    const gone = target.ended;
-    await target.stop();
-    throw gone === null ? error : new Error(gone, { cause: error });
-  }
-}
+/** Started, checked and warm. */
+const prepare = (candidate: Candidate, provider: Upstream, asked: readonly Workload[]): Promise<TargetProcess> =>
+  prepared(candidate.start(provider), asked, WARM_UP_MS, (line) => say(`  ${candidate.id}: ${line}`));
 
 async function measure(
   targets: readonly Target[],
@@ -136,7 +105,8 @@ async function measure(
       for (const { id } of order) {
         const target = running.get(id);
         if (target === undefined) continue;
-        const sample = { target: id, workload: workload.id, round, ...(await interval(target, provider, workload)) };
+        const { failures, ...counted } = await turn(target, provider, workload, options.seconds);
+        const sample = { target: id, workload: workload.id, round, ...counted, failures: withoutPaths(failures) };
         samples.push(sample);
         say(`  round ${round + 1}/${options.rounds} ${workload.id.padEnd(4)} ${id.padEnd(6)} ${progress(sample)}`);
       }
@@ -145,33 +115,9 @@ async function measure(
   return samples;
 }
 
-async function interval(
-  target: TargetProcess,
-  provider: Upstream,
-  workload: Workload,
-): Promise<Pick<Sample, "answered" | "seconds" | "cpuUs" | "benchCpuUs" | "failures">> {
-  if (target.ended !== null) {
-    const failures = new Map([[target.ended.replaceAll(root, ""), 1]]);
-    return { answered: 0, seconds: options.seconds, cpuUs: null, benchCpuUs: 0, failures };
-  }
-  const servedBefore = provider.served;
-  const load = new Load(target.port, workload, CONNECTIONS);
-  load.start();
-  await sleep(SETTLE_MS);
-  const cpu = await target.measureCpu();
-  const own = process.cpuUsage();
-  const startMs = performance.now();
-  const before = load.answered;
-  await sleep(options.seconds * 1000);
-  const cpuUs = await cpu();
-  const seconds = (performance.now() - startMs) / 1000;
-  const { user, system } = process.cpuUsage(own);
-  const answered = load.answered - before;
-  await load.stop(GRACE_MS);
-  const invented = load.answered - (provider.served - servedBefore);
-  if (invented > 0) load.failures.set("answers without a request to the upstream", invented);
-  return { answered, seconds, cpuUs, benchCpuUs: user + system, failures: load.failures };
-}
+/** A fault that names a file names it within the project. */
+const withoutPaths = (failures: ReadonlyMap<string, number>): ReadonlyMap<string, number> =>
+  new Map([...failures].map(([reason, count]) => [reason.replaceAll(root, ""), count]));
 
 function node(file: string, provider: Upstream, ...more: readonly string[]): Promise<TargetProcess> {
   const folder = mkdtempSync(join(temporary, "target-"));
@@ -209,22 +155,6 @@ function describe(): readonly string[] {
     `Machine: ${machine.length} × ${machine[0]?.model.trim() ?? "unknown"}, ${process.platform} ${process.arch}; ${place.text}`,
     `Versions: ${versions.join(", ")}`,
   ];
-}
-
-/** What else went on: a run on a busy machine is not worth much, and its reader should know. */
-async function disturbance(targets: readonly TargetProcess[]): Promise<() => Promise<string>> {
-  const machine = machineTime();
-  const own = process.cpuUsage();
-  const used = await Promise.all(targets.map((target) => target.measureCpu()));
-  return async () => {
-    const time = machine();
-    if (time === null) return "What other processes and the host took from this machine is not known";
-    const { user, system } = process.cpuUsage(own);
-    let oursUs = user + system;
-    for (const cpu of used) oursUs += (await cpu()) ?? 0;
-    const share = (seconds: number): string => `${((Math.max(0, seconds) / time.total) * 100).toFixed(1)} %`;
-    return `Disturbance during the rounds: other processes used ${share(time.used - oursUs / 1e6)} of this machine's cores, its host took ${share(time.stolen)}`;
-  };
 }
 
 function commandLine(): { rounds: number; seconds: number; only: readonly string[]; workload: string | null; profile: boolean } {

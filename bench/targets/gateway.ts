@@ -1,6 +1,6 @@
 /**
  * The whole gateway as an app mounts it: client keys, five token budgets, three credentials to choose from, fail2ban, metrics, and a ledger row per request.
- * Arguments: upstream origin, `sqlite` or `memory` for the ledger, a folder for its files.
+ * Arguments: upstream origin, `sqlite` or `memory` for the ledger, a folder for its files, and the URL of the store if it is not this process's memory.
  */
 import { join } from "node:path";
 import express from "express";
@@ -31,7 +31,7 @@ const gateway = quotaGuard({
   })),
   fail2ban: {},
   limits: [limit("global"), limit("team"), limit("rolegroup"), limit("role"), limit("user")],
-  store: { url: "memory" },
+  store: { url: process.argv[5] ?? "memory" },
   ledger: { url: ledger },
   secrets: { key: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef" },
   monitoring: { prometheusEnabled: true },

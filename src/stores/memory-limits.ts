@@ -4,7 +4,7 @@ import { timeTo } from "../limits/bucket.ts";
 import type { LimitState } from "../limits/kind.ts";
 
 /** Finished opIds that are remembered. A process does not lose its own replies, so fewer than two minutes' worth do no harm. */
-const MAX_TOMBSTONES = 16_384;
+const MAX_TOMBSTONES = 4_096;
 
 /** Holds that nobody finished and that still wait for a late correction. */
 const MAX_EXPIRED = 10_000;

@@ -127,7 +127,7 @@ describe("memory is bounded", () => {
   it("finished opIds are forgotten oldest first, and after two minutes by the sweeper", () => {
     const { clock, backend, limits } = make(10);
     for (let i = 0; i < 40_000; i += 1) limits.release(`op${i}`);
-    expect(backend.size.reservations).toBe(16_384);
+    expect(backend.size.reservations).toBe(4_096);
     expect(limits.release("op39999")).toBe("done");
     expect(limits.release("op0")).toBe("unknown");
     clock.advance(120_000);
