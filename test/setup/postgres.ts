@@ -5,7 +5,16 @@ import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, readdirSync, realp
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
-import { findExecutable, freePort, pathFolders, type RunningServer, serverFolder, ServerMissing, startServer } from "./server-process.ts";
+import {
+  findExecutable,
+  freePort,
+  pathFolders,
+  type RunningServer,
+  serverFolder,
+  ServerMissing,
+  type ServerProcess,
+  startServer,
+} from "./server-process.ts";
 
 const run = promisify(execFile);
 
@@ -65,9 +74,17 @@ function readableByNobody(binaries: Binaries, folder: string): string {
   return programs;
 }
 
-export async function startPostgres(): Promise<RunningServer> {
-  const given = process.env["DATABASE_URL"];
-  if (given) return { url: given, stop: () => Promise.resolve() };
+/** A database on disk, and the programs that serve it. */
+export interface PostgresFiles {
+  readonly folder: string;
+  readonly data: string;
+  readonly programs: string;
+  /** The user that must run them. */
+  readonly uid?: number;
+}
+
+/** Makes an empty database in a folder of its own. Throws ServerMissing. */
+export async function initPostgres(): Promise<PostgresFiles> {
   const binaries = installedBinaries() ?? packagedBinaries();
   if (!binaries) throw new ServerMissing(`no Postgres found: ${HINT}`);
 
@@ -80,24 +97,36 @@ export async function startPostgres(): Promise<RunningServer> {
     mkdirSync(data, { mode: 0o700 });
     if (isRoot) chownSync(data, NOBODY, NOBODY);
     const programs = isRoot ? readableByNobody(binaries, folder) : binaries.folder;
-    const port = await freePort();
     const init = ["-D", data, "-U", "postgres", "--auth=trust", "--no-sync", "--no-instructions", "-E", "UTF8", "--locale=C"];
     await run(join(programs, "initdb"), init, { ...identity, cwd: folder });
-    // Nothing has to survive a crash here, so nothing waits for the disk.
-    const settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", "synchronous_commit=off", "full_page_writes=off"];
-    return await startServer({
-      name: "Postgres",
-      file: join(programs, "postgres"),
-      args: ["-D", data, "-p", String(port), ...settings.flatMap((setting) => ["-c", setting])],
-      url: `postgres://postgres@127.0.0.1:${port}/postgres`,
-      ready: /ready to accept connections/,
-      folder,
-      // Fast shutdown: it does not wait for clients that a test forgot to close.
-      stopSignal: "SIGINT",
-      ...(isRoot ? { uid: NOBODY } : {}),
-    });
+    return { folder, data, programs, ...(isRoot ? { uid: NOBODY } : {}) };
   } catch (error) {
     rmSync(folder, { recursive: true, force: true });
     throw error;
   }
+}
+
+/** Serves it on a port of 127.0.0.1. `settings` are `name=value`. */
+export function servePostgres(files: PostgresFiles, port: number, settings: readonly string[], keepFolder = false): Promise<ServerProcess> {
+  const all = ["listen_addresses=127.0.0.1", "unix_socket_directories=", ...settings];
+  return startServer({
+    name: "Postgres",
+    file: join(files.programs, "postgres"),
+    args: ["-D", files.data, "-p", String(port), ...all.flatMap((setting) => ["-c", setting])],
+    url: `postgres://postgres@127.0.0.1:${port}/postgres`,
+    ready: /ready to accept connections/,
+    folder: files.folder,
+    keepFolder,
+    // Fast shutdown: it does not wait for clients that a test forgot to close.
+    stopSignal: "SIGINT",
+    ...(files.uid === undefined ? {} : { uid: files.uid }),
+  });
+}
+
+export async function startPostgres(): Promise<RunningServer> {
+  const given = process.env["DATABASE_URL"];
+  if (given) return { url: given, stop: () => Promise.resolve() };
+  const files = await initPostgres();
+  // Nothing has to survive a crash here, so nothing waits for the disk.
+  return servePostgres(files, await freePort(), ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]);
 }

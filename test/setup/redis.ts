@@ -24,13 +24,13 @@ const HINT = "set REDIS_URL, or install a server (Debian, Ubuntu: apt-get instal
 const APT = ["-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=15", "-o", "Acquire::https::Timeout=15"];
 const APT_TIMEOUT_MS = 90_000;
 
-interface Program {
+export interface RedisProgram {
   readonly file: string;
   readonly env?: NodeJS.ProcessEnv;
 }
 
 /** The redis-server in an unpacked tree, with the libraries that came with it. */
-function unpackedProgram(): Program | undefined {
+function unpackedProgram(): RedisProgram | undefined {
   const file = findExecutable(["redis-server"], [join(UNPACKED, "usr/bin")]);
   if (file === undefined) return undefined;
   const libraries = ["lib", "usr/lib"]
@@ -69,7 +69,8 @@ async function unpackDebianPackages(): Promise<void> {
   }
 }
 
-async function findProgram(): Promise<Program> {
+/** The server that this machine has or can have. Throws ServerMissing. */
+export async function redisProgram(): Promise<RedisProgram> {
   const file = findExecutable(NAMES, [...pathFolders(), ...USUAL_FOLDERS]);
   if (file !== undefined) return { file };
   const cached = unpackedProgram();
@@ -89,7 +90,7 @@ async function findProgram(): Promise<Program> {
 export async function startRedis(): Promise<RunningServer> {
   const given = process.env["REDIS_URL"];
   if (given) return { url: given, stop: () => Promise.resolve() };
-  const program = await findProgram();
+  const program = await redisProgram();
   const port = await freePort();
   const folder = serverFolder("redis");
   return startServer({

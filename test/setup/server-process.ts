@@ -12,6 +12,15 @@ export interface RunningServer {
   stop(): Promise<void>;
 }
 
+/** A server that this process has started itself, and may therefore break. */
+export interface ServerProcess extends RunningServer {
+  readonly pid: number;
+  /** Resolves when the process has ended, for whatever reason. */
+  readonly gone: Promise<void>;
+  /** Ends it like a crash, or freezes it. Its folder stays until {@link RunningServer.stop}. */
+  signal(signal: NodeJS.Signals): void;
+}
+
 /** No server can be had on this machine. The message says how to get one. */
 export class ServerMissing extends Error {}
 
@@ -22,8 +31,9 @@ export interface ServerCommand {
   readonly url: string;
   /** What it prints, on either stream, once it takes connections. */
   readonly ready: RegExp;
-  /** Removed after the end. */
+  /** Removed after the end, unless it is kept. */
   readonly folder: string;
+  readonly keepFolder?: boolean;
   readonly stopSignal: NodeJS.Signals;
   readonly env?: NodeJS.ProcessEnv;
   /** Runs it as this user and group. */
@@ -64,10 +74,12 @@ export async function freePort(): Promise<number> {
   return address.port;
 }
 
-export async function startServer(command: ServerCommand): Promise<RunningServer> {
+export async function startServer(command: ServerCommand): Promise<ServerProcess> {
   const identity = command.uid === undefined ? {} : { uid: command.uid, gid: command.uid };
   const child = spawn(command.file, command.args, { ...identity, cwd: command.folder, env: command.env, stdio: ["ignore", "pipe", "pipe"] });
-  const removeFolder = (): void => rmSync(command.folder, { recursive: true, force: true });
+  const removeFolder = (): void => {
+    if (command.keepFolder !== true) rmSync(command.folder, { recursive: true, force: true });
+  };
   // A run that fails elsewhere skips the teardown; the exit event is all that is left then.
   const killNow = (): void => {
     child.kill("SIGKILL");
@@ -104,6 +116,9 @@ export async function startServer(command: ServerCommand): Promise<RunningServer
 
   return {
     url: command.url,
+    pid: child.pid as number,
+    gone,
+    signal: (signal) => void child.kill(signal),
     async stop() {
       child.kill(command.stopSignal);
       await gone;

@@ -76,6 +76,7 @@ export function openSession(dial: () => RedisClient, { onOpen, onEnd }: SessionE
   };
   client.on("error", note);
   if (client.isCluster) client.on("node error", (error: unknown) => (lastError = plainError(error)));
+  if (client.isCluster) client.on("+node", quietAsking);
   client.once("ready", () => {
     if (isOver) return;
     isOpen = true;
@@ -105,6 +106,19 @@ export function openSession(dial: () => RedisClient, { onOpen, onEnd }: SessionE
       isOver = true;
       disconnect(client);
     },
+  };
+}
+
+/**
+ * While a slot moves, ioredis says ASKING before a command and does not look at the answer. A connection that breaks just then would leave a rejection
+ * that is nobody's, which ends the process.
+ */
+function quietAsking(node: Redis): void {
+  const asking = node.asking.bind(node);
+  node.asking = () => {
+    const asked = asking();
+    asked.catch(() => {});
+    return asked;
   };
 }
 
