@@ -20,6 +20,8 @@ export interface LoadReport {
   readonly failed: number;
   /** Final amounts by counter. */
   readonly spent: Readonly<Record<string, number>>;
+  /** From the beginning to the last answer to a reserve: so long there was demand. */
+  readonly elapsedMs: number;
   /** Of each verb that was answered. */
   readonly latenciesMs: readonly number[];
 }
@@ -59,7 +61,9 @@ export async function limitsLoad(limits: LimitStore, plan: LoadPlan): Promise<Lo
   let allowed = 0;
   let refused = 0;
   let failed = 0;
-  const until = performance.now() + plan.durationMs;
+  const startedMs = performance.now();
+  const until = startedMs + plan.durationMs;
+  let elapsedMs = 0;
   const timed = async <T>(verb: () => T | Promise<T>): Promise<T> =>
     untilAnswered(
       async () => {
@@ -78,6 +82,7 @@ export async function limitsLoad(limits: LimitStore, plan: LoadPlan): Promise<Lo
       const charges = chargesOf(plan, user, amount);
       const opId = `${process.pid}.${plan.seed}.${index}.${turn}`;
       const answer: ReserveResult = await timed(() => limits.reserve(opId, charges, TTL_MS));
+      elapsedMs = performance.now() - startedMs;
       if (answer.kind === "limited") {
         refused += 1;
         await pause(Math.min(answer.worst.waitMs ?? PATIENCE_MS, PATIENCE_MS));
@@ -96,5 +101,5 @@ export async function limitsLoad(limits: LimitStore, plan: LoadPlan): Promise<Lo
 
   const chance = random(plan.seed);
   await Promise.all(Array.from({ length: plan.workers }, (_, index) => worker(index, random(Math.floor(chance.next() * 2 ** 32)))));
-  return { allowed, refused, failed, spent, latenciesMs };
+  return { allowed, refused, failed, spent, elapsedMs, latenciesMs };
 }
