@@ -94,6 +94,9 @@ export function rebuilding(options: RebuildingOptions): Rebuilding {
   /** Attempts go one after the other. */
   let last: Promise<unknown> = Promise.resolve();
   let aloneSinceMs: number | null = null;
+  let othersSinceMs: number | null = null;
+  /** Wall clock, ms: until then others lived beside us, and what they spent is in ledgers of their own. */
+  let othersUntilMs = 0;
 
   function later(delayMs: number, fn: () => void): Timer {
     const timer = clock.timer(delayMs, () => {
@@ -153,6 +156,8 @@ export function rebuilding(options: RebuildingOptions): Rebuilding {
         failures += 1;
       }
       if (!isOver()) await pause(waitMs);
+      // An operator's attempt may be what made it good, and just about to say so.
+      if (isOver()) await last;
     }
     isRunning = false;
     if (isClosed || continuity.epoch === seen) return;
@@ -259,8 +264,9 @@ export function rebuilding(options: RebuildingOptions): Rebuilding {
     const unsureMs = unsureFor();
     if (unsureMs !== null && unsureMs > 0) return unsureMs;
     const since = await ledger.completeSince();
-    // What others spent until the loss nobody here knows; afterwards nobody could spend.
-    const knownSinceMs = unsureMs === null ? Math.max(since, lostAt ?? nowMs) : since;
+    // What others spent until the loss, or until they were gone, nobody here knows; afterwards nobody could spend.
+    const unknownUntilMs = options.isLedgerShared ? 0 : Math.min(unsureMs === null ? nowMs : othersUntilMs, lostAt ?? nowMs);
+    const knownSinceMs = Math.max(since, unknownUntilMs);
     const opening = horizons
       .filter(({ neededFromMs }) => neededFromMs < knownSinceMs)
       .map(({ limit, numbers }) => ({ limit: limit.name, at: expiresAt(limit, numbers, knownSinceMs, nowMs) }));
@@ -293,8 +299,16 @@ export function rebuilding(options: RebuildingOptions): Rebuilding {
   }
 
   function countNodes(): void {
-    if (options.nodes() > 1) aloneSinceMs = null;
-    else aloneSinceMs ??= clock.monotonic();
+    const now = clock.monotonic();
+    if (options.nodes() > 1) {
+      aloneSinceMs = null;
+      othersSinceMs ??= now;
+      // Who comes and goes at once, such as a check of the settings, spends nothing.
+      if (now - othersSinceMs >= COUNT_NODES_MS) othersUntilMs = clock.now();
+    } else {
+      othersSinceMs = null;
+      aloneSinceMs ??= now;
+    }
   }
 
   function watchNodes(): void {

@@ -5,12 +5,12 @@ import { closeAll } from "./core/close-all.ts";
 import type { Services } from "./core/context.ts";
 import { GuardError } from "./core/errors.ts";
 import type { Ledger, Store } from "./core/store.ts";
-import type { Clock } from "./core/time.ts";
+import type { Clock, MaybePromise } from "./core/time.ts";
 import type { Step } from "./core/step.ts";
 import { dialect } from "./dialects/index.ts";
 import { adminOf } from "./admin.ts";
 import { callCosts, operationCosts, routeCosts, silentCosts, type CostParts } from "./costs.ts";
-import { bounded, boundedLedger, boundedStore } from "./limits/bounded.ts";
+import { bounded, boundedLedger, boundedMemo, boundedStore } from "./limits/bounded.ts";
 import { estimator } from "./limits/estimate.ts";
 import { holds } from "./limits/holds.ts";
 import type { LimitDefinition } from "./limits/limit.ts";
@@ -121,10 +121,16 @@ async function assemble(
 ): Promise<Runtime> {
   const { options, services, prices } = init;
   const { clock, logger } = services;
-  const { store, ledger } = watch;
+  const { store } = watch;
+  // Also one whose calls end may say only when its database is back that everything is written: whoever asks for a report does not wait for that.
+  const flushed = bounded({ clock, deadlineMs: FLUSH_MS });
+  const ledger: Ledger = { ...watch.ledger, flush: () => flushed(() => watch.ledger.flush()) };
   services.recorder = recorder(ledger, metrics);
 
-  const registry = limitRegistry({ records: store.records, memo: stores.memo, clock, logger });
+  // It belongs to the ledger, or to a store of the host.
+  const isOurs = options.store.kind !== "given" && options.ledger.kind !== "given";
+  const memo = stores.memo === null || isOurs ? stores.memo : boundedMemo(stores.memo, clock);
+  const registry = limitRegistry({ records: store.records, memo, clock, logger });
   for (const limit of options.limits) registry.add(limit);
   await registry.load();
   const keeper = holds({ clock, logger, ttlMs: options.router.reservation.ttlMs });
@@ -188,7 +194,7 @@ async function assemble(
   const sweep = sweeper(store, clock, services);
   const flush = bounded({ clock, deadlineMs: FLUSH_MS });
   metrics?.onScrape(() => metrics.store(watch.state().state !== "ok", keeper.waiting));
-  const { memo, isLedgerShared } = stores;
+  const { isLedgerShared } = stores;
   const { continuity } = store.limits;
   const shares = { records: store.records, resolve: offered.resolve, ledger, isLedgerShared, nodes, memo };
   const rebuild = continuity ? rebuilding({ continuity, registry, declared: init.declared, ...shares, clock, logger }) : null;
@@ -196,7 +202,7 @@ async function assemble(
   await rebuild?.start();
 
   return {
-    ledger,
+    ledger: watch.ledger,
     metrics,
     admin: adminOf({
       store,
@@ -256,12 +262,22 @@ async function assemble(
         async () => (await lane)?.close(),
         () => lent.close(),
         () => fence.close(),
-        () => flush(() => ledger.flush()),
+        () => lastRows(() => flush(() => watch.ledger.flush())),
         () => watch.stop(),
         () => stores.close(),
         () => (options.transport ? undefined : transport.close()),
       ]),
   };
+}
+
+/** Who stops a process is told what that may cost, and not which call was late. */
+async function lastRows(flush: () => MaybePromise<void>): Promise<void> {
+  try {
+    await flush();
+  } catch (error) {
+    if (!GuardError.is(error) || error.code !== "store_unavailable") throw error;
+    throw new GuardError("store_unavailable", "the ledger has not taken its last rows in time: those still in memory may be lost", { cause: error });
+  }
 }
 
 /** Frees what crashed requests held. */

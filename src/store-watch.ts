@@ -13,7 +13,7 @@ const RELAPSE_MS = 10_000;
 const MOST_QUIET_MS = 30_000;
 /** What a client is told to wait when the store does not say. */
 const RETRY_AFTER_MS = 1_000;
-/** Nobody has this key. */
+/** Nobody reads this key. */
 const PROBE_KEY = "probe/none";
 
 /** What failed, as the metrics call it. */
@@ -160,9 +160,9 @@ export function storeWatch(options: StoreWatchOptions): StoreWatch {
   const counters = watchedPart({
     part: "store",
     meanwhile: "limits with on_store_error deny refuse with 503, local ones are counted in this process, settlements wait",
-    // A write that changes nothing, since a store that can only be read is not back. One in this process would wait for its file's lock and hold up
-    // everybody, so there a read must do.
-    probe: () => (store.shared ? store.records.delete(PROBE_KEY) : store.records.get(PROBE_KEY)),
+    // A write that needs room, since a store that can only be read, or has no memory left, is not back. One in this process would wait for its file's
+    // lock and hold up everybody, so there a read must do.
+    probe: () => (store.shared ? store.records.put(PROBE_KEY, 0, { ttlMs: PROBE_MS }) : store.records.get(PROBE_KEY)),
     clock,
     logger,
   });

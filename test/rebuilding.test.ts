@@ -339,6 +339,8 @@ describe("a ledger that does not know everything", () => {
     await settled();
     expect([it.continuity.isWhole, it.left("frozen"), it.lines.at(-1)]).toEqual([true, 3, "QG_COUNTERS_REBUILT"]);
     expect(it.fields.at(-1)).toMatchObject({ byHand: true });
+    // Nobody else has done it.
+    expect(it.lines.filter((code) => code === "QG_COUNTERS_REBUILT")).toHaveLength(1);
     const before = ledger.scans.length;
     await it.rebuilding.openCounters();
     expect(ledger.scans).toHaveLength(before);
@@ -365,10 +367,7 @@ describe("a ledger that does not know everything", () => {
   });
 
   test("of one's own waits at first until other processes would have shown themselves", async () => {
-    let nodes = 2;
-    const it = await started("a", [MONEY], { isLedgerShared: false, nodes: () => nodes });
-    clock.advance(60_000);
-    nodes = 1;
+    const it = await started("a", [MONEY], { isLedgerShared: false, nodes: () => 1 });
     lose(it);
     await settled();
     clock.advance(9_999);
@@ -377,6 +376,37 @@ describe("a ledger that does not know everything", () => {
     clock.advance(1);
     await settled();
     expect(it.continuity.isWhole).toBe(true);
+  });
+
+  test("of one's own does not tell what others spent who are gone by now", async () => {
+    let nodes = 2;
+    const it = await started("a", [MONEY], { isLedgerShared: false, nodes: () => nodes });
+    clock.advance(60_000);
+    await settled();
+    nodes = 1;
+    clock.advance(60_000);
+    it.request(0.5);
+    lose(it);
+    await settled();
+    expect(it.fields.at(-1)).toMatchObject({ code: "QG_REBUILD_INCOMPLETE", limits: [{ opensAt: new Date(T + 60_000 + EXPIRY_MS).toISOString() }] });
+    expect([it.request(0.1), it.continuity.isWhole]).toEqual(["store_unavailable", false]);
+    clock.advance(EXPIRY_MS - 60_000);
+    await settled();
+    expect(it.continuity.isWhole).toBe(true);
+  });
+
+  test("of one's own is enough where another process only came and went", async () => {
+    let nodes = 1;
+    const it = await started("a", [MONEY], { isLedgerShared: false, nodes: () => nodes });
+    clock.advance(9_000);
+    nodes = 2;
+    clock.advance(2_000);
+    nodes = 1;
+    clock.advance(60_000);
+    it.request(0.5);
+    lose(it);
+    await settled();
+    expect([it.continuity.isWhole, it.left()]).toEqual([true, 0.5]);
   });
 
   test("of one's own beside others opens when what they spent has expired, also after a restart", async () => {

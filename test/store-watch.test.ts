@@ -1,11 +1,13 @@
-import { beforeEach, describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { GuardError } from "../src/core/errors.ts";
 import { storeWatch, type StoreWatch } from "../src/store-watch.ts";
 import { memoryStore } from "../src/stores/memory.ts";
+import { redisStore } from "../src/stores/redis/index.ts";
 import { testClock, type TestClock } from "../src/testing/clock.ts";
 import { keptLogger } from "./core/context-kit.ts";
 import { DRIVER_ERROR, faultyStore, type FaultyStore } from "./e2e/faulty-store.ts";
 import { B, charge } from "./limits/harness.ts";
+import { ownServer, redisProgram } from "./stores/redis/own-server.ts";
 
 const TEN = [charge("k", B(1_000_000, 0), 10)];
 const STRICT = TEN.map((each) => ({ ...each, strict: true }));
@@ -113,6 +115,29 @@ test("a store that can only be read is not back, though nobody asks", async () =
   expect(watch.state()).toEqual(OK);
 });
 
+test.skipIf(redisProgram === undefined)("a Redis that has no memory left is not back, though it deletes", async () => {
+  const server = await ownServer();
+  onTestFinished(() => server.stop());
+  const store = redisStore(server.url);
+  onTestFinished(async () => store.close());
+  await store.ready();
+  await store.limits.continuity?.begin(null);
+  const away = storeWatch({ store, ledger: store.ledger, clock, logger, failed: () => {} });
+  await server.admin.config("SET", "maxmemory", "1");
+  await expect((async () => away.store.limits.reserve("a", TEN, 1_000))()).rejects.toMatchObject({ code: "store_unavailable" });
+  const probed = async (): Promise<void> => {
+    await seconds(1);
+    // Behind the probe, on the same connection.
+    await store.records.get("none");
+    await new Promise(setImmediate);
+  };
+  for (let i = 0; i < 5; i += 1) await probed();
+  expect([away.state().state, away.outageMs()]).toEqual(["degraded", 5_000]);
+  await server.admin.config("SET", "maxmemory", "0");
+  await probed();
+  expect(away.state()).toEqual(OK);
+});
+
 test("a store in this process is only read: a write would wait for its file, and everybody with it", async () => {
   const near: FaultyStore = Object.assign(faultyStore(clock), { shared: false });
   const other = storeWatch({ store: near, ledger: near.ledger, clock, logger, failed: () => {} });
@@ -129,7 +154,7 @@ test("a probe that never ends does not make more of them", async () => {
   await failing();
   real.fail("hangs", "records");
   await seconds(60);
-  expect(real.asked.filter((name) => name === "records.delete")).toHaveLength(1);
+  expect(real.asked.filter((name) => name === "records.put")).toHaveLength(1);
   expect(watch.state().state).toBe("degraded");
 });
 

@@ -17,7 +17,7 @@ export interface Finding {
 
 const isMissing = (kept: ResolvedStore | ResolvedLedger): boolean => kept.kind === "sqlite" && kept.path !== MEMORY_PATH && !existsSync(kept.path);
 
-/** Opens store and ledger as the server would; what they warn of then is worth knowing now. */
+/** Opens store and ledger as the server would; what they log of trouble then is worth knowing now. */
 export async function checkStores(
   options: ResolvedOptions,
 ): Promise<{ readonly findings: readonly Finding[]; readonly warnings: readonly string[] }> {
@@ -26,7 +26,8 @@ export async function checkStores(
   if (ledger.kind !== "store") findings.push(await checked("ledger", ledger, { ...options, store: { kind: "memory" } }));
   const warnings: string[] = [];
   if (findings.every(({ ok }) => ok) && ![store, ledger].some(isMissing)) {
-    const logger: Logger = { ...silentLogger, warn: (_fields, message) => void warnings.push(message) };
+    const note = (_fields: object, message: string): void => void warnings.push(message);
+    const logger: Logger = { ...silentLogger, warn: note, error: note };
     await (await openStores(options, systemClock, logger)).close();
   }
   return { findings, warnings };

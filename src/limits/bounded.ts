@@ -198,6 +198,9 @@ function boundedRecords(records: RecordStore, { soon, later }: Deadlines): Recor
   };
 }
 
+/** Records beside the store's own, such as those of a ledger. */
+export const boundedMemo = (records: RecordStore, clock: Clock): RecordStore => boundedRecords(records, deadlines(clock));
+
 /** Rows may be kept elsewhere than counters, so they have a pause of their own. Only a request's intent is waited for by anybody in a hurry. */
 export function boundedLedger(ledger: Ledger, clock: Clock): Ledger {
   const { soon, later } = deadlines(clock);

@@ -57,13 +57,20 @@ function urlOption<K extends string>(kind: K, advice: string, otherServer: strin
     const text = typeof value === "string" ? value : value.reveal();
     const found = known(text);
     if (found && (found.kind === "memory" || found.kind === "sqlite" || found.kind === kind)) return found as Wanted;
-    ctx.addIssue({ code: "custom", message: found ? otherServer : advice });
+    const problem = isServerUrl(text)
+      ? `${advice}; ${ENCODED}`
+      : text.trim() === ""
+        ? `is empty: leave it out, or give it a value; ${advice}`
+        : advice;
+    ctx.addIssue({ code: "custom", message: found ? otherServer : problem });
     return z.NEVER;
   });
 }
 
 const STORE_ADVICE = "expected memory, sqlite:<path> or redis://<host>:<port>, for example sqlite:./data/quotaguard.db";
 const LEDGER_ADVICE = "expected memory, sqlite:<path> or postgres://<user>@<host>:<port>/<database>, for example sqlite:./data/quotaguard.db";
+/** What makes most URLs unreadable. */
+const ENCODED = "in its user and password, characters such as @ : / # % are written percent-encoded";
 const MOST_NODES = 10_000;
 
 const nodes = () => z.union([z.literal("auto"), z.number().int().min(1).max(MOST_NODES)], { error: "expected auto or a whole number from 1 up" });

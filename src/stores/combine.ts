@@ -10,7 +10,8 @@ export function combineStores(parts: { readonly store: Store; readonly ledger: L
     strikes: store.strikes,
     records: store.records,
     ledger: ledger.ledger,
-    ...(store.isBounded === undefined ? {} : { isBounded: store.isBounded }),
+    // A deadline for all calls where one of the two needs it.
+    ...(store.isBounded === undefined ? {} : { isBounded: store.isBounded && ledger.isBounded === true }),
     ...(ledger.name === "memory" ? {} : { memo: ledger.records }),
     ...(store.nodes ? { nodes: () => store.nodes?.() ?? 1 } : {}),
     async ready() {

@@ -119,6 +119,34 @@ limits:
     expect(code).toBe(0);
   });
 
+  test("check tells what a person must mend of a store that opens all the same", async () => {
+    const user = `check-${randomUUID()}`;
+    await redis.call("ACL", "SETUSER", user, "on", ">canary-password", "~*", "+@all", "resetchannels");
+    const limited = new URL(storeUrl);
+    limited.username = user;
+    limited.password = "canary-password";
+    const { code, stdout } = await quotaguard(["check", "--json"], { cwd: place.path, env: env({ REDIS_URL: limited.href }) }).ended;
+    await redis.call("ACL", "DELUSER", user);
+    const { ok, warnings } = JSON.parse(stdout) as { ok: boolean; warnings: readonly string[] };
+    expect([code, ok]).toEqual([0, true]);
+    expect(warnings).toContainEqual(expect.stringContaining("the server's user may not do this: it needs"));
+    expect(stdout).not.toContain("canary-password");
+  });
+
+  test("check warns of bans in Redis that nobody could lift", async () => {
+    place.write(
+      "quotaguard.yaml",
+      `keys: [{ name: alice, key: ${KEY}, scopes: { user: alice } }]
+credentials: [{ name: main, api_key: ${UPSTREAM_KEY}, base_url: "${upstream.url}" }]
+fail2ban: { ban_duration: permanent }
+`,
+    );
+    const { stdout } = await quotaguard(["check", "--json"], { cwd: place.path, env: env() }).ended;
+    expect((JSON.parse(stdout) as { warnings: readonly string[] }).warnings).toContainEqual(
+      expect.stringMatching(/^fail2ban: permanent bans outlive a restart/),
+    );
+  });
+
   test("without a ledger of its own the rows go to a file, not to Redis", async () => {
     const child = quotaguard(["serve"], { cwd: place.path, env: { REDIS_URL: storeUrl.href, QUOTAGUARD_SECRET_KEY: SECRET } });
     await child.line(/try +curl/);

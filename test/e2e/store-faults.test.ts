@@ -24,15 +24,20 @@ afterEach(async () => {
   isEnded = false;
 });
 
-async function start(limits: readonly LimitInput[], more: { readonly processes?: number; readonly as?: "store" | "ledger" } = {}): Promise<void> {
-  const { processes, as = "store" } = more;
+interface StartOptions {
+  readonly processes?: number;
+  readonly as?: "store" | "ledger";
+  readonly isBounded?: boolean;
+}
+
+async function start(limits: readonly LimitInput[], { processes, as = "store", isBounded = false }: StartOptions = {}): Promise<void> {
   clock = testClock();
   store = faultyStore(clock, processes);
   logger = keptLogger();
   gateway = await testGateway({
     limits,
     clock,
-    [as]: store,
+    [as]: isBounded ? { ...store, isBounded } : store,
     logger,
     monitoring: { prometheusEnabled: true },
     models: [{ name: "gpt-4o-mini", price: { inputPerMtok: 1, outputPerMtok: 2 } }],
@@ -222,6 +227,31 @@ test("a ledger beside the store may hang as well", async () => {
   expect((await ask("refuses")).status).toBe(200);
 });
 
+/** The code of the error that a call ends with. */
+const endOf = (call: Promise<unknown>): Promise<unknown> =>
+  call.then(
+    () => "done",
+    (error: unknown) => (error as { code?: unknown }).code,
+  );
+
+test("records of a ledger that hangs keep nobody waiting", async () => {
+  await start([bucket()], { as: "ledger" });
+  store.fail("hangs", "records");
+  const end = endOf(gateway.guard.admin.setBucket({ scope: "user", id: "alice" }, { capacity: 20_000 }));
+  await expect.poll(() => how("records.put")).toBeGreaterThan(0);
+  clock.advance(1_000);
+  expect(await end).toBe("store_unavailable");
+});
+
+test("a report does not wait for a ledger that waits for its database", async () => {
+  await start([bucket()], { as: "ledger", isBounded: true });
+  store.fail("hangs", "ledger.flush");
+  const end = endOf(gateway.guard.admin.usage({}, []));
+  await expect.poll(() => how("ledger.flush")).toBeGreaterThan(0);
+  clock.advance(5_000);
+  expect(await end).toBe("store_unavailable");
+});
+
 test("money that is counted here is closed after a quarter of an hour, too", async () => {
   await start([money(1, { onStoreError: "local" })]);
   store.fail("refuses", "limits", "records");
@@ -406,6 +436,7 @@ test("the end does not wait for a store that never answers, and says so", async 
   isEnded = true;
   expect(waitedMs).toBeLessThanOrEqual(12_000);
   expect(GuardError.is(end.error) && end.error.code).toBe("store_unavailable");
+  expect(String(end.error)).toContain("the ledger has not taken its last rows in time");
 });
 
 test("a client that leaves while its reservation is on the way leaves nothing behind", async () => {

@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, test } from "vitest";
 import { GuardError } from "../../src/core/errors.ts";
 import type { Ledger } from "../../src/core/store.ts";
 import { bounded, boundedLedger, boundedStore, type Bounded } from "../../src/limits/bounded.ts";
+import { combineStores } from "../../src/stores/combine.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { testClock, type TestClock } from "../../src/testing/clock.ts";
 import { faultyStore } from "../e2e/faulty-store.ts";
@@ -250,6 +251,18 @@ describe("a store of somebody else", () => {
   test("that says that its calls end is left as it is", () => {
     const own = { ...memoryStore({ clock }), isBounded: true };
     expect(boundedStore(own, clock)).toBe(own);
+  });
+
+  test("that is combined with a ledger is bounded only if both are", async () => {
+    const store = { ...memoryStore({ clock }), isBounded: true };
+    const ledger = memoryStore({ clock });
+    expect(combineStores({ store, ledger: { ...ledger, isBounded: true } }).isBounded).toBe(true);
+    expect(combineStores({ store: ledger, ledger: store }).isBounded).toBeUndefined();
+    const both = boundedStore(combineStores({ store, ledger: { ...ledger, ledger: { ...ledger.ledger, intent: () => never() } } }), clock);
+    const intent = watched(() => both.ledger.intent({} as never));
+    await turn();
+    clock.advance(1_000);
+    expect(await fate(intent)).toBe("store_unavailable");
   });
 
   test("has its rows read page by page, and a page that never comes ends the reading", async () => {

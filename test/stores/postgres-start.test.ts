@@ -139,6 +139,27 @@ describe("what keeps it from starting names the place and the way out", () => {
     }
   });
 
+  it("a password that the server wants and the URL does not have, without leaving the connection open", async () => {
+    const fake = createServer();
+    const step = (kind: number, data: string): Buffer => {
+      const head = Buffer.from("R\0\0\0\0\0\0\0\0", "latin1");
+      head.writeInt32BE(8 + data.length, 1);
+      head.writeInt32BE(kind, 5);
+      return Buffer.concat([head, Buffer.from(data, "latin1")]);
+    };
+    fake.on("connection", (socket) => {
+      const replies = [step(10, "SCRAM-SHA-256\0\0"), step(11, "r=nonce,s=c2FsdA==,i=4096")];
+      socket.on("error", () => {});
+      socket.on("data", () => socket.write(replies.shift() ?? ""));
+    });
+    fake.listen(0, "127.0.0.1");
+    await once(fake, "listening");
+    const url = `postgres://me@127.0.0.1:${(fake.address() as AddressInfo).port}/app`;
+    expect(await problemOf(url)).toContain("wants another user or password");
+    // Only when its last connection has ended.
+    await new Promise((resolve) => fake.close(resolve));
+  });
+
   it("a name that cannot be looked up, and a certificate that is not trusted", () => {
     const said = (code: string): string => startProblem(Object.assign(new Error("as the system says it"), { code }), "db:5432/app").message;
     expect(said("ENOTFOUND")).toContain("db:5432/app (ledger.url or postgresStore's first argument) cannot be used: there is no host of this name");

@@ -164,8 +164,21 @@ export function postgresLink({ source, schema, deadlineMs, poolSize }: LinkOptio
   };
 }
 
+/**
+ * The driver leaves a login open that fails on this side (the server wants a password and none is given): its socket would keep the process alive until
+ * the server gives up, after a minute.
+ */
+class OwnClient extends pg.Client {
+  constructor(config?: string | pg.ClientConfig) {
+    super(config);
+    const { connection } = this;
+    connection.on("error", () => connection.stream.destroy());
+  }
+}
+
 function ownPool(connectionString: string, deadlineMs: number, poolSize: number): pg.Pool {
   return new pg.Pool({
+    Client: OwnClient,
     fallback_application_name: "quotaguard",
     connectionString,
     max: poolSize,

@@ -8,12 +8,15 @@ import { exactKinds } from "../../limits/engine.ts";
 import type { Kind, LimitState } from "../../limits/kind.ts";
 import { unavailable } from "./batch.ts";
 import type { RedisArgument, RedisLink } from "./link.ts";
-import { beginScript, claimScript, completeScript, metaText, parseMeta, type Meta } from "./lua/meta.ts";
+import { beginScript, claimScript, completeScript, disownScript, metaText, parseMeta, rolledBackScript, type Meta } from "./lua/meta.ts";
 import { restoreScript } from "./lua/restore.ts";
 import { packState, stateKey } from "./pack.ts";
 
 /** Counters that one call puts back: about a millisecond of the server's time. */
 const RESTORE_MOST = 200;
+
+/** Begins the epoch of a history that began with nothing, by a process that had seen none before. */
+const FIRST = "first-";
 
 /** What the limits of this process know about the counters of all. */
 export interface RedisContinuity extends Continuity {
@@ -23,6 +26,8 @@ export interface RedisContinuity extends Continuity {
   begun(): Promise<void>;
   /** Reads anew what stands in `m`; resolves when the numbers of limits that belong to it are known here. Calls at the same time share one. */
   renew(): Promise<void>;
+  /** The server has gone back to an older state, see `rollbackWatch`: closes its counters, unless another process has done so. */
+  rolledBack(oldest: number, latest: number): Promise<void>;
 }
 
 /**
@@ -40,8 +45,18 @@ export function redisContinuity(link: RedisLink, catchUp: (version: number) => P
   let renewing: Promise<void> | undefined;
 
   async function read(isWhole: boolean): Promise<Meta> {
-    const reply = await link.run(beginScript, [metaKey], [randomUUID(), isWhole ? "w" : "c"], true);
-    return understood(reply);
+    const epoch = isWhole ? `${FIRST}${randomUUID()}` : randomUUID();
+    return owned(understood(await link.run(beginScript, [metaKey], [epoch, isWhole ? "w" : "c"], true)));
+  }
+
+  /**
+   * A process that knows of nothing takes an emptied server for a new one, and then it looks whole. Whoever has counted here before knows better:
+   * nobody has rebuilt anything, so it is closed, for that process too.
+   */
+  async function owned(meta: Meta): Promise<Meta> {
+    if (known === undefined || known.epoch === meta.epoch || !meta.isWhole || !meta.epoch.startsWith(FIRST)) return meta;
+    const reply = await link.run(disownScript, [metaKey], [meta.epoch, randomUUID()], true);
+    return reply === null ? read(false) : understood(reply);
   }
 
   function understood(reply: unknown): Meta {
@@ -89,6 +104,13 @@ export function redisContinuity(link: RedisLink, catchUp: (version: number) => P
       await guarded(() => renewing);
     },
 
+    rolledBack: (oldest, latest) =>
+      guarded(async () => {
+        const keys = [metaKey, `${link.prefix}b`, `${link.prefix}x`];
+        const reply = await link.run(rolledBackScript, keys, [oldest, latest, randomUUID(), `${link.prefix}r:`], true);
+        await adopt(reply === null ? await read(false) : understood(reply));
+      }),
+
     watch(fn) {
       // A wrapper, so that one function can be registered twice.
       const watcher = (): void => fn();
@@ -112,7 +134,7 @@ export function redisContinuity(link: RedisLink, catchUp: (version: number) => P
       await guarded(async () => {
         const rebuilt = known?.epoch ?? "";
         const reply = await link.run(completeScript, [metaKey, lockKey], [rebuilt, token], true);
-        const meta = reply === null ? await read(false) : understood(reply);
+        const meta = reply === null ? await read(false) : await owned(understood(reply));
         await adopt(meta);
         if (meta.epoch !== rebuilt)
           throw new GuardError("store_unavailable", "the counters were lost once more while they were being rebuilt: begin again");

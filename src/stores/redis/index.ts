@@ -6,6 +6,7 @@ import { RedisConnection } from "./connection.ts";
 import { redisLimits } from "./limits.ts";
 import { redisScript } from "./lua/script.ts";
 import { nodes } from "./nodes.ts";
+import { rollbackWatch } from "./rollback.ts";
 import { redisSettings, type RedisStoreOptions, type RedisStoreSource } from "./options.ts";
 import { newWriter, redisRecords } from "./records.ts";
 import { checkServer } from "./startup.ts";
@@ -46,8 +47,20 @@ export function redisStore(source: RedisStoreSource, options: RedisStoreOptions 
     onOpen: () => watchers.missed(),
     onRefused: (error) => alarm(error, troubleOf(error)),
   });
-  const self = nodes(connection, id, clock, (version) => {
+  const limits = redisLimits(connection, { catchUp: () => watchers.catchUp(LIMIT_NUMBERS), logger });
+  const heardBeat = rollbackWatch({
+    clock,
+    async onRollback(oldest, latest) {
+      await limits.continuity.rolledBack(oldest, latest);
+      logger.error(
+        { code: "QG_REDIS_ROLLED_BACK", server },
+        "the Redis server has come back in an older state, without what was counted since: set appendonly yes (appendfsync everysec) on it",
+      );
+    },
+  });
+  const self = nodes(connection, id, clock, (version, beats) => {
     if (watchers.beat(version)) channel.renew();
+    heardBeat(beats);
   });
   const ledger = memoryLedger(MAX_LEDGER_ROWS, clock.now());
   let isReady = false;
@@ -82,7 +95,7 @@ export function redisStore(source: RedisStoreSource, options: RedisStoreOptions 
     name: "redis",
     shared: true,
     isBounded: true,
-    limits: redisLimits(connection, { catchUp: () => watchers.catchUp(LIMIT_NUMBERS), logger }),
+    limits,
     strikes: sharedStrikes(strikeServer(connection), { clock }),
     records: {
       get: (key) => records.get(key),

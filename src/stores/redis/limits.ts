@@ -1,9 +1,9 @@
 import { GuardError } from "../../core/errors.ts";
 import type { Logger } from "../../core/logger.ts";
-import type { Amounts, Charge, Continuity, ExpiredReservation, FinishResult, LimitStore, ReserveResult, Shortfall } from "../../core/store.ts";
+import type { Amounts, Charge, ExpiredReservation, FinishResult, LimitStore, ReserveResult, Rule, Shortfall, Standing } from "../../core/store.ts";
 import { checkAmounts, checkCharge, checkRule, checkTtl } from "../../limits/check.ts";
 import { limitBatch, unavailable } from "./batch.ts";
-import { redisContinuity } from "./continuity.ts";
+import { redisContinuity, type RedisContinuity } from "./continuity.ts";
 import type { RedisLink } from "./link.ts";
 import { dueScript } from "./lua/sweep.ts";
 import { ANSWER } from "./lua/verbs.ts";
@@ -11,6 +11,7 @@ import { keyOf, type Answer, type LimitKey, type Operation } from "./pack.ts";
 
 /** Holds whose keys are remembered, so that finishing them takes one call. Of others the server says the keys. */
 const MOST_HELD = 65_536;
+/** Of one reservation, and of one call that only looks: a script can unpack no more than some thousand figures. */
 const MOST_CHARGES = 1000;
 const MOST_KEY_CHARACTERS = 16_384;
 /** A reservation has the same keys as long as it lives; an opId that is closed and used anew in between may have others. */
@@ -31,7 +32,7 @@ export interface RedisLimitsOptions {
  * Whoever cares for lost counters calls `continuity.begin` before the first reservation. Without that the first reservation begins, as if nothing had
  * ever been seen: what the server holds then is whole.
  */
-export function redisLimits(link: RedisLink, { catchUp, logger }: RedisLimitsOptions): LimitStore & { readonly continuity: Continuity } {
+export function redisLimits(link: RedisLink, { catchUp, logger }: RedisLimitsOptions): LimitStore & { readonly continuity: RedisContinuity } {
   const counters = redisContinuity(link, catchUp);
   const calls = limitBatch(link, {
     meta: () => counters.meta,
@@ -40,24 +41,30 @@ export function redisLimits(link: RedisLink, { catchUp, logger }: RedisLimitsOpt
       if (counters.epoch !== "") counters.renew().catch(() => undefined);
     },
   });
-  const held = new Map<string, readonly Charge[]>();
+  let held = new Map<string, readonly Charge[]>();
+  let heldBefore: typeof held = new Map();
   const told = new Set<string>();
   /** Expiries that were reported and whose arrival the server is told with the next sweep. */
   let reported: string[] = [];
 
+  // The older half goes at once: to find the oldest entry of a map, an engine walks over all that were deleted before it.
   function hold(opId: string, charges: readonly Charge[]): void {
-    if (held.size >= MOST_HELD) {
-      for (const oldest of held.keys()) {
-        held.delete(oldest);
-        break;
-      }
+    if (held.size >= MOST_HELD / 2) {
+      heldBefore = held;
+      held = new Map();
     }
     held.set(opId, charges);
   }
 
+  function letGo(opId: string): void {
+    held.delete(opId);
+    heldBefore.delete(opId);
+  }
+
   function heldKeys(opId: string, isTouched: (charge: Charge) => boolean): LimitKey[] {
     const keys: LimitKey[] = [];
-    for (const charge of held.get(opId) ?? []) if (charge.rule.kind === "concurrency" || isTouched(charge)) keys.push(keyOf(charge));
+    for (const charge of held.get(opId) ?? heldBefore.get(opId) ?? [])
+      if (charge.rule.kind === "concurrency" || isTouched(charge)) keys.push(keyOf(charge));
     return keys;
   }
 
@@ -87,7 +94,7 @@ export function redisLimits(link: RedisLink, { catchUp, logger }: RedisLimitsOpt
 
   async function finish(keys: readonly LimitKey[], opId: string, make: (keys: readonly LimitKey[]) => Operation): Promise<FinishResult> {
     const answer = await onRecord(keys, make);
-    held.delete(opId);
+    letGo(opId);
     switch (answer.code) {
       case ANSWER.applied:
         return "applied";
@@ -102,9 +109,19 @@ export function redisLimits(link: RedisLink, { catchUp, logger }: RedisLimitsOpt
     }
   }
 
+  async function peekAt(limits: readonly { readonly key: string; readonly rule: Rule }[]): Promise<readonly Standing[]> {
+    const answer = await calls.ask({ verb: "peek", limits });
+    if (answer.code === ANSWER.standings) return answer.standings;
+    throw trouble(
+      answer,
+      (index) => limits[index]?.key ?? "",
+      (index) => limits[index]?.rule.kind ?? "",
+    );
+  }
+
   async function reportExpired(opId: string): Promise<ExpiredReservation | undefined> {
     const answer = await onRecord([], (keys) => ({ verb: "expire", opId, keys }));
-    held.delete(opId);
+    letGo(opId);
     if (answer.code === ANSWER.no) return undefined;
     if (answer.code !== ANSWER.expired) throw trouble(answer, String, String);
     reported.push(opId);
@@ -123,7 +140,7 @@ export function redisLimits(link: RedisLink, { catchUp, logger }: RedisLimitsOpt
       hold(opId, charges);
       const answer = await calls.ask({ verb: "reserve", opId, charges, ttlMs, isStrict, meta: counters.meta });
       if (answer.code === ANSWER.allowed) return { kind: "allowed", replayed: answer.replayed, skipped: answer.short, standings: answer.standings };
-      held.delete(opId);
+      letGo(opId);
       switch (answer.code) {
         case ANSWER.limited:
           return { kind: "limited", worst: worstOf(answer.short), failing: answer.short, standings: answer.standings };
@@ -195,14 +212,9 @@ export function redisLimits(link: RedisLink, { catchUp, logger }: RedisLimitsOpt
         checkKey(key);
         checkRule(key, rule);
       }
-      if (limits.length === 0) return [];
-      const answer = await calls.ask({ verb: "peek", limits });
-      if (answer.code === ANSWER.standings) return answer.standings;
-      throw trouble(
-        answer,
-        (index) => limits[index]?.key ?? "",
-        (index) => limits[index]?.rule.kind ?? "",
-      );
+      const parts: Promise<readonly Standing[]>[] = [];
+      for (let from = 0; from < limits.length; from += MOST_CHARGES) parts.push(peekAt(limits.slice(from, from + MOST_CHARGES)));
+      return (await Promise.all(parts)).flat();
     },
   };
 }

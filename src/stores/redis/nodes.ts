@@ -8,7 +8,10 @@ const GONE_AFTER_MS = 15_000;
 /** The server forgets the list of nodes when all are gone. */
 const FORGET_AFTER_MS = 60_000;
 
-/** KEYS: n, v. ARGV: id, now or nothing, how long a node is counted, how long the list is kept. Returns how many there are, and the last version of a record. */
+/**
+ * KEYS: n, v, b. ARGV: id, now or nothing, how long a node is counted, how long the list is kept. Returns how many there are, the last version of a
+ * record, and how many beats there were.
+ */
 const beatScript = redisScript(
   "beat",
   `
@@ -20,7 +23,7 @@ end
 redis.call('ZADD', KEYS[1], string.format('%.0f', now), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now - ARGV[3]))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return { redis.call('ZCARD', KEYS[1]), redis.call('GET', KEYS[2]) or '0' }
+return { redis.call('ZCARD', KEYS[1]), redis.call('GET', KEYS[2]) or '0', redis.call('INCR', KEYS[3]) }
 `,
 );
 
@@ -36,17 +39,17 @@ export interface Nodes {
 }
 
 /** Counts the processes that share the store. A server that was emptied knows them all again with their next beat. */
-export function nodes(link: RedisLink, id: string, clock: Clock, onBeat: (recordVersion: number) => void): Nodes {
+export function nodes(link: RedisLink, id: string, clock: Clock, onBeat: (recordVersion: number, beats: number) => void): Nodes {
   const key = `${link.prefix}n`;
   let known = 1;
   let timer: Timer | undefined;
 
   async function beat(): Promise<void> {
     const now = link.testTime === undefined ? "" : link.testTime();
-    const reply = await link.run(beatScript, [key, `${link.prefix}v`], [id, now, GONE_AFTER_MS, FORGET_AFTER_MS], true);
-    const [count, version] = reply as readonly [number, Buffer];
+    const reply = await link.run(beatScript, [key, `${link.prefix}v`, `${link.prefix}b`], [id, now, GONE_AFTER_MS, FORGET_AFTER_MS], true);
+    const [count, version, beats] = reply as readonly [number, Buffer, number];
     known = Math.max(1, count);
-    onBeat(Number(version));
+    onBeat(Number(version), beats);
   }
 
   /** The connection logs what keeps a beat from the server. */

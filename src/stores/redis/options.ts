@@ -86,7 +86,8 @@ function problemsOf(given: Readonly<Record<string, unknown>>): string[] {
   // The text is not repeated: it may hold a password.
   if (url !== undefined && !isRedisUrl(url))
     problems.push(
-      "redisStore's url must look like redis://user:password@host:6379/0, or rediss:// with TLS; % and @ in a password are written %25 and %40",
+      "redisStore's url (store.url) must look like redis://user:password@host:6379/0, or rediss:// with TLS; % and @ in a password are written %25 " +
+        "and %40, and after a ? there is only family=4, 6 or 0 (both)",
     );
   if (client !== undefined && !isClient(client)) problems.push("redisStore's client must be a Redis or Cluster of ioredis");
   if (deadlineMs !== undefined && !(Number.isInteger(deadlineMs) && Number(deadlineMs) >= 1 && Number(deadlineMs) <= LONGEST_DEADLINE_MS)) {
@@ -107,19 +108,25 @@ function isClient(value: unknown): value is RedisClient {
 
 function isRedisUrl(value: unknown): value is string {
   if (typeof value !== "string" || !URL.canParse(value)) return false;
-  const { protocol, username, password, hostname, pathname } = new URL(value);
+  const { protocol, username, password, hostname, pathname, searchParams } = new URL(value);
   try {
     decodeURIComponent(username + password);
   } catch {
     return false;
   }
-  return (protocol === "redis:" || protocol === "rediss:") && hostname !== "" && /^(?:\/\d*)?$/.test(pathname);
+  // ioredis takes whatever stands behind the ? as an option of its own, as text, and before ours.
+  const isPlain = [...searchParams].every(([name, setting]) => name === "family" && /^[046]$/.test(setting));
+  return (protocol === "redis:" || protocol === "rediss:") && hostname !== "" && /^(?:\/\d*)?$/.test(pathname) && isPlain;
 }
 
 function fromUrl(url: string): Pick<RedisSettings, "dial" | "server" | "isCluster"> {
-  const { hostname, port, pathname } = new URL(url);
+  const parsed = new URL(url);
+  const { hostname, port, pathname } = parsed;
+  const family = parsed.searchParams.get("family");
+  parsed.search = "";
+  const options = family === null ? CLIENT_OPTIONS : { ...CLIENT_OPTIONS, family: Number(family) };
   const db = pathname.slice(1) || "0";
-  return { dial: () => new Redis(url, CLIENT_OPTIONS), server: `${hostname}:${port || "6379"}/${db}`, isCluster: false };
+  return { dial: () => new Redis(parsed.href, options), server: `${hostname}:${port || "6379"}/${db}`, isCluster: false };
 }
 
 function fromClient(client: RedisClient): Pick<RedisSettings, "dial" | "server" | "isCluster"> {

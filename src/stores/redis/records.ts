@@ -15,8 +15,8 @@ const PAGE = 200;
  */
 
 /**
- * `readRecord(key, now)`: version and operation of what stands there, or nil. `nextVersion(key)` begins at the time in microseconds,
- * so that a server that lost everything goes on with higher ones.
+ * `readRecord(key, now)`: version and operation of what stands there, or nil. `nextVersion(key)` is at least the time in microseconds, so that a server
+ * that lost everything, or came back in an older state, goes on with higher ones.
  */
 const FRAGMENTS = `
 local function timeOf(given)
@@ -33,11 +33,12 @@ local function readRecord(key, now)
   return version, operation
 end
 local function nextVersion(key)
-  if redis.call('EXISTS', key) == 0 then
-    local time = redis.call('TIME')
-    redis.call('SET', key, string.format('%.0f', time[1] * 1000000 + time[2]))
-  end
-  return string.format('%.0f', redis.call('INCR', key))
+  local time = redis.call('TIME')
+  local last = tonumber(redis.call('GET', key) or '0')
+  if not last then error('the key ' .. key .. ' holds something else than a version') end
+  local text = string.format('%.0f', math.max(last + 1, time[1] * 1000000 + time[2]))
+  redis.call('SET', key, text)
+  return text
 end
 local function publish(channel, version, operation, key)
   -- Who may not publish may write all the same: others then see it a little later.

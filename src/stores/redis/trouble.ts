@@ -79,7 +79,9 @@ const CERTIFICATE_CODE = /^(?:ERR_TLS_|CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_
 
 const CERTIFICATE: Trouble = {
   kind: "setup",
-  advice: "its certificate is not trusted: pass redisStore an ioredis client with tls: { ca }, or name the host that the certificate is for",
+  advice:
+    "its certificate is not trusted: name its authority's file in NODE_EXTRA_CA_CERTS (or pass redisStore an ioredis client with tls: { ca }), or the host " +
+    "that the certificate is for",
 };
 
 /** An error of ioredis holds the command with its arguments (AUTH with the password): only the text and code of it ever leave this folder. */

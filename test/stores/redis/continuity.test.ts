@@ -91,6 +91,24 @@ describe.skipIf(url === undefined)("the history of counters in Redis", () => {
     expect([b.continuity.epoch, b.continuity.isWhole]).toEqual([a.continuity.epoch, true]);
   });
 
+  it("a process that knows of nothing does not open an emptied server for those that know better", async () => {
+    await a.continuity.begin(null);
+    await b.continuity.begin(null);
+    expect(await reserve(a, strict)).toMatchObject({ kind: "allowed" });
+    await forget(client, prefix);
+    const fresh = node();
+    await fresh.continuity.begin(null);
+    expect(fresh.continuity.isWhole).toBe(true);
+    for (const each of await Promise.allSettled([reserve(a, strict), reserve(b, strict)]))
+      expect(String((each as PromiseRejectedResult).reason)).toMatch(LOST);
+    expect([a.continuity.isWhole, b.continuity.isWhole, b.continuity.epoch]).toEqual([false, false, a.continuity.epoch]);
+    await expect(reserve(fresh, strict)).rejects.toThrow(LOST);
+    await claimed(b);
+    await b.continuity.complete();
+    for (const store of [a, b, fresh]) expect(await reserve(store, strict)).toMatchObject({ kind: "allowed" });
+    await expect.poll(() => [a, b, fresh].map(({ continuity }) => continuity.isWhole)).toEqual([true, true, true]);
+  });
+
   it("a server that comes back empty closes strict limits for all processes, until one has rebuilt them", async () => {
     await a.continuity.begin(null);
     await b.continuity.begin(null);

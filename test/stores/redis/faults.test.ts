@@ -153,7 +153,7 @@ describe.skipIf(redisProgram === undefined)("a connection that is cut before the
     expect(version).toBeTypeOf("number");
     expect(await store.records.get("lock")).toEqual({ key: "lock", value: "mine", version });
     expect(await store.records.put("lock", "theirs", { ifAbsent: true })).toBeUndefined();
-    expect(await store.records.put("lock", "next", { ifVersion: version as number })).toBe((version as number) + 1);
+    expect(await store.records.put("lock", "next", { ifVersion: version as number })).toBeGreaterThan(version as number);
   });
 });
 

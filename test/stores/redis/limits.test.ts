@@ -66,6 +66,17 @@ describe.skipIf(url === undefined)("limits in Redis", () => {
     expect(await imageOf(client, prefix)).toEqual(before);
   });
 
+  it("looks at any number of limits at once", async () => {
+    await store.reserve("op", [charge("k2999", B(100, 0), 10)], TTL);
+    for (const count of [3000, 70_000]) {
+      const found = await store.peek(Array.from({ length: count }, (_, i) => ({ key: `k${i}`, rule: B(100, 0) })));
+      expect([found.length, found[0]?.available, found[2999]?.available]).toEqual([count, 100, 90]);
+    }
+    await expect(
+      store.peek([...Array.from({ length: 1500 }, (_, i) => ({ key: `k${i}`, rule: B(100, 0) })), { key: "k2999", rule: K(100) }]),
+    ).rejects.toThrow(/limit k2999 is a bucket and cannot be charged as a calendar/);
+  });
+
   it("every key but m and x goes by itself", async () => {
     for (let i = 0; i < 40; i += 1) {
       ms += 700;
@@ -350,8 +361,10 @@ describe.skipIf(url === undefined)("limits in Redis", () => {
     await store.reserve("e", four(1), 1000);
     ms = 5000;
     await store.expire(10);
+    await client.del(`${prefix}m`);
+    await store.continuity.begin("seen before");
+    await store.continuity.claim(60_000);
     await store.continuity.restore([{ key: "a}{", state: JSON.stringify(["c", T, { z: T + DAY }]) }]);
-    await store.continuity.claim(1000);
     await store.continuity.complete();
     expect(calls.length).toBeGreaterThan(6);
     for (const key of calls.flat()) expect(key.startsWith(tag) && key.startsWith(prefix)).toBe(true);

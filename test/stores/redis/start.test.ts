@@ -66,12 +66,26 @@ describe("redisStore's arguments", () => {
       `:${SECRET}@host:6379`,
       `redis://:${SECRET}@h/zero`,
       `redis://:${SECRET}%@h`,
+      `redis://:${SECRET}@h?connectTimeout=1`,
+      `redis://h?password=${SECRET}`,
+      `redis://:${SECRET}@h?family=ipv6`,
       "",
     ]) {
       const text = problem(url);
       expect(text).toContain("redis://user:password@host:6379/0");
       expect(text).not.toContain(SECRET);
     }
+  });
+});
+
+describe("a url", () => {
+  it("may choose the family of addresses, and nothing else is taken from behind the ?", () => {
+    const { dial, server } = redisSettings("redis://me:p%40ss@[::1]:7000/3?family=6", {});
+    const client = dial() as Redis;
+    onTestFinished(() => client.disconnect());
+    client.on("error", () => {});
+    expect(client.options).toMatchObject({ host: "::1", port: 7000, db: 3, username: "me", password: "p@ss", family: 6, connectTimeout: 1000 });
+    expect(server).toBe("[::1]:7000/3");
   });
 });
 

@@ -49,6 +49,23 @@ describe.skipIf(url === undefined)("watchers of records", () => {
 
   const version = async (): Promise<number> => Number(await connection.call("GET", `${connection.prefix}v`));
 
+  it("hear of a change on a server that has gone back to an older state", async () => {
+    const [mine, other] = [node(), node()];
+    const key = "limit/rolled-back";
+    const kept = `${connection.prefix}d:${key}`;
+    const first = await other.records.put(key, "first");
+    const before = [await connection.call("GET", kept), await connection.call("GET", `${connection.prefix}v`)] as Buffer[];
+    await other.records.put(key, "second");
+    const seen = await told(mine, key);
+    await connection.call("SET", kept, before[0] as Buffer);
+    await connection.call("SET", `${connection.prefix}v`, before[1] as Buffer);
+    expect((await mine.records.get(key))?.version).toBe(first);
+    await other.records.put(key, "third");
+    await mine.watchers.catchUp(LIMIT_NUMBERS);
+    expect(seen).toEqual([[key, "third"]]);
+    await other.records.delete(key);
+  });
+
   it("are brought up to date by catchUp: new ones, changed ones, gone ones", async () => {
     const [mine, other] = [node(), node()];
     await other.records.put("limit/kept", 1);

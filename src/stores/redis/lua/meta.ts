@@ -82,6 +82,51 @@ return text
 `,
 );
 
+/**
+ * KEYS: m. ARGV: epoch, another one. Closes the counters of that epoch under the other one. Returns the text that stands there, or nil. Of two
+ * processes that do it at once the first one's epoch is both's.
+ */
+export const disownScript = redisScript(
+  "disown",
+  `${READ_META}
+local text = redis.call('GET', KEYS[1])
+if not text then return text end
+local epoch, version = readMeta(text)
+if epoch ~= ARGV[1] then return text end
+text = ARGV[2] .. ':' .. string.format('%.0f', version) .. ':c'
+redis.call('SET', KEYS[1], text)
+return text
+`,
+);
+
+/** Of beats, so that other processes do not take the mended count for another step back. */
+const AHEAD = 100_000;
+
+/** Open holds that are forgotten at once: some ten milliseconds of the server's time. */
+const MOST_FORGOTTEN = 50_000;
+
+/**
+ * KEYS: m, b, x. ARGV: the count of beats that the server must have passed, the last one that it told, another epoch, what the keys of holds begin with.
+ * Closes the counters of a server that has gone back, under the other epoch, and mends the count. Returns the text that stands there, or nil. Only the
+ * first process closes them. Holds are forgotten, as on a server that is empty: the counters will be rebuilt from rows that say what became of them, so
+ * none may give anything back after that. Their keys are not declared, but in the same slot.
+ */
+export const rolledBackScript = redisScript(
+  "rolled-back",
+  `${READ_META}
+local text = redis.call('GET', KEYS[1])
+if not text then return text end
+local epoch, version = readMeta(text)
+if not epoch or tonumber(redis.call('GET', KEYS[2]) or '0') > tonumber(ARGV[1]) then return text end
+text = ARGV[3] .. ':' .. string.format('%.0f', version) .. ':c'
+for _, opId in ipairs(redis.call('ZRANGE', KEYS[3], 0, ${MOST_FORGOTTEN - 1})) do redis.call('UNLINK', ARGV[4] .. opId) end
+redis.call('DEL', KEYS[3])
+redis.call('SET', KEYS[2], string.format('%.0f', ARGV[2] + ${AHEAD}))
+redis.call('SET', KEYS[1], text)
+return text
+`,
+);
+
 /** KEYS: lock. ARGV: token, ms. Takes or prolongs the right to rebuild. Returns 1, or 0 when another process has it. */
 export const claimScript = redisScript(
   "claim",
