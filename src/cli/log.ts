@@ -16,11 +16,14 @@ export function serverLog(level: string, to: DestinationStream = pino.destinatio
     debug: (fields, message) => log.debug(fields, message),
     info: (fields, message) => log.info(fields, message),
     warn: (fields, message) => log.warn(withoutStack(fields), message),
-    error: (fields, message) => log.error(fields, message),
+    error: (fields, message) => log.error("code" in fields ? withoutStack(fields) : fields, message),
   };
 }
 
-/** A warning is about somebody else's trouble, a provider's or a client's: the lines of our code that noticed it tell nobody anything. */
+/**
+ * A warning, and an error that has a code, is about somebody else's trouble, a provider's, a client's or a server's: the lines of our code that noticed it
+ * tell nobody anything.
+ */
 function withoutStack(fields: object): object {
   return "err" in fields && fields.err instanceof Error ? { ...fields, err: brief(fields.err) } : fields;
 }

@@ -25,6 +25,13 @@ describe("the server's log", () => {
     expect(lines.join()).not.toContain(" at ");
   });
 
+  test("so does an error that has a code: it is a server's", () => {
+    const { log, last } = written();
+    log.error({ code: "QG_STORE_DEGRADED", err: new Error("read ECONNRESET") }, "the store cannot be used");
+    expect(last()).toMatchObject({ level: 50, code: "QG_STORE_DEGRADED" });
+    expect(last()["err"]).toEqual({ type: "Error", message: "read ECONNRESET" });
+  });
+
   test("a fault of ours comes with its stack", () => {
     const { log, last } = written();
     log.error({ err: new Error("no such thing") }, "failed");
