@@ -1,9 +1,10 @@
 import { GuardError } from "../../core/errors.ts";
 import { type Logger, silentLogger } from "../../core/logger.ts";
-import type { LedgerStore, RecordStore } from "../../core/store.ts";
+import type { LedgerStore } from "../../core/store.ts";
 import { systemClock, type Timer } from "../../core/time.ts";
 import { ledgerQueries } from "../sql/ledger-queries.ts";
 import { BEAT_EVERY_MS } from "../sql/owner-watch.ts";
+import { earlyWatchers, ledgerOnceOpen } from "../sql/unopened.ts";
 import { type PostgresLedger, postgresLedger } from "./ledger.ts";
 import { type PostgresLink, postgresLink } from "./link.ts";
 import { parseOptions, type PostgresSource, type PostgresStoreOptions } from "./options.ts";
@@ -14,13 +15,6 @@ import { prepareDatabase, queriesOver } from "./schema.ts";
 import { startProblem } from "./trouble.ts";
 
 export type { PostgresSource, PostgresStoreOptions } from "./options.ts";
-
-/** A watcher from before the database was opened. */
-interface EarlyWatcher {
-  readonly prefix: string;
-  readonly fn: Parameters<RecordStore["watch"]>[1];
-  stop?: () => void;
-}
 
 /** What exists once the database is open. */
 interface Live {
@@ -52,7 +46,7 @@ export function postgresStore(source: PostgresSource, options: PostgresStoreOpti
   let live: Live | undefined;
   let starting: Promise<void> | undefined;
   let closing: Promise<void> | undefined;
-  const early = new Set<EarlyWatcher>();
+  const early = earlyWatchers();
 
   async function start(): Promise<void> {
     const link = postgresLink(place);
@@ -61,13 +55,14 @@ export function postgresStore(source: PostgresSource, options: PostgresStoreOpti
       await prepareDatabase(link);
       const self = owners(link, clock, logger);
       const records = postgresRecords(link, self.self.id, channel, clock === systemClock ? undefined : clock.now);
-      watching = recordWatch({ link, records, self: self.self.id, channel, clock, logger });
+      const changes = recordWatch({ link, records, self: self.self.id, channel, clock, logger });
+      watching = changes;
       const ledger = postgresLedger({ link, queries: ledgerQueries(queriesOver(link)), owners: self, clock, logger });
       await ledger.begin();
-      await watching.start();
-      for (const watcher of early) watcher.stop = watching.watch(watcher.prefix, watcher.fn);
+      await changes.start();
+      early.begin((prefix, fn) => changes.watch(prefix, fn));
       const upkeep = clock.timer(BEAT_EVERY_MS, () => void maintain());
-      live = { link, records, watching, ledger, owners: self, recover: recoverer(self, logger), upkeep };
+      live = { link, records, watching: changes, ledger, owners: self, recover: recoverer(self, logger), upkeep };
     } catch (error) {
       await watching?.stop();
       await link.close();
@@ -132,30 +127,13 @@ export function postgresStore(source: PostgresSource, options: PostgresStoreOpti
         if (version !== undefined) watching.wrote(key, version, undefined);
         return version !== undefined;
       },
-      watch(prefix, fn) {
-        if (live !== undefined) return live.watching.watch(prefix, fn);
-        // Parts of a guard begin to watch while they are built, before anything is opened.
-        const watcher: EarlyWatcher = { prefix, fn };
-        early.add(watcher);
-        return () => {
-          early.delete(watcher);
-          watcher.stop?.();
-        };
-      },
+      watch: (prefix, fn) => (live === undefined ? early.watch(prefix, fn) : live.watching.watch(prefix, fn)),
     },
-    ledger: {
-      intent: (row) => opened().ledger.intent(row),
-      close(row) {
-        if (closing === undefined) return opened().ledger.close(row);
-        logger.error({ id: row.id, requestId: row.requestId }, "a request ended after the store was closed: its row stays as it was closed then");
-      },
-      flush: () => opened().ledger.flush(),
-      get: (id) => opened().ledger.get(id),
-      list: (filter) => opened().ledger.list(filter),
-      totals: (filter, groupBy) => opened().ledger.totals(filter, groupBy),
-      scan: (fromMs) => opened().ledger.scan(fromMs),
-      completeSince: () => opened().ledger.completeSince(),
-    },
+    ledger: ledgerOnceOpen(
+      () => opened().ledger,
+      () => closing !== undefined,
+      logger,
+    ),
     ready() {
       if (closing !== undefined) throw new GuardError("store_unavailable", "the Postgres store is closed");
       starting ??= start().catch((error: unknown) => {

@@ -2,11 +2,12 @@ import { DatabaseSync } from "node:sqlite";
 
 import { ConfigError, GuardError } from "../../core/errors.ts";
 import { type Logger, silentLogger } from "../../core/logger.ts";
-import type { LimitStore, RecordStore, Store } from "../../core/store.ts";
+import type { LimitStore, Store } from "../../core/store.ts";
 import { type Clock, systemClock, type Timer } from "../../core/time.ts";
 import { ledgerQueries } from "../sql/ledger-queries.ts";
 import { isCurrent, migrate } from "../sql/migrations.ts";
 import { BEAT_EVERY_MS } from "../sql/owner-watch.ts";
+import { earlyWatchers, ledgerOnceOpen } from "../sql/unopened.ts";
 import { sqliteStrikes } from "../strikes-sqlite.ts";
 import { kyselyOver, transactor } from "./dialect.ts";
 import { type SqliteLedger, sqliteLedger } from "./ledger.ts";
@@ -28,13 +29,6 @@ export interface SqliteStoreOptions {
 }
 
 const OPTIONS: readonly string[] = ["path", "synchronous", "clock", "logger"] satisfies (keyof SqliteStoreOptions | "path")[];
-
-/** A watcher from before the database was opened. */
-interface EarlyWatcher {
-  readonly prefix: string;
-  readonly fn: Parameters<RecordStore["watch"]>[1];
-  stop?: () => void;
-}
 
 /** What exists once the database is open. */
 interface Live {
@@ -67,7 +61,7 @@ export function sqliteStore(
   let live: Live | undefined;
   let starting: Promise<void> | undefined;
   let closing: Promise<void> | undefined;
-  const early = new Set<EarlyWatcher>();
+  const early = earlyWatchers();
 
   async function start(): Promise<void> {
     const ours = handle === undefined || path !== MEMORY_PATH;
@@ -83,7 +77,7 @@ export function sqliteStore(
       recover(self);
       if (ours) startServing(db);
       const upkeep = clock.timer(BEAT_EVERY_MS, () => maintain());
-      for (const watcher of early) watcher.stop = records.watch(watcher.prefix, watcher.fn);
+      early.begin((prefix, fn) => records.watch(prefix, fn));
       live = { db, ours, limits: sqliteLimits(db, clock), records, ledger, owners: self, upkeep };
     } catch (error) {
       if (ours) db.close();
@@ -157,30 +151,13 @@ export function sqliteStore(
       put: (key, value, how) => opened().records.put(key, value, how),
       delete: (key) => opened().records.delete(key),
       list: (prefix) => opened().records.list(prefix),
-      watch(prefix, fn) {
-        if (live !== undefined) return live.records.watch(prefix, fn);
-        // Parts of a guard begin to watch while they are built, before anything is opened.
-        const watcher: EarlyWatcher = { prefix, fn };
-        early.add(watcher);
-        return () => {
-          early.delete(watcher);
-          watcher.stop?.();
-        };
-      },
+      watch: (prefix, fn) => (live === undefined ? early.watch(prefix, fn) : live.records.watch(prefix, fn)),
     },
-    ledger: {
-      intent: (row) => opened().ledger.intent(row),
-      close(row) {
-        if (closing === undefined) return opened().ledger.close(row);
-        logger.error({ id: row.id, requestId: row.requestId }, "a request ended after the store was closed: its row stays as it was closed then");
-      },
-      flush: () => opened().ledger.flush(),
-      get: (id) => opened().ledger.get(id),
-      list: (filter) => opened().ledger.list(filter),
-      totals: (filter, groupBy) => opened().ledger.totals(filter, groupBy),
-      scan: (fromMs) => opened().ledger.scan(fromMs),
-      completeSince: () => opened().ledger.completeSince(),
-    },
+    ledger: ledgerOnceOpen(
+      () => opened().ledger,
+      () => closing !== undefined,
+      logger,
+    ),
     ready() {
       if (closing !== undefined) throw new GuardError("store_unavailable", "the SQLite store is closed");
       starting ??= inTurn(start).catch((error: unknown) => {

@@ -253,7 +253,8 @@ describe.skipIf(redisProgram === undefined)("a server that says no", () => {
     const killer = own.admin.duplicate({ enableReadyCheck: false });
     onTestFinished(() => killer.disconnect());
     const endless = own.admin.eval("while true do end", 0).catch((error: unknown) => String(error));
-    // Before the threshold it is as good as frozen, and after it says BUSY.
+    // Before the threshold it is as good as frozen, and after it says BUSY. Until then the script may still be on its way.
+    await expect.poll(() => killer.ping().catch(String), { timeout: 5000, interval: 20 }).toContain("BUSY");
     const { ms } = await failureOf(() => connection.run(count, [key(connection, "n")], [], true));
     expect(ms).toBeLessThan(DEADLINE_MS + SPARE_MS);
     await killer.script("KILL");
