@@ -1,6 +1,5 @@
 /** The composition root: options in, handlers out. */
 import type { IncomingMessage, ServerResponse } from "node:http";
-import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { loadConfig } from "./config/load.ts";
 import type { Admin } from "./core/admin.ts";
@@ -15,11 +14,10 @@ import { scopesFrom, type ScopesInput } from "./core/scope.ts";
 import { sequence, type Step } from "./core/step.ts";
 import type { Ledger } from "./core/store.ts";
 import { systemClock, type MaybePromise } from "./core/time.ts";
-import { gatewayHandler, partHandler, type Handler, type Next } from "./http/handler.ts";
+import { partHandler, type Handler, type Next } from "./http/handler.ts";
 import { inProcessFetch, type InProcessFetch } from "./http/in-process.ts";
-import { pathBelowMount, type OpenOptions } from "./http/open.ts";
+import type { OpenOptions } from "./http/open.ts";
 import { asProblem } from "./http/problem.ts";
-import { refuseUnclaimed } from "./http/upgrade.ts";
 import { sameCounter } from "./limits/limit.ts";
 import { managementRouter } from "./management/router.ts";
 import { priceBook } from "./metering/prices.ts";
@@ -32,6 +30,7 @@ import type { ResolvedOptions } from "./options/resolved.ts";
 import { resolveOptions, type GuardOptions } from "./options.ts";
 import { buildRuntime, offeredBy, type Runtime } from "./runtime.ts";
 import { drainer } from "./drain.ts";
+import { gatewayOf, named, type HandleRequest } from "./gateway.ts";
 import { startingAdmin } from "./starting-admin.ts";
 
 /** How long a request waits for a guard that is still starting. */
@@ -228,7 +227,6 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
         proxy,
       );
       const list = sequence(...admission, models);
-      const gateway = gatewayHandler({ call, models: list }, opening);
       const unread = options.passthrough
         ? passing(
             sequence(
@@ -240,19 +238,9 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
             otherPaths,
           )
         : null;
-      const { key, path: adminPath } = options.management;
-      const managed = key ? guard.management() : null;
-      const handle = (req: IncomingMessage, res: ServerResponse, next: Next): void => {
-        if (managed && isBelow(req, adminPath)) mountAt(adminPath, managed, req, res, next);
-        else if (unread) gateway(req, res, (fault) => (fault === undefined ? unread(req, res, next) : next(fault)));
-        else gateway(req, res, next);
-      };
-      const upgrade = (req: IncomingMessage, socket: Duplex, head: Buffer): boolean => {
-        if (unread) return unread.upgrade(req, socket, head);
-        refuseUnclaimed(socket as Socket);
-        return false;
-      };
-      return Object.assign(named("quotaGuard", handle), { step: call, guard, upgrade, ready: guard.ready, close: guard.close });
+      const { key, path } = options.management;
+      const { handle, upgrade } = gatewayOf({ opening, call, models: list, unread, management: key ? { path, handle: guard.management() } : null });
+      return Object.assign(handle, { step: call, guard, upgrade, ready: guard.ready, close: guard.close });
     },
     auth: () => part("auth", authStep(modeOf())),
     scopes: () => part("scopes", scopes),
@@ -284,7 +272,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     management() {
       if (management) return management;
       const router = managementRouter({ admin, key: options.management.key, path: options.management.path, clock, logger });
-      const handle = (req: IncomingMessage, res: ServerResponse, next: Next): void => (router as unknown as Next3)(req, res, next);
+      const handle = (req: IncomingMessage, res: ServerResponse, next: Next): void => (router as unknown as HandleRequest)(req, res, next);
       return (management = Object.assign(named("management", handle), { step: noStep }));
     },
     fetch(given = {}) {
@@ -323,30 +311,4 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   return guard;
 }
 
-type Next3 = (req: IncomingMessage, res: ServerResponse, next: Next) => void;
-
 const noStep: Step = () => undefined;
-
-/** Stack traces and Express's own router listings show this name. */
-function named(name: string, handle: Next3): Next3 {
-  Object.defineProperty(handle, "name", { value: name });
-  return handle;
-}
-
-function isBelow(req: IncomingMessage, prefix: string): boolean {
-  const { path } = pathBelowMount(req);
-  return path === prefix || path.startsWith(`${prefix}/`);
-}
-
-/** Runs a router as if the host had mounted it at `prefix` below us; on `next` the request is as it was. */
-function mountAt(prefix: string, router: Handler, req: IncomingMessage, res: ServerResponse, next: Next): void {
-  const request = req as IncomingMessage & { baseUrl?: string };
-  const { url, baseUrl } = request;
-  request.url = (url ?? "").slice(prefix.length) || "/";
-  request.baseUrl = (baseUrl ?? "") + prefix;
-  router(req, res, (error) => {
-    request.url = url as string;
-    if (baseUrl !== undefined) request.baseUrl = baseUrl;
-    next(error);
-  });
-}

@@ -2,7 +2,8 @@ import type { Credential } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Clock } from "../core/time.ts";
 import { requestHeaders } from "./headers.ts";
-import { providerRow, upstreamPath, type ProviderRow } from "./providers.ts";
+import type { ProviderRow } from "../core/provider.ts";
+import { providerRow, upstreamPath } from "./providers.ts";
 import type { OutgoingRequest, ResponseHeaders, Transport } from "./transport.ts";
 
 export interface Question {

@@ -1,6 +1,6 @@
 import type { Credential } from "../core/credential.ts";
 import { VERSION } from "../core/version.ts";
-import type { ProviderRow } from "./providers.ts";
+import type { ProviderRow } from "../core/provider.ts";
 
 /**
  * Which headers cross the gateway. Both directions are allow-lists (the provider's row, {@link RETURNED}): what they do not name stays where it is. In
