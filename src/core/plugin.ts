@@ -151,3 +151,12 @@ export interface PluginCredentials {
    */
   refresher(provider: string, fn: (credential: Credential) => Promise<RefreshedToken>): () => void;
 }
+
+/** What the pool does for plugins. Each plugin's part is known by the plugin's name. */
+export interface CredentialControl {
+  forPlugin(name: string): PluginCredentials;
+  strategy(name: string, fn: StrategyFunction): void;
+  provider(row: ProviderDefinition): void;
+  /** The plugin is gone: takes out its credentials and refreshers. */
+  drop(name: string): void;
+}
