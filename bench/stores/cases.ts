@@ -20,8 +20,9 @@ const FLEXIBLE = "rate-limiter-flexible × 5";
 
 // Those that are compared stand next to each other, so that little time passes between their turns.
 export const cases: readonly Case[] = [
-  { ...inProcess("memory", "store"), job: { verbs: "pairs", shape: "buckets", inFlight: 0 } },
-  { ...inProcess("sqlite", "store"), job: { verbs: "pairs", shape: "buckets", inFlight: 0 } },
+  { ...inProcess("memory", "memory"), job: { verbs: "pairs", shape: "buckets", inFlight: 0 } },
+  { ...inProcess("memory@64", "memory"), job: { verbs: "pairs", shape: "buckets", inFlight: 64 } },
+  { ...inProcess("sqlite", "sqlite"), job: { verbs: "pairs", shape: "buckets", inFlight: 0 } },
   { ...ours("reserve@64", "reserve, 5 buckets"), job: { verbs: "reserve", shape: "buckets", inFlight: 64 } },
   { ...flexible("together@64", "Promise.all"), job: { verbs: "together", shape: "buckets", inFlight: 64 } },
   { ...ours("pairs@64", "reserve + settle, 5 buckets"), job: { verbs: "pairs", shape: "buckets", inFlight: 64 } },
@@ -40,8 +41,8 @@ export const cases: readonly Case[] = [
   ]),
 ];
 
-function inProcess(contender: "memory" | "sqlite", title: string) {
-  return { id: contender, title: `${title}: reserve + settle, 5 buckets`, group: "process", contender, needsRedis: false } as const;
+function inProcess(id: string, contender: "memory" | "sqlite") {
+  return { id, title: "store: reserve + settle, 5 buckets", group: "process", contender, needsRedis: false } as const;
 }
 
 function ours(id: string, title: string) {

@@ -45,8 +45,12 @@ const p99: Value = (sample) => sample.p99Ms ?? Number.NaN;
 const SECTIONS: Readonly<Record<Group, { readonly title: string; readonly note: string; readonly columns: readonly Column[] }>> = {
   process: {
     title: "Stores in this process",
-    note: "A reservation is reserved and settled: two verbs.",
+    note:
+      "A reservation is reserved and settled: two verbs. The number behind @ is how many callers wait for a promise at any time; without it one calls " +
+      "and waits for none.",
     columns: [
+      { head: "verbs/s", digits: 0, value: rate },
+      { head: "p99 ms", digits: 3, value: p99 },
       { head: "reservations/s", digits: 0, value: (sample) => rate(sample) / 2 },
       { head: "CPU µs per reservation", digits: 2, value: (sample) => client(sample) * 2 },
     ],

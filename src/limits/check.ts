@@ -1,5 +1,5 @@
 import { MAX_AMOUNT } from "../core/money.ts";
-import { UNITS, type Amounts, type Charge, type Rule } from "../core/store.ts";
+import type { Amounts, Charge, Rule, Unit } from "../core/store.ts";
 import { MAX_CAPACITY } from "./kind.ts";
 
 const MAX_RATE = 1_000_000_000_000;
@@ -33,10 +33,17 @@ export function checkRule(key: string, rule: Rule): void {
 
 /** Checks the amounts of a settle. Throws RangeError that names the unit. */
 export function checkAmounts(actual: Amounts): void {
-  for (const unit of UNITS) {
-    const amount = actual[unit];
-    if (amount !== undefined && !isAmount(amount)) throw new RangeError(`${unit}: an amount must be an integer from 0 to 9e15, not ${shown(amount)}`);
-  }
+  // One by one: each name at a place of its own is read much faster than all in a loop.
+  checkActual("requests", actual.requests);
+  checkActual("tokens", actual.tokens);
+  checkActual("input_tokens", actual.input_tokens);
+  checkActual("output_tokens", actual.output_tokens);
+  checkActual("usd", actual.usd);
+  checkActual("concurrent", actual.concurrent);
+}
+
+function checkActual(unit: Unit, amount: number | undefined): void {
+  if (amount !== undefined && !isAmount(amount)) throw new RangeError(`${unit}: an amount must be an integer from 0 to 9e15, not ${shown(amount)}`);
 }
 
 /** Checks how long a hold shall last. Throws RangeError. */

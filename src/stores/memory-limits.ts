@@ -3,8 +3,11 @@ import { LATE_MS, SPARE_MS, TOMBSTONE_MS, type LimitBackend, type Reservation } 
 import { timeTo } from "../limits/bucket.ts";
 import type { LimitState } from "../limits/kind.ts";
 
-/** Finished opIds that are remembered. A process does not lose its own replies, so fewer than two minutes' worth do no harm. */
-const MAX_TOMBSTONES = 4_096;
+/**
+ * So many finished opIds make a generation, and two generations are remembered. A process does not lose its own replies, so fewer than two
+ * minutes' worth do no harm; and tables that stay in the processor's caches make each verb faster.
+ */
+const GENERATION = 1_024;
 
 /** Holds that nobody finished and that still wait for a late correction. */
 const MAX_EXPIRED = 10_000;
@@ -14,18 +17,22 @@ const LOOKS = 16;
 
 /**
  * Keeps states and reservations in this process. What is kept for each request is one small object and its charges; a finished one leaves a
- * place in a ring, because objects that outlive a garbage collection cost more than the arithmetic.
+ * number in its place. These are forgotten by the generation: to look one up only to delete it costs more than the arithmetic.
  */
 export class MemoryLimits implements LimitBackend {
   readonly #clock: Clock;
   readonly #origin: number;
+  /** The time at the start. */
+  readonly #base: number;
   readonly #maxStates: number;
   readonly #states = new Map<string, LimitState>();
-  /** A reservation, or the place of its tombstone in the ring. */
-  readonly #entries = new Map<string, Reservation | number>();
-  readonly #tombstones: string[] = [];
-  readonly #standUntil: number[] = [];
-  #nextTombstone = 0;
+  /** The latest reservations, and tombstones: until when they stand, in ms from the base because small numbers cost no object. */
+  #recent = new Map<string, Reservation | number>();
+  #finished = 0;
+  /** The tombstones of the generation before. */
+  #older = new Map<string, Reservation | number>();
+  /** The reservations of all generations before. */
+  readonly #longOpen = new Map<string, Reservation>();
   readonly #expired: string[] = [];
   #nextExpired = 0;
   /** No hold is overdue and none has gone before this; may be too early. */
@@ -35,6 +42,7 @@ export class MemoryLimits implements LimitBackend {
   constructor(clock: Clock, maxStates: number) {
     this.#clock = clock;
     this.#origin = clock.now() - clock.monotonic();
+    this.#base = this.now();
     this.#maxStates = maxStates;
   }
 
@@ -60,14 +68,14 @@ export class MemoryLimits implements LimitBackend {
   }
 
   find(opId: string, now: number): Reservation | "closed" | undefined {
-    const entry = this.#entries.get(opId);
+    const entry = this.#recent.get(opId) ?? this.#older.get(opId) ?? (this.#longOpen.size > 0 ? this.#longOpen.get(opId) : undefined);
     if (entry === undefined) return undefined;
-    if (typeof entry === "number") return now < (this.#standUntil[entry] as number) ? "closed" : undefined;
+    if (typeof entry === "number") return now < this.#base + entry ? "closed" : undefined;
     return now < entry.expiresAt + LATE_MS ? entry : undefined;
   }
 
   open(opId: string, reservation: Reservation): void {
-    this.#entries.set(opId, reservation);
+    this.#recent.set(opId, reservation);
     if (reservation.expiresAt < this.#nextDue) this.#nextDue = reservation.expiresAt;
     // Only here, when no verb holds a state that could be dropped under its hands.
     if (this.#states.size > this.#maxStates) this.#dropVacant();
@@ -78,51 +86,59 @@ export class MemoryLimits implements LimitBackend {
     const place = this.#nextExpired;
     const dropped = this.#expired[place];
     if (dropped !== undefined) {
-      const entry = this.#entries.get(dropped);
-      if (typeof entry === "object" && entry.expired) this.#entries.delete(dropped);
+      for (const entries of [this.#recent, this.#longOpen]) {
+        const entry = entries.get(dropped);
+        if (typeof entry === "object" && entry.expired) entries.delete(dropped);
+      }
     }
     this.#expired[place] = opId;
     this.#nextExpired = (place + 1) % MAX_EXPIRED;
   }
 
   close(opId: string, now: number): void {
-    const place = this.#nextTombstone;
-    this.#nextTombstone = (place + 1) % MAX_TOMBSTONES;
-    this.#bury(place, opId, now + TOMBSTONE_MS);
-    this.#entries.set(opId, place);
+    this.#longOpen.delete(opId);
+    this.#recent.set(opId, now - this.#base + TOMBSTONE_MS);
+    this.#finished += 1;
+    if (this.#finished >= GENERATION) this.#nextGeneration();
   }
 
   overdue(now: number, most: number): readonly (readonly [opId: string, reservation: Reservation])[] {
-    for (let place = 0; place < this.#tombstones.length; place += 1) {
-      if ((this.#standUntil[place] as number) <= now) this.#bury(place, "", Infinity);
+    for (const entries of [this.#recent, this.#older]) {
+      for (const [opId, entry] of entries) if (typeof entry === "number" && this.#base + entry <= now) entries.delete(opId);
     }
     return now < this.#nextDue ? [] : this.#due(now, most);
   }
 
-  /** Puts a tombstone (or nothing) where another one was. */
-  #bury(place: number, opId: string, until: number): void {
-    const before = this.#tombstones[place];
-    if (before !== undefined && this.#entries.get(before) === place) this.#entries.delete(before);
-    this.#tombstones[place] = opId;
-    this.#standUntil[place] = until;
+  /** Forgets the older tombstones and begins anew. A reservation is moved at most once, so that many open ones do no harm. */
+  #nextGeneration(): void {
+    this.#older = this.#recent;
+    this.#recent = new Map();
+    this.#finished = 0;
+    for (const [opId, entry] of this.#older) {
+      if (typeof entry === "number") continue;
+      this.#older.delete(opId);
+      this.#longOpen.set(opId, entry);
+    }
   }
 
   #due(now: number, most: number): [opId: string, reservation: Reservation][] {
     const due: [string, Reservation][] = [];
     let next = Infinity;
-    for (const [opId, entry] of this.#entries) {
-      if (typeof entry === "number") continue;
-      const goneAt = entry.expiresAt + LATE_MS + SPARE_MS;
-      if (now >= goneAt) {
-        this.#entries.delete(opId);
-        continue;
-      }
-      const isDue = !entry.expired && now >= entry.expiresAt && now < entry.expiresAt + LATE_MS;
-      if (isDue && due.length < most) {
-        due.push([opId, entry]);
-        next = Math.min(next, goneAt);
-      } else {
-        next = Math.min(next, entry.expired ? goneAt : entry.expiresAt);
+    for (const entries of [this.#longOpen, this.#recent]) {
+      for (const [opId, entry] of entries) {
+        if (typeof entry === "number") continue;
+        const goneAt = entry.expiresAt + LATE_MS + SPARE_MS;
+        if (now >= goneAt) {
+          entries.delete(opId);
+          continue;
+        }
+        const isDue = !entry.expired && now >= entry.expiresAt && now < entry.expiresAt + LATE_MS;
+        if (isDue && due.length < most) {
+          due.push([opId, entry]);
+          next = Math.min(next, goneAt);
+        } else {
+          next = Math.min(next, entry.expired ? goneAt : entry.expiresAt);
+        }
       }
     }
     this.#nextDue = next;
@@ -147,7 +163,7 @@ export class MemoryLimits implements LimitBackend {
 
   /** For tests and metrics. */
   get size(): { readonly states: number; readonly reservations: number } {
-    return { states: this.#states.size, reservations: this.#entries.size };
+    return { states: this.#states.size, reservations: this.#recent.size + this.#older.size + this.#longOpen.size };
   }
 }
 

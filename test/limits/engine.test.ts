@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import type { Charge, FinishResult, Rule } from "../../src/core/store.ts";
+import { UNITS, type Charge, type FinishResult, type Rule } from "../../src/core/store.ts";
 import { calendarBounds } from "../../src/limits/calendar.ts";
 import { rateFrom } from "../../src/limits/rate.ts";
 import { slidingRule } from "../../src/limits/window.ts";
@@ -71,6 +71,16 @@ describe.each(harnesses)("limits on %s", (name, make) => {
       });
       expect(await h.dump(keys)).toEqual(["-", "-", "-"]);
     });
+  });
+
+  it.each(UNITS)("a settlement whose %s are no amount is refused, and the hold stays", async (unit) => {
+    await h.at(0).store.reserve("a", [charge("b", B(100, 0), 40)], 60_000);
+    for (const amount of [-1, -0, 0.5, NaN, 9e15 + 1]) {
+      await expect((async () => h.store.settle("a", { tokens: 5, [unit]: amount }))()).rejects.toThrow(`${unit}: an amount must be an integer`);
+    }
+    expect(await left("b", B(100, 0))).toBe(60);
+    expect(await h.store.settle("a", { tokens: 5, [unit]: 7 })).toBe("applied");
+    expect(await left("b", B(100, 0))).toBe(unit === "tokens" ? 93 : 95);
   });
 
   it("a million refills of one ms earn what one refill of a million ms earns", async () => {

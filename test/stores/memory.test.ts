@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { ConfigError, GuardError } from "../../src/core/errors.ts";
 import { silentLogger } from "../../src/core/logger.ts";
-import type { Charge, Rule } from "../../src/core/store.ts";
+import type { Charge, ReserveResult, Rule } from "../../src/core/store.ts";
 import { isPromise } from "../../src/core/time.ts";
 import { limitEngine, type LimitEngine } from "../../src/limits/engine.ts";
 import { memoryLedger } from "../../src/stores/memory-ledger.ts";
@@ -127,9 +127,33 @@ describe("memory is bounded", () => {
   it("finished opIds are forgotten oldest first, and after two minutes by the sweeper", () => {
     const { clock, backend, limits } = make(10);
     for (let i = 0; i < 40_000; i += 1) limits.release(`op${i}`);
-    expect(backend.size.reservations).toBe(4_096);
-    expect(limits.release("op39999")).toBe("done");
-    expect(limits.release("op0")).toBe("unknown");
+    // A full generation of 1,024 and what came after it.
+    expect(backend.size.reservations).toBe(1_024 + (40_000 % 1_024));
+    for (const i of [39_999, 38_912]) expect(limits.release(`op${i}`)).toBe("done");
+    expect(limits.release("op38911")).toBe("unknown");
+    clock.advance(120_000);
+    limits.expire(10);
+    expect(backend.size.reservations).toBe(0);
+  });
+
+  it("a hold outlives the finished opIds that came after it, and is finished, expired and closed as ever", () => {
+    const { clock, backend, limits } = make(10);
+    const charges = [charge("b", B(1_000, 0), 100)];
+    const others = (from: number): void => {
+      for (let i = 0; i < 5_000; i += 1) limits.release(`other${from + i}`);
+    };
+    for (const opId of ["settled", "released", "expired"]) limits.reserve(opId, charges, opId === "expired" ? 1_000 : 500_000);
+    others(0);
+    expect(limits.reserve("settled", charges, 1_000)).toMatchObject({ kind: "allowed", replayed: true });
+    expect(limits.settle("settled", { tokens: 10 })).toBe("applied");
+    expect(limits.settle("settled", { tokens: 10 })).toBe("done");
+    expect(limits.release("released")).toBe("applied");
+    clock.advance(1_000);
+    expect(limits.expire(10)).toMatchObject([{ opId: "expired" }]);
+    others(5_000);
+    expect(limits.settle("expired", { tokens: 30 })).toBe("late");
+    expect(limits.reserve("expired", charges, 1_000)).toEqual({ kind: "closed" });
+    expect(limits.peek([{ key: "b", rule: B(1_000, 0) }])).toMatchObject([{ available: 960 }]);
     clock.advance(120_000);
     limits.expire(10);
     expect(backend.size.reservations).toBe(0);
@@ -137,10 +161,19 @@ describe("memory is bounded", () => {
 
   it("holds that ran out and were never finished are forgotten beyond 10,000, and all of them after two days", () => {
     const { clock, backend, limits } = make(10);
-    for (let i = 0; i < 15_000; i += 1) limits.reserve(`op${i}`, [charge("b", B(1_000_000, 0), 1)], 1000);
+    const reserve = (opId: string): ReserveResult => limits.reserve(opId, [charge("b", B(1_000_000, 0), 1)], 1000);
+    for (let i = 0; i < 7_500; i += 1) reserve(`op${i}`);
+    // These are the older ones when 1,024 others have been finished.
+    for (let i = 0; i < 1_024; i += 1) limits.release(`other${i}`);
+    for (let i = 7_500; i < 15_000; i += 1) reserve(`op${i}`);
     clock.advance(1000);
-    expect(limits.expire(100_000)).toHaveLength(15_000);
-    expect(backend.size.reservations).toBe(10_000);
+    expect(
+      limits
+        .expire(1)
+        .concat(limits.expire(100_000))
+        .map(({ opId }) => opId),
+    ).toEqual(Array.from({ length: 15_000 }, (_, i) => `op${i}`));
+    expect(backend.size.reservations).toBe(10_000 + 1_024);
     // The oldest was forgotten: it stays charged. The newest can still be corrected.
     expect(limits.settle("op0", { tokens: 0 })).toBe("unknown");
     expect(limits.settle("op14999", { tokens: 0 })).toBe("late");
