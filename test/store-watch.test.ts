@@ -5,7 +5,7 @@ import { memoryStore } from "../src/stores/memory.ts";
 import { redisStore } from "../src/stores/redis/index.ts";
 import { testClock, type TestClock } from "../src/testing/clock.ts";
 import { keptLogger } from "./core/context-kit.ts";
-import { DRIVER_ERROR, faultyStore, type FaultyStore } from "./e2e/faulty-store.ts";
+import { DRIVER_ERROR, faultyStore, type FaultyStore } from "../src/testing/faulty-store.ts";
 import { B, charge } from "./limits/harness.ts";
 import { ownServer, redisProgram } from "./stores/redis/own-server.ts";
 
@@ -21,7 +21,7 @@ let watch: StoreWatch;
 beforeEach(() => {
   clock = testClock();
   logger = keptLogger();
-  real = faultyStore(clock);
+  real = faultyStore({ clock });
   counted = [];
   watch = storeWatch({ store: real, ledger: real.ledger, clock, logger, failed: (op, mode) => void counted.push(`${op} ${mode}`) });
 });
@@ -139,7 +139,7 @@ test.skipIf(redisProgram === undefined)("a Redis that has no memory left is not 
 });
 
 test("a store in this process is only read: a write would wait for its file, and everybody with it", async () => {
-  const near: FaultyStore = Object.assign(faultyStore(clock), { shared: false });
+  const near: FaultyStore = Object.assign(faultyStore({ clock }), { shared: false });
   const other = storeWatch({ store: near, ledger: near.ledger, clock, logger, failed: () => {} });
   near.fail("refuses", "limits");
   await expect((async () => other.store.limits.release("a"))()).rejects.toBeInstanceOf(GuardError);
@@ -222,20 +222,20 @@ test("nothing that a driver says is shown, and a client learns when to come agai
 
 describe("lost counters", () => {
   test("are being rebuilt, which is no outage: what is strict is refused, the rest goes on", async () => {
-    real.lose(true);
+    real.loseCounters();
     const since = clock.now();
     await expect(reserve(STRICT)).rejects.toMatchObject({ code: "store_unavailable", retryAfterMs: 1_000 });
     expect(await reserve()).toMatchObject({ kind: "allowed" });
     await seconds(3);
     expect(watch.state()).toEqual({ state: "rebuilding", since, reason: expect.stringContaining("rebuilt") });
     expect([watch.outageMs(), lines()]).toEqual([0, []]);
-    real.lose(false);
+    real.findCounters();
     expect(watch.state()).toEqual(OK);
     expect(await reserve(STRICT)).toMatchObject({ kind: "allowed" });
   });
 
   test("may be away as well", async () => {
-    real.lose(true);
+    real.loseCounters();
     real.fail("refuses", "limits");
     await failing();
     expect(watch.state().state).toBe("degraded");

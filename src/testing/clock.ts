@@ -22,7 +22,13 @@ interface Running {
   order: number;
 }
 
-/** A clock that moves only when a test says so. */
+/**
+ * A clock that moves only when a test says so.
+ * @example
+ * const clock = testClock();
+ * const guard = createGuard({ clock, … });
+ * clock.advance(60_000); // a minute later: windows have moved, holds have run out
+ */
 export function testClock(options: TestClockOptions = {}): TestClock {
   let wallOffsetMs = options.now ?? Date.UTC(2026, 0, 1);
   let elapsedMs = 0;

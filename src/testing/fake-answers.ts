@@ -16,16 +16,28 @@ export type FakeUsage =
   /** Sent as it stands, whatever it is. */
   | Readonly<Record<string, unknown>>;
 
+export interface FakeToolCall {
+  readonly name: string;
+  /** Pieces of the arguments' JSON text; each costs one output token and is one event of a stream. */
+  readonly arguments: readonly string[];
+}
+
 export interface FakeAnswer {
   /** Pieces of the text; each costs one output token and is one event of a stream. Default: an echo of the last message. */
   readonly text?: readonly string[];
-  /** Calls this tool instead of answering with text. Default: the first offered function, when the request offers any. */
-  readonly toolCall?: { readonly name: string; readonly arguments: readonly string[] } | null;
+  /** Calls this tool, or these, instead of answering with text; null = none. Default: the first offered function, when the request offers any. */
+  readonly toolCall?: FakeToolCall | readonly FakeToolCall[] | null;
   readonly usage?: FakeUsage;
   /** Null = none is sent. Default: `stop`, `length` or `tool_calls`. */
   readonly finishReason?: string | null;
   /** Whether a stream ends with `data: [DONE]`. Default true. */
   readonly done?: boolean;
+}
+
+/** A piece of the answer: of its text, or of the arguments of one of its tool calls. */
+interface Piece {
+  readonly text: string;
+  readonly tool: number | null;
 }
 
 export type FakeOperation = "chat" | "completions" | "embeddings";
@@ -61,7 +73,11 @@ const words = (texts: readonly string[]): string[] =>
     .split(/\s+/)
     .filter((word) => word !== "");
 
-/** How the fake counts input: its whitespace-separated words (at least 1). Token ids in an `input` array count one each. */
+/**
+ * How the fake counts input: its whitespace-separated words (at least 1). Token ids in an `input` array count one each.
+ * @example
+ * fakeInputTokens({ messages: [{ role: "user", content: "one two three" }] }); // 3
+ */
 export function fakeInputTokens(body: Json): number {
   const messages = listOf(body.messages).flatMap((message) => (isRecord(message) ? textsOf(message.content) : []));
   const numbers = [body.prompt, body.input].flat(2).filter((value) => typeof value === "number").length;
@@ -74,15 +90,15 @@ function echo(body: Json, operation: FakeOperation): string[] {
   return ["You", " said:", ...said.map((word) => ` ${word}`)];
 }
 
-function toolOf(body: Json, answer: FakeAnswer): FakeAnswer["toolCall"] {
-  if (answer.toolCall !== undefined) return answer.toolCall;
+function toolsOf(body: Json, answer: FakeAnswer): readonly FakeToolCall[] {
+  if (answer.toolCall !== undefined) return answer.toolCall === null ? [] : [answer.toolCall].flat();
   const last = listOf(body.messages).at(-1);
-  if (answer.text || body.tool_choice === "none" || (isRecord(last) && last.role === "tool")) return null;
+  if (answer.text || body.tool_choice === "none" || (isRecord(last) && last.role === "tool")) return [];
   const chosen = isRecord(body.tool_choice) && isRecord(body.tool_choice.function) ? body.tool_choice.function.name : undefined;
   const first = listOf(body.tools).find((tool) => isRecord(tool) && isRecord(tool.function));
   const offered = isRecord(first) && isRecord(first.function) ? first.function.name : undefined;
   const name = chosen ?? offered;
-  return typeof name === "string" ? { name, arguments: ['{"city"', ': "Oslo"', "}"] } : null;
+  return typeof name === "string" ? [{ name, arguments: ['{"city"', ': "Oslo"', "}"] }] : [];
 }
 
 function figures(operation: FakeOperation, inputTokens: number, outputTokens: number): Json {
@@ -101,18 +117,27 @@ export function compose(operation: FakeOperation, body: Json, answer: FakeAnswer
   if (operation === "embeddings") return embeddings(body, answer);
   const chat = operation === "chat";
   const model = typeof body.model === "string" ? body.model : "unknown";
-  const tool = chat ? toolOf(body, answer) : null;
-  const wanted = tool ? tool.arguments : (answer.text ?? echo(body, operation));
+  const tools = chat ? toolsOf(body, answer) : [];
+  const wanted: readonly Piece[] =
+    tools.length > 0
+      ? tools.flatMap((tool, index) => tool.arguments.map((text) => ({ text, tool: index })))
+      : (answer.text ?? echo(body, operation)).map((text) => ({ text, tool: null }));
   const cap = countOf(body.max_completion_tokens) ?? countOf(body.max_tokens) ?? wanted.length;
   const pieces = wanted.slice(0, cap);
-  const finish = answer.finishReason === undefined ? (pieces.length < wanted.length ? "length" : tool ? "tool_calls" : "stop") : answer.finishReason;
+  const usual = pieces.length < wanted.length ? "length" : tools.length > 0 ? "tool_calls" : "stop";
+  const finish = answer.finishReason === undefined ? usual : answer.finishReason;
   const choices = Math.min(Math.max(1, countOf(body.n) ?? 1), MAX_CHOICES);
   const inputTokens = fakeInputTokens(body);
   const outputTokens = pieces.length * choices;
   const usage = answer.usage ?? "as-asked";
   const indices = Array.from({ length: choices }, (_, index) => index);
   const common = { id: `${chat ? "chatcmpl" : "cmpl"}-fake${serial}`, created: createdS, model };
-  const callId = (index: number): string => `call_fake${serial}_${index}`;
+  const callId = (choice: number, tool: number): string => `call_fake${serial}_${choice}${tool === 0 ? "" : `_${tool}`}`;
+  const textOf = (tool: number | null): string =>
+    pieces
+      .filter((piece) => piece.tool === tool)
+      .map(({ text }) => text)
+      .join("");
 
   function usageNow(delivered: number): unknown {
     if (usage === "zero") return figures(operation, 0, 0);
@@ -120,11 +145,12 @@ export function compose(operation: FakeOperation, body: Json, answer: FakeAnswer
   }
 
   function whole(): Record<string, unknown> {
-    const text = pieces.join("");
+    const text = textOf(null);
     const list = indices.map((index) => {
       if (!chat) return { index, text, logprobs: null, finish_reason: finish };
-      const call = tool && { id: callId(index), type: "function", function: { name: tool.name, arguments: text } };
-      const message = call ? { role: "assistant", content: null, tool_calls: [call] } : { role: "assistant", content: text, refusal: null };
+      const calls = tools.map(({ name }, at) => ({ id: callId(index, at), type: "function", function: { name, arguments: textOf(at) } }));
+      const message =
+        calls.length > 0 ? { role: "assistant", content: null, tool_calls: calls } : { role: "assistant", content: text, refusal: null };
       return { index, message, logprobs: null, finish_reason: finish };
     });
     const completion = { ...common, object: chat ? "chat.completion" : "text_completion", choices: list };
@@ -150,16 +176,16 @@ export function compose(operation: FakeOperation, body: Json, answer: FakeAnswer
       logprobs: null,
       finish_reason: reason,
     });
-    if (chat) for (const index of indices) push(delta(index, { role: "assistant", content: tool ? null : "" }), 0);
-    if (tool) {
+    if (chat) for (const index of indices) push(delta(index, { role: "assistant", content: tools.length > 0 ? null : "" }), 0);
+    for (const [at, { name }] of tools.entries()) {
       for (const index of indices) {
-        push(delta(index, { tool_calls: [{ index: 0, id: callId(index), type: "function", function: { name: tool.name, arguments: "" } }] }), 0);
+        push(delta(index, { tool_calls: [{ index: at, id: callId(index, at), type: "function", function: { name, arguments: "" } }] }), 0);
       }
     }
-    for (const piece of pieces) {
+    for (const { text, tool } of pieces) {
       for (const index of indices) {
-        if (!chat) push({ index, text: piece, logprobs: null, finish_reason: null }, 1);
-        else push(delta(index, tool ? { tool_calls: [{ index: 0, function: { arguments: piece } }] } : { content: piece }), 1);
+        if (!chat) push({ index, text, logprobs: null, finish_reason: null }, 1);
+        else push(delta(index, tool === null ? { content: text } : { tool_calls: [{ index: tool, function: { arguments: text } }] }), 1);
       }
     }
     if (finish !== null) {

@@ -2,14 +2,18 @@ import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { Clock, MaybePromise } from "../core/time.ts";
 import type { Composed, FakeAnswer } from "./fake-answers.ts";
+import type { FakeDialect } from "./fake-dialect.ts";
 import type { Pacer } from "./pacer.ts";
-import type { TruthEntry } from "./truth-log.ts";
+import type { TokenCount, TruthEntry } from "./truth-log.ts";
 
 export interface FakeFault {
   /** Before anything · after the head · after so many writes of a stream, or bytes of a whole answer · instead of the end. */
   readonly at: "start" | "headers" | "end" | number;
-  /** Say nothing more · TCP reset · close politely. */
-  readonly how: "hang" | "reset" | "close";
+  /**
+   * Say nothing more · TCP reset · close politely · `error`: a stream says an error event and ends as if all were well, a whole answer is an error with
+   * status 200.
+   */
+  readonly how: "hang" | "reset" | "close" | "error";
 }
 
 /** One scripted answer. Without any field it is the default answer to the request. */
@@ -39,6 +43,7 @@ export interface FakeReply extends FakeAnswer {
 }
 
 export interface ExchangeParts {
+  readonly dialect: FakeDialect;
   readonly reply: FakeReply;
   readonly entry: TruthEntry;
   readonly response: ServerResponse;
@@ -53,6 +58,7 @@ export interface ExchangeParts {
 interface Write {
   readonly bytes: Buffer;
   readonly outputTokens: number;
+  readonly told: TokenCount | null;
 }
 
 const bytesOf = (value: string | Buffer): Buffer => (typeof value === "string" ? Buffer.from(value) : value);
@@ -63,11 +69,15 @@ export async function playReply(parts: ExchangeParts): Promise<void> {
   const { fault } = reply;
   const socket = response.socket as Socket;
   if (reply.hold && !(await before(entry, reply.hold))) return;
-  if (fault?.at === "start") return breakOff(parts, socket, fault.how);
+  if (fault?.at === "start" && fault.how !== "error") return breakOff(parts, socket, fault.how);
   if (reply.raw) return playRaw(parts, socket, reply.raw);
 
   const streaming =
     parts.stream && reply.body === undefined && (reply.status ?? 200) < 300 && (parts.composed !== null || reply.events !== undefined);
+  if (fault?.how === "error" && !streaming) {
+    const { fault: _, ...rest } = reply;
+    return playReply({ ...parts, composed: null, reply: { ...rest, body: parts.dialect.error(500, entry.id) } });
+  }
   const head: Record<string, string | string[]> = {};
   for (const [name, value] of Object.entries({ ...parts.headers, ...reply.headers })) head[name] = typeof value === "string" ? value : [...value];
   head["content-type"] ??= streaming ? "text/event-stream; charset=utf-8" : "application/json";
@@ -82,7 +92,7 @@ export async function playReply(parts: ExchangeParts): Promise<void> {
   if (!streaming && fault === undefined) head["content-length"] ??= String(writes.reduce((sum, write) => sum + write.bytes.length, 0));
   response.writeHead(entry.status, head);
   if (streaming || fault) response.flushHeaders();
-  if (fault?.at === "headers") return breakOff(parts, socket, fault.how);
+  if (fault?.at === "headers" || fault?.at === "start") return breakOff(parts, socket, fault.how);
 
   for (const [index, write] of writes.entries()) {
     if (index === cut && fault) return breakOff(parts, socket, fault.how);
@@ -93,6 +103,7 @@ export async function playReply(parts: ExchangeParts): Promise<void> {
     const room = response.write(write.bytes);
     entry.chunks += 1;
     entry.billed.outputTokens += write.outputTokens;
+    entry.told = write.told ?? entry.told;
     if (reply.splitAt) await flushed(response, entry);
     else if (!room && !(await before(entry, once(response, "drain")))) return;
   }
@@ -110,23 +121,37 @@ async function playRaw(parts: ExchangeParts, socket: Socket, raw: readonly (stri
   return breakOff(parts, socket, parts.reply.fault?.how ?? "close");
 }
 
-function streamWrites({ reply, composed }: ExchangeParts): Write[] {
-  if (reply.events) return reply.events.map((event) => ({ bytes: bytesOf(event), outputTokens: 0 }));
-  const newline = reply.newline ?? "\n";
-  const comment = reply.comments ? `: keep-alive${newline}` : "";
+function streamWrites({ dialect, reply, composed }: ExchangeParts): Write[] {
+  if (reply.events) return reply.events.map((event) => ({ bytes: bytesOf(event), outputTokens: 0, told: toldIn(dialect, event) }));
   const events = composed?.events() ?? [];
-  return events.map(({ data, outputTokens }) => ({ bytes: Buffer.from(`${comment}data: ${data}${newline}${newline}`), outputTokens }));
+  return events.map(({ data, outputTokens }) => ({ bytes: Buffer.from(framed(reply, data)), outputTokens, told: toldIn(dialect, data) }));
 }
 
-function wholeWrites({ reply, composed, plain, entry }: ExchangeParts): Write[] {
+function framed({ newline = "\n", comments }: FakeReply, data: string): string {
+  return `${comments ? `: keep-alive${newline}` : ""}data: ${data}${newline}${newline}`;
+}
+
+function wholeWrites({ dialect, reply, composed, plain, entry }: ExchangeParts): Write[] {
   const served = (reply.status ?? 200) < 300;
-  if (reply.body !== undefined) {
-    const { body } = reply;
-    return [{ bytes: typeof body === "string" || Buffer.isBuffer(body) ? bytesOf(body) : Buffer.from(JSON.stringify(body)), outputTokens: 0 }];
+  const body = reply.body ?? (served ? (plain ?? composed?.whole() ?? {}) : dialect.error(reply.status ?? 500, entry.id));
+  const bytes = typeof body === "string" || Buffer.isBuffer(body) ? bytesOf(body) : Buffer.from(JSON.stringify(body));
+  const outputTokens = served && reply.body === undefined && plain === null ? (composed?.outputTokens ?? 0) : 0;
+  return [{ bytes, outputTokens, told: served ? toldIn(dialect, bytes) : null }];
+}
+
+/** What bytes on their way out tell of usage: a JSON object, or the last event among several that tells any. */
+function toldIn(dialect: FakeDialect, bytes: string | Buffer): TokenCount | null {
+  let told: TokenCount | null = null;
+  for (const line of bytes.toString().split(/\r\n|\n|\r/)) {
+    const text = line.replace(/^data: ?/, "");
+    if (!text.startsWith("{") || !text.includes("usage")) continue;
+    try {
+      told = dialect.told(JSON.parse(text) as Readonly<Record<string, unknown>>) ?? told;
+    } catch {
+      // A script may say what is no JSON.
+    }
   }
-  if (!served) return [{ bytes: Buffer.from(JSON.stringify(errorBody(reply.status ?? 500, entry.id))), outputTokens: 0 }];
-  const json = plain ?? composed?.whole() ?? {};
-  return [{ bytes: Buffer.from(JSON.stringify(json)), outputTokens: composed?.outputTokens ?? 0 }];
+  return told;
 }
 
 /** Cuts writes at byte positions of the whole body; a piece carries the tokens of the writes that end in it. */
@@ -134,19 +159,25 @@ function split(writes: Write[], splitAt: readonly number[] | undefined, cutAt: n
   const positions = [...(splitAt ?? []), ...(cutAt === undefined ? [] : [cutAt])];
   if (positions.length === 0) return writes;
   const whole = Buffer.concat(writes.map((write) => write.bytes));
-  const ends: { at: number; outputTokens: number }[] = [];
-  for (const write of writes) ends.push({ at: (ends.at(-1)?.at ?? 0) + write.bytes.length, outputTokens: write.outputTokens });
+  const ends: { at: number; outputTokens: number; told: TokenCount | null }[] = [];
+  for (const { bytes, ...worth } of writes) ends.push({ at: (ends.at(-1)?.at ?? 0) + bytes.length, ...worth });
   const bounds = [0, ...new Set(positions.filter((at) => at > 0 && at < whole.length).toSorted((a, b) => a - b)), whole.length];
   return bounds.slice(1).map((to, index) => {
     const from = bounds[index] ?? 0;
-    const outputTokens = ends.filter((end) => end.at > from && end.at <= to).reduce((sum, end) => sum + end.outputTokens, 0);
-    return { bytes: whole.subarray(from, to), outputTokens };
+    const ended = ends.filter((end) => end.at > from && end.at <= to);
+    const outputTokens = ended.reduce((sum, end) => sum + end.outputTokens, 0);
+    return { bytes: whole.subarray(from, to), outputTokens, told: ended.findLast(({ told }) => told !== null)?.told ?? null };
   });
 }
 
-function breakOff({ entry, response }: ExchangeParts, socket: Socket, how: FakeFault["how"]): void | Promise<void> {
+function breakOff({ dialect, reply, entry, response }: ExchangeParts, socket: Socket, how: FakeFault["how"]): void | Promise<void> {
   if (how === "hang") return entry.ended;
   brokenOff.add(response);
+  if (how === "error") {
+    entry.chunks += 1;
+    response.end(framed(reply, JSON.stringify(dialect.error(500, entry.id))));
+    return undefined;
+  }
   if (how === "reset") socket.resetAndDestroy();
   else socket.destroySoon();
 }
@@ -174,18 +205,4 @@ async function flushed(response: ServerResponse, entry: TruthEntry): Promise<voi
     response.writableLength === 0 ? true : before(entry, new Promise<void>((resolve) => void response.write("", () => resolve())));
   await done;
   await settled();
-}
-
-const ERROR_TYPES: Readonly<Record<number, readonly [type: string, code: string | null]>> = {
-  400: ["invalid_request_error", null],
-  401: ["invalid_request_error", "invalid_api_key"],
-  403: ["invalid_request_error", "unsupported_country_region_territory"],
-  404: ["invalid_request_error", "model_not_found"],
-  413: ["invalid_request_error", null],
-  429: ["requests", "rate_limit_exceeded"],
-};
-
-export function errorBody(status: number, serial: number, message = `scripted answer ${status} to request ${serial}`): Record<string, unknown> {
-  const [type, code] = ERROR_TYPES[status] ?? ["server_error", null];
-  return { error: { message, type, param: null, code } };
 }

@@ -1,8 +1,8 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { systemClock, type Clock, type MaybePromise } from "../core/time.ts";
-import { compose, type FakeOperation } from "./fake-answers.ts";
-import { brokenOff, errorBody, playReply, type FakeReply } from "./fake-exchange.ts";
+import { FAKE_DIALECTS, fakeRouteOf } from "./fake-dialect.ts";
+import { brokenOff, playReply, type FakeReply } from "./fake-exchange.ts";
 import { digestOf, redacted, type TruthEntry, type TruthTotals } from "./truth-log.ts";
 
 /** What a script sees of a request. */
@@ -43,9 +43,11 @@ export interface FakeUpstream {
   readonly port: number;
   /** The truth log, in order of arrival. */
   readonly log: readonly TruthEntry[];
+  /** Requests that are no longer in the log: beyond its limit, or before a reset. */
+  readonly forgotten: number;
   /** Replaces the script. */
   script(script: FakeScript): void;
-  /** Back to the default script and an empty log. Running exchanges go on. */
+  /** Back to the default script and an empty log: what it held can no longer be checked. Running exchanges go on. */
   reset(): void;
   /** Resolves with the request number `count` (from 1, since the last reset) as soon as its body has arrived. */
   received(count: number): Promise<TruthEntry>;
@@ -59,12 +61,6 @@ export interface FakeUpstream {
 
 const MODELS = ["gpt-4o", "gpt-4o-mini", "gpt-3.5-turbo-instruct", "text-embedding-3-small"];
 const MAX_BODY_BYTES = 64 * 1024 * 1024;
-const OPERATIONS: readonly (readonly [suffix: string, operation: FakeOperation])[] = [
-  ["/chat/completions", "chat"],
-  ["/completions", "completions"],
-  ["/embeddings", "embeddings"],
-];
-
 /** What a reset throws away; an exchange that is still running keeps writing into its own. */
 interface Run {
   readonly log: Entry[];
@@ -111,6 +107,7 @@ export async function fakeUpstream(options: FakeUpstreamOptions = {}): Promise<F
   let run = newRun();
   let script: FakeScript | null = null;
   let nextOfList = 0;
+  let forgotten = 0;
   let closing = false;
 
   function open({ log, total }: Run, id: number, request: IncomingMessage, response: ServerResponse): Entry {
@@ -122,16 +119,21 @@ export async function fakeUpstream(options: FakeUpstreamOptions = {}): Promise<F
       headers: redacted(request.headers),
       body: Buffer.alloc(0),
       bodyBytes: 0,
+      call: null,
       startedAtMs: clock.monotonic(),
       endedAtMs: null,
       status: null,
       chunks: 0,
       billed: { inputTokens: 0, outputTokens: 0 },
+      told: null,
       end: null,
       ended: promise,
     };
     log.push(entry);
-    if (log.length > logLimit) log.shift();
+    if (log.length > logLimit) {
+      log.shift();
+      forgotten += 1;
+    }
     total.requests += 1;
     response.once("close", () => {
       entry.end = closing || brokenOff.has(response) ? "upstream" : response.writableFinished ? "done" : "client";
@@ -157,13 +159,9 @@ export async function fakeUpstream(options: FakeUpstreamOptions = {}): Promise<F
   }
 
   /** Answers that no script is asked for: other paths, wrong keys, broken bodies. */
-  function refusalOf(
-    entry: Entry,
-    operation: FakeOperation | null,
-    body: Record<string, unknown> | null,
-  ): readonly [status: number, message: string] | null {
+  function refusalOf(entry: Entry, isKnown: boolean, body: Record<string, unknown> | null): readonly [status: number, message: string] | null {
     if (keys && !keys.has(String(entry.headers.authorization))) return [401, "Incorrect API key provided."];
-    if (operation === null) return [404, `no such path: ${entry.method} ${entry.path}`];
+    if (!isKnown) return [404, `no such path: ${entry.method} ${entry.path}`];
     if (entry.method !== "POST") return [405, "use POST"];
     return body === null ? [400, "the body is not a JSON object"] : null;
   }
@@ -186,17 +184,21 @@ export async function fakeUpstream(options: FakeUpstreamOptions = {}): Promise<F
     entry.bodyBytes = bytes.length;
     // A copy: a slice would keep the whole body alive.
     entry.body = bytes.length > logBodyBytes ? Buffer.from(bytes.subarray(0, logBodyBytes)) : bytes;
-    announce(current, entry);
-    const operation = OPERATIONS.find(([suffix]) => entry.path.endsWith(suffix))?.[1] ?? null;
+    const found = fakeRouteOf(entry.path);
     const body = parsed(bytes);
+    const stream = found !== null && body !== null && found.route.isStream(body);
+    if (found && body) entry.call = { model: typeof body.model === "string" ? body.model : null, stream };
+    announce(current, entry);
     const { id, method, path, headers } = entry;
     const list = modelsAt(entry);
     const refusal = list
       ? keys && !keys.has(String(headers.authorization))
         ? ([401, "Incorrect API key provided."] as const)
         : null
-      : refusalOf(entry, operation, body);
+      : refusalOf(entry, found !== null, body);
+    const dialect = found?.dialect ?? FAKE_DIALECTS[0];
     const common = {
+      dialect,
       entry,
       response,
       clock,
@@ -213,13 +215,12 @@ export async function fakeUpstream(options: FakeUpstreamOptions = {}): Promise<F
     };
     if (refusal) {
       const [status, message] = refusal;
-      const reply = { status, body: errorBody(status, id, message) };
+      const reply = { status, body: dialect.error(status, id, message) };
       return playReply({ ...common, reply, stream: false, composed: null, plain: null });
     }
     const reply = await replyTo({ id, method, path, headers, body: body ?? {} });
     const paced = reply.delayMs === undefined && options.delayMs !== undefined ? { ...reply, delayMs: options.delayMs } : reply;
-    const composed = operation && body ? compose(operation, body, reply, id, Math.floor(clock.now() / 1_000)) : null;
-    const stream = operation !== "embeddings" && body?.stream === true;
+    const composed = found && body ? found.route.compose(body, reply, id, Math.floor(clock.now() / 1_000)) : null;
     return playReply({ ...common, reply: paced, stream, composed, plain: list });
   }
 
@@ -244,6 +245,9 @@ export async function fakeUpstream(options: FakeUpstreamOptions = {}): Promise<F
     get log() {
       return run.log;
     },
+    get forgotten() {
+      return forgotten;
+    },
     script(next) {
       script = next;
       nextOfList = 0;
@@ -251,6 +255,7 @@ export async function fakeUpstream(options: FakeUpstreamOptions = {}): Promise<F
     reset() {
       script = null;
       nextOfList = 0;
+      forgotten += run.log.length;
       run = newRun();
     },
     received(count) {

@@ -16,7 +16,14 @@ export interface PacerTurn {
   cancel(): void;
 }
 
-/** One pacer may serve many streams: each event takes one step, whoever comes first. */
+/**
+ * One pacer may serve many streams: each event takes one step, whoever comes first.
+ * @example
+ * const events = pacer();
+ * upstream.script({ pacer: events });
+ * events.step(2); // two events go out, the third waits
+ * events.open(); // and all others
+ */
 export function pacer(): Pacer {
   const turns = new Set<() => void>();
   let watchers: (() => void)[] = [];

@@ -4,6 +4,12 @@ import type { IncomingHttpHeaders } from "node:http";
 /** How a request at the fake upstream ended: answered in full, left by the client, or broken off by the script. */
 export type TruthEnd = "done" | "client" | "upstream";
 
+/** Totals: cached input and reasoning are parts of them. */
+export interface TokenCount {
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+}
+
 /** One request as the fake upstream saw it: the billing oracle. Fields change until `ended` resolves. */
 export interface TruthEntry {
   /** From 1, in order of arrival. */
@@ -15,6 +21,8 @@ export interface TruthEntry {
   /** The body as received, cut at the log's limit; `bodyBytes` is its full length. */
   body: Buffer;
   bodyBytes: number;
+  /** What was asked for, if it is a model call; null = lists of models, unknown paths, broken bodies. */
+  call: { readonly model: string | null; readonly stream: boolean } | null;
   /** Monotonic ms of the fake's clock. */
   readonly startedAtMs: number;
   endedAtMs: number | null;
@@ -23,6 +31,8 @@ export interface TruthEntry {
   chunks: number;
   /** What a provider would bill: the input once an answer has begun, and the output tokens written before the socket closed. */
   readonly billed: { inputTokens: number; outputTokens: number };
+  /** The usage that the answer told, once it was written; null = none, or none that makes sense. A script may make it differ from `billed`. */
+  told: TokenCount | null;
   end: TruthEnd | null;
   /** Resolves when the exchange is over. */
   readonly ended: Promise<void>;
@@ -30,7 +40,11 @@ export interface TruthEntry {
 
 const SECRET_HEADERS: ReadonlySet<string> = new Set(["authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"]);
 
-/** How a credential header appears in the log: `digestOf("Bearer sk-1")`. */
+/**
+ * How a credential header appears in the log.
+ * @example
+ * upstream.script(({ headers }) => (headers.authorization === digestOf("Bearer sk-1") ? { status: 429 } : {}));
+ */
 export function digestOf(value: string): string {
   return `sha256:${createHash("sha256").update(value).digest("hex").slice(0, 16)}`;
 }

@@ -1,13 +1,13 @@
 // Four gateways, one Redis, one upstream that keeps its own books: what is charged is what the provider would bill, to the token.
 import { join } from "node:path";
 
-import { fakeUpstream } from "quotaguard/testing";
+import { expectConserved, fakeUpstream } from "quotaguard/testing";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 
 import type { BucketView, HealthView } from "../../src/core/admin.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { folder } from "../helpers/child.ts";
-import { contradictions, trueTokens, truthOf } from "./kit/checker.ts";
+import { contradictions, requestOf, trueTokens, truthOf } from "./kit/checker.ts";
 import { figures, percentile } from "./kit/figures.ts";
 import { fleet, GATEWAY } from "./kit/fleet.ts";
 import type { GatewayPlan } from "./kit/gateway.ts";
@@ -131,7 +131,8 @@ describe(`${GATEWAYS} gateways with ${WORKERS} clients each on one Redis`, () =>
     });
     expect(wrong).toEqual([]);
     expect(tooMany).toEqual([]);
-    expect(contradictions({ history, truth, rows: written })).toEqual([]);
+    expect(contradictions({ history, rows: written })).toEqual([]);
+    await expectConserved({ rows: written, upstreams: [upstream], requestOf });
     expect(written.filter(({ state }) => state === "unknown" || state === "estimated")).toEqual([]);
     expect(uncaught).toEqual([]);
     expect(served.length).toBeGreaterThan(USERS * REQUESTS.capacity * 0.5);

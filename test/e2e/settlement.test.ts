@@ -1,8 +1,8 @@
 import express from "express";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { createGuard } from "quotaguard";
-import { pacer, type FakeReply } from "quotaguard/testing";
-import { chat, listen, testGateway, type TestGateway } from "../helpers/app.ts";
+import { createGuard, type GuardOptions } from "quotaguard";
+import { expectConserved, pacer, recordingStore, type FakeReply, type FakeUpstream } from "quotaguard/testing";
+import { chat, gatewayOptions, listen, testGateway, type TestGateway } from "../helpers/app.ts";
 
 /** One bucket that never refills: what is left says to the unit what was charged. */
 const CAPACITY = 100_000;
@@ -13,10 +13,21 @@ const resilience = { firstByteTimeout: 150, idleTimeout: 150, maxRetries: 0 };
 const server = { requestTimeout: 150 };
 
 let gateway: TestGateway;
-beforeEach(async () => {
-  gateway = await testGateway({ limits, resilience, server });
+let conserved: () => Promise<unknown>;
+
+async function start(more: (upstream: FakeUpstream) => GuardOptions): Promise<void> {
+  const store = recordingStore();
+  let options: GuardOptions = {};
+  gateway = await testGateway((upstream) => (options = gatewayOptions(upstream, { store, ...more(upstream) })));
+  conserved = () => expectConserved({ guard: gateway.guard, store, upstreams: [gateway.upstream], options });
+}
+
+beforeEach(() => start(() => ({ limits, resilience, server })));
+// Whatever happened to a request: nothing of it is lost, spent twice or still held.
+afterEach(async () => {
+  await conserved();
+  await gateway.close();
 });
-afterEach(() => gateway.close());
 
 /** What alice was charged, once every request has closed. */
 async function charged(): Promise<number> {
@@ -176,7 +187,7 @@ describe("what is charged in the end", () => {
 
 test("a retried failure charges only the attempt that served", async () => {
   await gateway.close();
-  gateway = await testGateway((upstream) => ({
+  await start((upstream) => ({
     limits,
     credentials: ["a", "b"].map((name) => ({ name, provider: "openai" as const, apiKey: `sk-upstream-${name}`, baseUrl: upstream.url })),
   }));
@@ -217,7 +228,7 @@ test("a client that leaves while a second hold is being made leaves none behind"
 
 test("a model whose name no header can carry is answered all the same", async () => {
   await gateway.close();
-  gateway = await testGateway();
+  await start(() => ({}));
   const response = await chat(gateway.url, { model: "openai:модель" });
   expect(response.status).toBe(200);
   expect(response.headers.get("x-quotaguard-model")).toBe(encodeURIComponent("модель"));

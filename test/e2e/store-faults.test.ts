@@ -5,7 +5,7 @@ import { testClock, type TestClock } from "quotaguard/testing";
 import { publicHealth } from "../../src/cli/public-health.ts";
 import { keptLogger } from "../core/context-kit.ts";
 import { chat, KEY, testGateway, UPSTREAM_KEY, type TestGateway } from "../helpers/app.ts";
-import { DRIVER_ERROR, faultyStore, type Fault, type FaultyStore } from "./faulty-store.ts";
+import { DRIVER_ERROR, faultyStore, type FaultyStore, type StoreFault as Fault } from "../../src/testing/faulty-store.ts";
 
 type LimitInput = NonNullable<GuardOptions["limits"]>[number];
 
@@ -32,7 +32,7 @@ interface StartOptions {
 
 async function start(limits: readonly LimitInput[], { processes, as = "store", isBounded = false }: StartOptions = {}): Promise<void> {
   clock = testClock();
-  store = faultyStore(clock, processes);
+  store = faultyStore({ clock, ...(processes === undefined ? {} : { nodes: processes }) });
   logger = keptLogger();
   gateway = await testGateway({
     limits,
@@ -334,27 +334,27 @@ describe("a request that is larger than this process's part", () => {
 describe("lost counters", () => {
   test("close what must not be guessed; all else is served, and it is no outage", async () => {
     await start([money(1), rpm(100)]);
-    store.lose(true);
+    store.loseCounters();
     expect(await ask("refuses")).toMatchObject({ status: 503, code: "store_unavailable", limit: "money", retryAfter: "1" });
     expect(health().storeState).toMatchObject({ state: "rebuilding", since: clock.now() });
     expect(await metric("store_degraded")).toBe(1);
     // Per user: somebody else may have other limits.
     expect(publicHealth(gateway.guard.admin)).toMatchObject({ status: 200, body: { store_state: "rebuilding" } });
     expect(told()).not.toContain("QG_STORE_DEGRADED");
-    store.lose(false);
+    store.findCounters();
     expect((await ask("refuses")).status).toBe(200);
     expect([await metric("store_degraded"), health().storeState]).toEqual([0, { state: "ok", since: null, reason: null }]);
   });
 
   test("do not concern requests without such a limit", async () => {
     await start([money(1, { onStoreError: "local" }), rpm(100)]);
-    store.lose(true);
+    store.loseCounters();
     expect(await statuses(3)).toEqual([200, 200, 200]);
   });
 
   test("of a limit that counts everybody: nothing can be served", async () => {
     await start([money(1, { scope: "global" })]);
-    store.lose(true);
+    store.loseCounters();
     expect(publicHealth(gateway.guard.admin)).toMatchObject({ status: 503, body: { status: "unhealthy", store_state: "rebuilding" } });
   });
 });

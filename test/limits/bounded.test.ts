@@ -5,7 +5,7 @@ import { bounded, boundedLedger, boundedStore, type Bounded } from "../../src/li
 import { combineStores } from "../../src/stores/combine.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { testClock, type TestClock } from "../../src/testing/clock.ts";
-import { faultyStore } from "../e2e/faulty-store.ts";
+import { faultyStore } from "../../src/testing/faulty-store.ts";
 import { B, charge } from "./harness.ts";
 
 const AWAY = { code: "store_unavailable", status: 503 };
@@ -203,7 +203,7 @@ describe("a store of somebody else", () => {
   ];
 
   test.each(asks)("%s ends though it is never answered", async (name, ask, deadlineMs) => {
-    const real = faultyStore(clock);
+    const real = faultyStore({ clock });
     const store = boundedStore(real, clock);
     real.fail("hangs", "limits", "records", "strikes", "ledger");
     const call = watched(() => ask(store));
@@ -214,7 +214,7 @@ describe("a store of somebody else", () => {
   });
 
   test("that cannot be counted on the ledger's side is still asked for limits", async () => {
-    const real = faultyStore(clock);
+    const real = faultyStore({ clock });
     const store = boundedStore(real, clock);
     real.fail("hangs", "ledger");
     for (let i = 0; i < 3; i += 1) {
@@ -226,7 +226,7 @@ describe("a store of somebody else", () => {
   });
 
   test("whose driver throws is unavailable, with the cause for the log alone; a RangeError and our refusals stay", async () => {
-    const real = faultyStore(clock);
+    const real = faultyStore({ clock });
     const store = boundedStore(real, clock);
     real.fail("throws", "limits");
     const failure: unknown = await (async () => store.limits.settle("a", {}))().catch((error: unknown) => error);

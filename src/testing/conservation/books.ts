@@ -1,0 +1,53 @@
+/** Whether the rows of a ledger say what the counters were charged (I2). */
+import type { LedgerRow } from "../../core/ledger.ts";
+import type { Unit } from "../../core/store.ts";
+import { totalInputTokens, totalOutputTokens } from "../../core/usage.ts";
+import { ownerOf, type Violation } from "../../metering/conservation.ts";
+import type { Reservation } from "./reservations.ts";
+
+/** Budgets reserve as `<row>.b…`, attempts over the limits of credentials as `<row>.a…`. Those are pooled, and not the request's bill. */
+const BUDGET = /^([^.]+)\.b/;
+
+/** What stays charged where `held` was: by the row's usage. Undefined = the row does not say. */
+function expectedOf({ state, usage, billedNanoUsd }: LedgerRow, unit: Unit, held: number): number | undefined {
+  if (state === "released" || state === "refused") return 0;
+  if (state !== "settled" || usage === null) return undefined;
+  switch (unit) {
+    case "usd":
+      return billedNanoUsd ?? held;
+    case "input_tokens":
+      return totalInputTokens(usage);
+    case "output_tokens":
+      return totalOutputTokens(usage);
+    case "tokens":
+      return totalInputTokens(usage) + totalOutputTokens(usage);
+    case "requests":
+      return held;
+    case "concurrent":
+      return 0;
+  }
+}
+
+/** Each budget of a request was charged what its row says, and nothing was charged that no row tells of. */
+export function bookViolations(reservations: readonly Reservation[], rows: readonly LedgerRow[]): Violation[] {
+  const byId = new Map(rows.map((row) => [row.id, row]));
+  const violations: Violation[] = [];
+  for (const { opId, charges, kept, end } of reservations) {
+    const id = BUDGET.exec(opId)?.[1];
+    if (id === undefined || kept === null || end === "open") continue;
+    const row = byId.get(id);
+    charges.forEach(({ key, unit, amount }, i) => {
+      const charged = kept[i] as number;
+      if (!row) {
+        if (charged > 0)
+          violations.push({ invariant: "I2", message: `${key}: ${charged} ${unit} were charged (reservation ${opId}), and no row tells of it` });
+        return;
+      }
+      const expected = expectedOf(row, unit, amount);
+      if (expected === undefined || expected === charged) return;
+      const message = `${ownerOf(row)} ${unit}: charged ${charged} at ${key}, the row says ${expected} (request ${row.requestId}, ${row.state})`;
+      violations.push({ invariant: "I2", message });
+    });
+  }
+  return violations;
+}
