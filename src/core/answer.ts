@@ -27,6 +27,11 @@ export interface Answer {
   readonly body: Buffer | Source | null;
 }
 
+/** An answer that carries `value` as JSON. Default status: 200. */
+export function jsonAnswer(value: unknown, status = 200): Answer {
+  return { status, headers: ["content-type", "application/json; charset=utf-8"], body: Buffer.from(JSON.stringify(value ?? null)) };
+}
+
 export function isSource(body: Answer["body"]): body is Source {
   return body !== null && !Buffer.isBuffer(body);
 }

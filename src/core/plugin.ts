@@ -3,50 +3,71 @@ import type { Credential } from "./credential.ts";
 import type { GuardEvents } from "./events.ts";
 import type { Logger } from "./logger.ts";
 import type { ProviderDefinition } from "./provider.ts";
+import type { QuotaFact } from "./quota-fact.ts";
 import type { Secret } from "./secret.ts";
 import type { Step } from "./step.ts";
 import type { RecordStore } from "./store.ts";
 import type { StrategyFunction } from "./strategy.ts";
 import type { Clock, MaybePromise } from "./time.ts";
 
+export type { QuotaFact } from "./quota-fact.ts";
+
 /**
  * A service inside the guard. Its value may carry more than this: whatever API it has for the host's code. Set up in the order of `plugins` once the store
  * is ready, torn down in reverse.
  */
 export interface Plugin {
-  /** Lower case, digits and dashes; once per guard. Names its records, secrets, routes and log lines. */
+  /** 1 to 32 characters of a-z 0-9 -, beginning with a letter; once per guard. Names its records, secrets, routes and log lines. */
   readonly name: string;
-  /** May return what ends it. A throw stops the boot. */
+  /**
+   * May return what ends it. It has 30 s; a throw stops the start: `ready()` rejects with `plugin_failed`, and plugins before it are torn down. The end has 5 s;
+   * by then nothing of the plugin runs any more (listeners, timers, watchers, routes), and the rest of `host` still works. The guard's own requests wait for
+   * `setup`, so it must not make one.
+   */
   setup(host: PluginHost): MaybePromise<void | (() => MaybePromise<void>)>;
 }
 
-/** What a plugin may do. Ours have exactly this. */
+/** What a plugin may do. Ours have exactly this. After the teardown everything but `logger` and `clock` refuses with `plugin_failed`. */
 export interface PluginHost {
   /** Lines carry the plugin's name. */
   readonly logger: Logger;
   readonly clock: Clock;
   /** What operators can do. */
   readonly admin: Admin;
-  /** Keys are below the plugin's own; shared by all processes when the store is. */
+  /**
+   * JSON records of the plugin's own, kept in the store (`store.url`): shared by all processes when it is. Keys are paths such as `reports/today`, of printable
+   * ASCII; no others are within reach.
+   */
   readonly records: RecordStore;
-  /** Encrypted at rest; kept in the ledger's store. */
+  /** Encrypted at rest; kept in the ledger's store (`ledger.url`), which outlives the counters. */
   readonly secrets: PluginSecrets;
   readonly credentials: PluginCredentials;
   /** Calls `listener` after each event. A throw is logged and counted, never felt by a request. Returns a function that stops it. */
   on<K extends keyof GuardEvents>(event: K, listener: (event: GuardEvents[K]) => void): () => void;
   /**
-   * Serves `<management path>/plugins/<plugin><path>`: behind the management key unless `public`. The step reads `ctx.method`, `ctx.query` and
-   * `ctx.body()` and returns an Answer (`jsonAnswer()` makes one); what it throws is answered as a problem document.
+   * Serves `<management path>/plugins/<plugin><path>`: behind the management key unless `public`. A path is matched as a whole: no parameters, no patterns.
+   * The step reads `ctx.method`, `ctx.query`, `ctx.headers` and `ctx.body()` (up to `server.bodyLimit`; `ctx.host` is the Express request) and returns an Answer,
+   * which may stream (`jsonAnswer()` makes a plain one). A GuardError that it throws is answered as a problem document; anything else, or no answer within
+   * `server.requestTimeout`, is 500 `plugin_failed`, logged and counted.
+   *
+   * @throws ConfigError for a path, method or option that cannot be, and for a route that is there already.
    */
   route(path: string, step: Step, options?: RouteOptions): void;
-  /** Calls `fn` every `ms`; never two at a time, never after the teardown. A throw is logged and counted. Returns a function that stops it. */
+  /**
+   * Calls `fn` every `ms`, first after one turn; never two at a time (a turn that comes too early is left out), never after the teardown, which waits for the
+   * one that runs. A throw is logged and counted. Keeps no process alive. Returns a function that stops it.
+   */
   every(ms: number, fn: () => MaybePromise<void>): () => void;
   /**
    * The right to do something alone, among all processes that share the store; null = somebody else has it. It ends by itself after `ttlMs` unless
    * it is extended.
    */
   lock(name: string, ttlMs: number): Promise<PluginLock | null>;
-  /** `fetch` that dials no private, loopback or metadata address unless the options say so literally, and follows no redirect. */
+  /**
+   * `fetch` that dials no private or loopback address unless `allow` names its origin, never a metadata service, and refuses redirects. It keeps no cookies and
+   * says `user-agent: quotaguard/<version>` unless told otherwise. Rejects with a GuardError `upstream_unreachable`, `upstream_timeout` or
+   * `upstream_protocol` (too large, a redirect); with the signal's reason when it is aborted; any status is an answer.
+   */
   readonly fetch: GuardedFetch;
   /** Makes `router.strategy: name` choose by `fn`. */
   strategy(name: string, fn: StrategyFunction): void;
@@ -78,9 +99,13 @@ export interface PluginLock {
   release(): Promise<void>;
 }
 
-/** Values that nobody reads in the database without the guard's secret key (`secrets.key`). Throws `ConfigError` when there is none. */
+/**
+ * Values that nobody reads in the database without the guard's secret key: `secrets.key`, or a file that is made beside a SQLite ledger
+ * (`quotaguard.db.key`, mode 600). Rejects with a ConfigError when there is no key, or when another one encrypted the value.
+ */
 export interface PluginSecrets {
   get(key: string): Promise<Secret | undefined>;
+  /** Text of 1 to 65,536 characters. */
   put(key: string, value: Secret | string, options?: { readonly ttlMs?: number }): Promise<void>;
   delete(key: string): Promise<boolean>;
   /** The keys below a prefix, in order. */
@@ -106,21 +131,6 @@ export interface PluginCredential {
   readonly allowPrivate?: boolean;
   /** When `apiKey` ends, wall clock, ms; null = never. A refresher of the provider is asked for another one before that. */
   readonly expiresAt?: number | null;
-}
-
-/** What is left of one of an account's quotas. */
-export interface QuotaFact {
-  readonly credential: string;
-  /** What is counted together: `requests`, `5h`, `weekly`, a family of models. */
-  readonly group: string;
-  /** 0 to 1. */
-  readonly remainingRatio: number;
-  /** When it is whole again, wall clock, ms; null = nobody knows. */
-  readonly resetsAt: number | null;
-  /** When it was seen, wall clock, ms. An older fact never replaces a newer one. */
-  readonly observedAt: number;
-  /** Who says so: `api`, `headers`, `estimate`. */
-  readonly source: string;
 }
 
 export interface RefreshedToken {
