@@ -3,6 +3,7 @@ import type { Admin, BucketAddress, BucketView, LimitSync } from "./core/admin.t
 import type { ClientFence } from "./client-fence.ts";
 import type { Services } from "./core/context.ts";
 import type { Credential } from "./core/credential.ts";
+import type { CredentialPauses } from "./credential-pauses.ts";
 import { GuardError } from "./core/errors.ts";
 import { BUILT_IN_SCOPES } from "./core/scope.ts";
 import type { BucketRule, Charge, Ledger, Store } from "./core/store.ts";
@@ -26,7 +27,8 @@ export interface AdminParts {
   readonly watch: Pick<StoreWatch, "state" | "isLedgerAway">;
   readonly ledger: Ledger;
   readonly registry: LimitRegistry;
-  readonly credentials: readonly Credential[];
+  readonly credentials: Iterable<Credential>;
+  readonly pauses: CredentialPauses;
   readonly lent: Lending;
   readonly fence: ClientFence;
   readonly discoverModels: () => Promise<readonly string[]>;
@@ -160,6 +162,9 @@ export function adminOf(parts: AdminParts): Admin {
       await adopt(limit, address, Math.max(0, tokens - found.tokens));
       return { status: "success", message: "the global bucket follows the provider's limits", headers: found.headers, bucket: await bucket(address) };
     },
+    credentials: lent.credentials,
+    pause: parts.pauses.pause,
+    resume: parts.pauses.resume,
     bans: lent.bans,
     liftBans: (credential, model) => lent.lift("banned", credential, model),
     cooldowns: lent.cooldowns,

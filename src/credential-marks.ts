@@ -9,18 +9,21 @@ import type { Health } from "./pool/health.ts";
 const MARK_CHARS = 6;
 
 export interface CredentialMarksOptions {
-  readonly credentials: readonly Credential[];
+  readonly credentials: Iterable<Credential>;
   readonly records: RecordStore;
   readonly health: Health;
   readonly logger: Logger;
 }
 
-function markOf({ provider, origin, basePath, apiKey, headers }: Credential): string {
-  const proof = JSON.stringify([provider, origin, basePath, apiKey?.reveal() ?? null, headers]);
-  return hash("sha256", proof, "base64url").slice(0, MARK_CHARS);
-}
+const proofOf = ({ provider, origin, basePath, apiKey, headers }: Credential): string =>
+  JSON.stringify([provider, origin, basePath, apiKey?.reveal() ?? null, headers]);
 
-/** Ends bans and cooldowns of credentials whose key or address is another one than at the last start. Never rejects. */
+const markOf = (credential: Credential): string => hash("sha256", proofOf(credential), "base64url").slice(0, MARK_CHARS);
+
+/** Whether two go to the same address with the same key. */
+export const hasSameProof = (one: Credential, other: Credential): boolean => one === other || proofOf(one) === proofOf(other);
+
+/** Ends bans and cooldowns of credentials whose key or address is another one than before. Never rejects. */
 export async function liftReplaced({ credentials, records, health, logger }: CredentialMarksOptions): Promise<void> {
   try {
     for (const credential of credentials) {

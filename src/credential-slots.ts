@@ -8,6 +8,7 @@ import type { Holds } from "./limits/holds.ts";
 import { encodeValue } from "./limits/registry.ts";
 import { shareOf, sizeOf } from "./limits/share.ts";
 import type { Candidate } from "./pool/candidate.ts";
+import type { CredentialChange } from "./pool/credential-set.ts";
 import { entryOf, modelTable, type ModelEntry } from "./pool/offers.ts";
 import { minuteCounter, type MinuteCounter, type MinuteCount } from "./pool/minute-counter.ts";
 import type { Shortage, Slot, Slots } from "./pool/slots.ts";
@@ -16,6 +17,8 @@ const MINUTE_MS = 60_000;
 const CELL_MS = 1_000;
 /** Models that no configuration names are counted, too. What is forgotten is only what this process saw: the limits themselves are in the store. */
 const MAX_UNNAMED = 5_000;
+/** Of configured models and credentials there are as many as there are; those of credentials that come and go must not pile up. */
+const MAX_NAMED = 100_000;
 
 export interface CredentialSlotsOptions {
   readonly store: LimitStore;
@@ -46,6 +49,8 @@ export interface SendRate extends MinuteCount {
 export interface CredentialSlots extends Slots {
   /** Of a credential as a whole, or of one model on it; read when asked for. */
   rateOf(candidate: Candidate): { readonly credential: SendRate; readonly model: SendRate };
+  /** A credential was replaced, perhaps with other numbers, or is gone. What the store has counted stays. */
+  readonly changed: CredentialChange;
 }
 
 /** One level: what is charged there, what was counted there. */
@@ -65,14 +70,33 @@ interface Pair {
   readonly countsTokens: boolean;
 }
 
+const pairFrom = (credential: Level, model: Level): Pair => ({
+  credential,
+  model,
+  charges: [...credential.fixed, ...model.fixed],
+  countsTokens: credential.tokens !== null || model.tokens !== null,
+});
+
+/** The oldest ones make room. */
+function remember<T>(table: Map<string, T>, key: string, value: T, most: number): void {
+  for (const oldest of table.keys()) {
+    if (table.size < most) break;
+    table.delete(oldest);
+  }
+  table.set(key, value);
+}
+
+const hasSameLimits = (one: SendLimits, other: SendLimits): boolean =>
+  one.rpm === other.rpm && one.tpm === other.tpm && one.maxConcurrent === other.maxConcurrent;
+
 const sliding = (limit: number): Rule => ({ kind: "sliding", limit, perMs: MINUTE_MS, cellMs: CELL_MS });
 
 /** `+` stands in no name of a limit, so no limit of the operator's can share a counter with these. */
-function levelOf(place: string, limits: SendLimits, clock: Clock): Level {
+function levelOf(place: string, limits: SendLimits, counter: MinuteCounter): Level {
   const charge = (what: string, unit: Charge["unit"], rule: Rule): Charge => ({ key: `+${what}:${place}`, rule, unit, amount: 1, enforce: true });
   const { rpm, tpm, maxConcurrent } = limits;
   return {
-    counter: minuteCounter(clock.monotonic),
+    counter,
     fixed: [
       ...(rpm < 0 ? [] : [charge("rpm", "requests", sliding(rpm))]),
       ...(maxConcurrent < 0 ? [] : [charge("parallel", "concurrent", { kind: "concurrency", limit: maxConcurrent })]),
@@ -107,18 +131,11 @@ export function credentialSlots(options: CredentialSlotsOptions): CredentialSlot
     const { credential, name, key } = candidate;
     const place = encodeValue(credential.name);
     let whole = credentials.get(credential.name);
-    if (!whole) credentials.set(credential.name, (whole = levelOf(place, credential, clock)));
-    const model = levelOf(`${place}:${encodeValue(name)}`, limitsOf(candidate), clock);
-    const charges = [...whole.fixed, ...model.fixed];
-    const pair: Pair = { credential: whole, model, charges, countsTokens: whole.tokens !== null || model.tokens !== null };
-    if (table.has(name) || credential.models?.includes(name)) named.set(key, pair);
-    else {
-      for (const oldest of unnamed.keys()) {
-        if (unnamed.size < MAX_UNNAMED) break;
-        unnamed.delete(oldest);
-      }
-      unnamed.set(key, pair);
-    }
+    if (!whole) remember(credentials, credential.name, (whole = levelOf(place, credential, minuteCounter(clock.monotonic))), MAX_NAMED);
+    const model = levelOf(`${place}:${encodeValue(name)}`, limitsOf(candidate), minuteCounter(clock.monotonic));
+    const pair = pairFrom(whole, model);
+    if (table.has(name) || credential.models?.includes(name)) remember(named, key, pair, MAX_NAMED);
+    else remember(unnamed, key, pair, MAX_UNNAMED);
     return pair;
   }
 
@@ -188,6 +205,20 @@ export function credentialSlots(options: CredentialSlotsOptions): CredentialSlot
     isShort(candidate) {
       const pair = pairOf(candidate);
       return pair !== undefined && Math.max(pair.credential.shortUntil, pair.model.shortUntil) > clock.monotonic();
+    },
+    changed(name, before, now) {
+      const level = credentials.get(name);
+      if (!level || (before && now && hasSameLimits(before, now))) return;
+      const whole = now && levelOf(encodeValue(name), now, level.counter);
+      if (whole) credentials.set(name, whole);
+      else credentials.delete(name);
+      for (const pairs of [named, unnamed]) {
+        for (const [key, { model }] of pairs) {
+          if (!key.startsWith(`${name}/`)) continue;
+          if (whole) pairs.set(key, pairFrom(whole, model));
+          else pairs.delete(key);
+        }
+      }
     },
     rateOf: (candidate) => ({
       get credential() {

@@ -6,6 +6,7 @@ import type { Candidate } from "./pool/candidate.ts";
 import type { Block, Health } from "./pool/health.ts";
 import type { ModelEntry, Offers } from "./pool/offers.ts";
 import type { Pool } from "./pool/pool.ts";
+import type { QuotaFacts } from "./pool/quota-facts.ts";
 
 export interface CredentialViewParts {
   readonly offers: Offers;
@@ -13,6 +14,7 @@ export interface CredentialViewParts {
   readonly pool: Pool;
   readonly health: Health;
   readonly slots: CredentialSlots;
+  readonly quotas: Pick<QuotaFacts, "of">;
 }
 
 export interface CredentialViews {
@@ -20,22 +22,34 @@ export interface CredentialViews {
   blocks(reason: "banned" | "cooling"): readonly BlockView[];
 }
 
-const STATES = { banned: "banned", cooling: "cooling", breaker: "failing" } as const satisfies Record<Block["reason"], CredentialState>;
+const STATES = { banned: "banned", cooling: "cooling", breaker: "failing", paused: "paused" } as const satisfies Record<
+  Block["reason"],
+  CredentialState
+>;
 
 /** What health is kept under for a credential as a whole: no model has an empty name. */
 const WHOLE = "";
 
-export function credentialViews({ offers, models, pool, health, slots }: CredentialViewParts): CredentialViews {
-  const whole = new Map<string, Candidate>();
-  for (const candidate of offers.any(WHOLE).candidates) whole.set(candidate.credential.name, candidate);
+/** A credential as a whole: none of the models on it, so its health is that of no model. */
+const wholeOf = (credential: Credential): Candidate => ({ credential, model: WHOLE, name: WHOLE, key: `${credential.name}/` });
 
+interface Standing {
+  readonly state: CredentialState;
+  readonly until: number | null;
+  readonly reason: string | null;
+}
+
+export function credentialViews({ offers, models, pool, health, slots, quotas }: CredentialViewParts): CredentialViews {
   /** The names that the configuration has, with the credentials that they are for; null = all. Patterns name none. */
-  const names = new Map<string, Set<Credential> | null>(models.map(({ name }) => [name, null]));
-  for (const credential of offers.credentials) {
-    for (const name of (credential.models ?? []).filter((pattern) => !pattern.includes("*"))) {
-      if (!names.has(name)) names.set(name, new Set());
-      names.get(name)?.add(credential);
+  function configuredNames(): ReadonlyMap<string, Set<Credential> | null> {
+    const names = new Map<string, Set<Credential> | null>(models.map(({ name }) => [name, null]));
+    for (const credential of offers.credentials) {
+      for (const name of (credential.models ?? []).filter((pattern) => !pattern.includes("*"))) {
+        if (!names.has(name)) names.set(name, new Set());
+        names.get(name)?.add(credential);
+      }
     }
+    return names;
   }
 
   function candidatesOf(name: string): readonly Candidate[] {
@@ -49,18 +63,18 @@ export function credentialViews({ offers, models, pool, health, slots }: Credent
 
   /** What each credential has of these, in the order of the config: one walk for all, because there may be many of both. */
   function namedCandidates(): ReadonlyMap<Credential, readonly Candidate[]> {
-    const found = new Map<Credential, Candidate[]>(offers.credentials.map((credential) => [credential, []]));
-    for (const [name, of] of names) {
+    const found = new Map<Credential, Candidate[]>(offers.credentials.all.map((credential) => [credential, []]));
+    for (const [name, of] of configuredNames()) {
       for (const candidate of candidatesOf(name)) if (!of || of.has(candidate.credential)) found.get(candidate.credential)?.push(candidate);
     }
     return found;
   }
 
-  function standing(candidate: Candidate, limitedUntil: number | null): { readonly state: CredentialState; readonly until: number | null } {
+  function standing(candidate: Candidate, limitedUntil: number | null): Standing {
     const block = health.isQuiet ? null : health.blockOf(candidate);
-    if (block) return { state: STATES[block.reason], until: block.until };
-    if (limitedUntil === null) return { state: "ready", until: null };
-    return { state: "limited", until: limitedUntil === Infinity ? null : limitedUntil };
+    if (block) return { state: STATES[block.reason], until: block.until, reason: why(block) };
+    if (limitedUntil === null) return READY;
+    return { state: "limited", until: limitedUntil === Infinity ? null : limitedUntil, reason: "at one of its own limits" };
   }
 
   const rates = (rate: SendRate): Pick<CredentialView, "rpm" | "tpm"> => ({
@@ -68,13 +82,13 @@ export function credentialViews({ offers, models, pool, health, slots }: Credent
     tpm: { used: rate.tokens, limit: rate.limits.tpm },
   });
 
-  function modelView(candidate: Candidate, credential: SendRate): CredentialModelView {
+  function modelView(candidate: Candidate, credential: SendRate): CredentialModelView & Standing {
     const rate = slots.rateOf(candidate).model;
     return { name: candidate.name, ...standing(candidate, later(rate.limitedUntil, credential.limitedUntil)), ...rates(rate) };
   }
 
   function view(credential: Credential, candidates: readonly Candidate[]): CredentialView {
-    const candidate = whole.get(credential.name) as Candidate;
+    const candidate = wholeOf(credential);
     const rate = slots.rateOf(candidate).credential;
     const named = candidates.map((each) => modelView(each, rate));
     const own = standing(candidate, rate.limitedUntil);
@@ -88,9 +102,10 @@ export function credentialViews({ offers, models, pool, health, slots }: Credent
       isFallback: credential.isFallback,
       priority: credential.priority,
       inFlight: pool.inFlight(credential.name),
-      ...(first ? { state: first.state, until: first.until } : own),
+      ...(first ? { state: first.state, until: first.until, reason: first.reason } : own),
+      quotas: quotas.of(credential.name),
       ...rates(rate),
-      models: named,
+      models: named.map(({ reason: _reason, ...model }) => model),
     };
   }
 
@@ -111,10 +126,13 @@ export function credentialViews({ offers, models, pool, health, slots }: Credent
   };
 }
 
+const READY: Standing = { state: "ready", until: null, reason: null };
+
 /** There is room when both levels have some. */
 const later = (one: number | null, other: number | null): number | null => (one === null || other === null ? (one ?? other) : Math.max(one, other));
 
-function why({ reason, code }: Block): string {
+function why({ reason, code, note }: Block): string {
+  if (note !== undefined) return note;
   if (reason === "breaker") return "its provider failed again and again; single requests try it after the time";
   if (reason === "banned") return `too many failures with status ${code}`;
   if (code === 429) return "at the provider's rate limit or quota";

@@ -1,25 +1,42 @@
 /** Everything about lending credentials that needs a store: health, limits, choice, and how operators see it. */
 import type { BlockView, CredentialView } from "./core/admin.ts";
 import type { Services } from "./core/context.ts";
+import type { Credential } from "./core/credential.ts";
+import { nanoToUsd } from "./core/money.ts";
 import type { Store } from "./core/store.ts";
-import { liftReplaced } from "./credential-marks.ts";
+import type { StrategyFunction } from "./core/strategy.ts";
+import { hasSameProof, liftReplaced } from "./credential-marks.ts";
 import { credentialSlots } from "./credential-slots.ts";
 import { credentialViews } from "./credential-views.ts";
 import type { Holds } from "./limits/holds.ts";
 import type { Metrics } from "./metering/metrics.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
+import { expiry, type Expiry } from "./pool/expiry.ts";
 import { credentialHealth } from "./pool/health.ts";
 import type { Offers } from "./pool/offers.ts";
+import type { Pauses } from "./pool/pauses.ts";
 import { credentialPool, type Pool } from "./pool/pool.ts";
-import { strategyOf } from "./pool/strategies/index.ts";
+import { quotaFacts, type QuotaFacts } from "./pool/quota-facts.ts";
+import { hostStrategy } from "./pool/strategies/host-strategy.ts";
+import { lateStrategy } from "./pool/strategies/late-strategy.ts";
+
+/** A strategy of a host's that fails does so at each request: it is counted each time, and said once in a while. */
+const COMPLAINT_MS = 60_000;
 
 export interface Lending {
   readonly pool: Pool;
+  readonly pauses: Pick<Pauses, "get" | "set" | "end">;
+  readonly quotas: QuotaFacts;
+  readonly expiry: Expiry;
   credentials(): readonly CredentialView[];
   bans(): readonly BlockView[];
   /** Cooldowns and open circuit breakers. */
   cooldowns(): readonly BlockView[];
   lift(reason: "banned" | "cooling", credential: string, model: string | null): number;
+  /** Takes somebody's strategy into use; `name` is what it is counted under. */
+  chooseBy(name: string, fn: StrategyFunction): void;
+  /** Calls `listener` for each 401 of a provider; the last one given counts. */
+  onUnauthorized(listener: (credential: Credential) => void): void;
   close(): void;
 }
 
@@ -37,8 +54,12 @@ export interface LendingParts {
 }
 
 export async function lending({ options, services, store, local, nodes, holds, offers, metrics }: LendingParts): Promise<Lending> {
-  const { clock, logger, events } = services;
+  const { clock, logger, events, pricer } = services;
   const { models, fail2ban, resilience, router, server } = options;
+  const { credentials } = offers;
+  let unauthorized: (credential: Credential) => void = () => undefined;
+  const expired = expiry({ credentials, clock });
+  const quotas = quotaFacts({ records: store.records, clock, logger });
   const health = credentialHealth({
     clock,
     logger,
@@ -47,11 +68,17 @@ export async function lending({ options, services, store, local, nodes, holds, o
     strikes: store.strikes,
     fail2ban,
     breaker: resilience.circuitBreaker,
+    expiry: expired,
     onBan: () => metrics?.ban("began"),
     onLift: () => metrics?.ban("ended"),
+    onUnauthorized: (credential) => unauthorized(credential),
+    isCurrent(credential) {
+      const now = credentials.find(credential.name);
+      return now !== undefined && hasSameProof(now, credential);
+    },
   });
-  await health.load();
-  await liftReplaced({ credentials: offers.credentials, records: store.records, health, logger });
+  await Promise.all([health.load(), quotas.load()]);
+  await liftReplaced({ credentials, records: store.records, health, logger });
   const slots = credentialSlots({
     store: store.limits,
     local: local.limits,
@@ -63,37 +90,94 @@ export async function lending({ options, services, store, local, nodes, holds, o
     defaultModelRpm: server.defaultModelsRpm,
     degraded: () => metrics?.storeError("reserve", "local"),
   });
+  const strategy = lateStrategy(router.strategy);
   const pool = credentialPool({
     offers,
     health,
     slots,
-    strategy: strategyOf(router.strategy),
+    strategy: strategy.pick,
     now: clock.now,
     ...(metrics ? { rejected: metrics.selectionRejected } : {}),
   });
-  const views = credentialViews({ offers, models, pool, health, slots });
+  const views = credentialViews({ offers, models, pool, health, slots, quotas });
 
+  function chooseBy(name: string, fn: StrategyFunction): void {
+    let complainedAt = -Infinity;
+    strategy.use(
+      hostStrategy({
+        fn,
+        inFlight: pool.inFlight,
+        remainingRatio: quotas.remainingRatio,
+        costUsd({ credential, model, name: known }, usage) {
+          const cost = pricer.cost(known, credential.name, usage) ?? pricer.cost(model, credential.name, usage);
+          return cost && nanoToUsd(cost.rawNanoUsd);
+        },
+        failed(error) {
+          metrics?.strategyFailed(name);
+          const now = clock.monotonic();
+          if (now - complainedAt < COMPLAINT_MS) return;
+          complainedAt = now;
+          logger.warn({ err: error, strategy: name }, "a strategy of the host's failed; credentials are taken in turn until it answers");
+        },
+      }),
+    );
+  }
+  if (typeof router.strategy === "function") chooseBy("router", router.strategy);
+
+  /** Whether it still is the account that what is stored was held against. One after the other, so that the last key is the one that is remembered. */
+  let lifting: Promise<void> = Promise.resolve();
+  const unwatch = credentials.onChange((name, before, now) => {
+    slots.changed(name, before, now);
+    if (!now) health.forget(name);
+    else {
+      metrics?.knowModels(now.models ?? []);
+      if (!before || !hasSameProof(before, now)) {
+        lifting = lifting.then(() => liftReplaced({ credentials: [now], records: store.records, health, logger }));
+      }
+    }
+  });
+
+  const shown = new Set<string>();
   metrics?.onScrape(() => {
     const blocks = health.blocks();
     const breakers = new Map(health.breakers().map(({ credential, state }) => [credential, state]));
     const isKeptOut = (name: string, reason: string): boolean => blocks.some((block) => block.credential === name && block.reason === reason);
-    for (const { name, state } of views.all()) {
+    const gone = new Set(shown);
+    for (const { name, state, quotas: facts } of views.all()) {
+      shown.add(name);
+      gone.delete(name);
       metrics.credential(name, {
         ready: state === "ready",
         banned: isKeptOut(name, "banned"),
-        cooling: isKeptOut(name, "cooling"),
+        cooling: state === "cooling" || isKeptOut(name, "cooling"),
         limited: state === "limited",
+        paused: state === "paused",
         breaker: breakers.get(name) ?? "closed",
       });
+      metrics.quotas(name, facts);
+    }
+    for (const name of gone) {
+      shown.delete(name);
+      metrics.credential(name, null);
+      metrics.quotas(name, []);
     }
   });
 
   return {
     pool,
+    pauses: health.pauses,
+    quotas,
+    expiry: expired,
     credentials: views.all,
     bans: () => views.blocks("banned"),
     cooldowns: () => views.blocks("cooling"),
     lift: health.lift,
-    close: () => health.close(),
+    chooseBy,
+    onUnauthorized: (listener) => void (unauthorized = listener),
+    close() {
+      unwatch();
+      health.close();
+      quotas.close();
+    },
   };
 }

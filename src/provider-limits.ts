@@ -4,7 +4,7 @@ import type { Clock } from "./core/time.ts";
 import { GuardError } from "./core/errors.ts";
 import { limitSync } from "./metering/openai-limits.ts";
 import { askProvider } from "./upstream/ask.ts";
-import { providerRow } from "./upstream/providers.ts";
+import { rowOf } from "./upstream/providers.ts";
 import type { Transport } from "./upstream/transport.ts";
 
 const TIMEOUT_MS = 30_000;
@@ -24,11 +24,11 @@ export type ProviderLimits =
     };
 
 /** Throws `upstream_*` when the account cannot be asked. */
-export async function providerLimits(credentials: readonly Credential[], transport: Transport, clock: Clock): Promise<ProviderLimits> {
-  const credential = credentials.find(({ provider }) => provider === "openai");
+export async function providerLimits(credentials: Iterable<Credential>, transport: Transport, clock: Clock): Promise<ProviderLimits> {
+  const credential = [...credentials].find(({ provider }) => provider === "openai");
   if (!credential?.apiKey) return { kind: "skipped", reason: "no openai credential with a key is configured" };
   const model = credential.models?.find((pattern) => !pattern.includes("*")) ?? DEFAULT_MODEL;
-  const probe = { model, messages: [{ role: "user", content: "hi" }], [providerRow(credential.provider).capField]: 1 };
+  const probe = { model, messages: [{ role: "user", content: "hi" }], [rowOf(credential).capField]: 1 };
   const body = Buffer.from(JSON.stringify(probe));
   const { status, headers } = await askProvider(transport, clock, {
     credential,

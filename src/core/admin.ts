@@ -1,3 +1,4 @@
+import type { QuotaFact } from "./quota-fact.ts";
 import type { LedgerFilter, LedgerGroup, LedgerTotal, Unit } from "./store.ts";
 
 /** A token bucket as operators see it: `tokens` is what is left net of open reservations; negative = debt. */
@@ -29,10 +30,10 @@ export interface RateView {
 }
 
 /**
- * `ready`: may be chosen, if not for every model · `limited`: its own limits have no room now · `cooling`: after a failure · `banned`: by fail2ban ·
- * `failing`: its circuit breaker is open.
+ * `ready`: may be chosen, if not for every model · `limited`: its own limits have no room now · `cooling`: after a failure, or its token has expired ·
+ * `banned`: by fail2ban · `failing`: its circuit breaker is open · `paused`: by a person or a plugin.
  */
-export type CredentialState = "ready" | "limited" | "cooling" | "banned" | "failing";
+export type CredentialState = "ready" | "limited" | "cooling" | "banned" | "failing" | "paused";
 
 export interface CredentialView {
   readonly name: string;
@@ -43,6 +44,10 @@ export interface CredentialView {
   readonly state: CredentialState;
   /** When the state ends by itself, wall clock in ms; null = it is ready, or nobody knows. */
   readonly until: number | null;
+  /** Why it is kept out, for people; null = it is not. */
+  readonly reason: string | null;
+  /** What is known to be left of the account's quotas. */
+  readonly quotas: readonly QuotaFact[];
   readonly rpm: RateView;
   readonly tpm: RateView;
   /** The models that the configuration names for it. */
@@ -104,6 +109,13 @@ export interface HealthView {
   readonly credentials: readonly CredentialView[];
 }
 
+export interface PauseOptions {
+  /** For people: it is shown wherever the credential is. 1 to 200 characters. */
+  readonly reason: string;
+  /** When it ends by itself, wall clock, ms; null or absent = when somebody resumes it. */
+  readonly until?: number | null;
+}
+
 /** The outcome of reading a provider's rate-limit headers into the global bucket. */
 export interface LimitSync {
   readonly status: "success" | "skipped";
@@ -122,6 +134,14 @@ export interface Admin {
   syncLimits(): Promise<LimitSync>;
   /** Asks every provider what it offers, each within a few seconds. Returns the names that the configuration does not have. */
   discoverModels(): Promise<readonly string[]>;
+  credentials(): readonly CredentialView[];
+  /**
+   * Lends the credential to nobody, whatever the strategy and whoever else is left: in all processes, and after a restart. A later pause replaces an
+   * earlier one. Requests that run go on. Rejects with `not_found` for a name that nobody has, and `body_invalid` for a reason or a time that cannot be.
+   */
+  pause(credential: string, options: PauseOptions): Promise<void>;
+  /** Ends a pause. False = there was none. */
+  resume(credential: string): Promise<boolean>;
   bans(): readonly BlockView[];
   /** Lifts the bans of a credential (of one model on it; null = all). Returns how many there were. */
   liftBans(credential: string, model: string | null): number;

@@ -9,8 +9,10 @@ import type { Secret } from "../core/secret.ts";
 import type { LedgerGroup } from "../core/store.ts";
 import type { Clock } from "../core/time.ts";
 import { bansRouter } from "./bans.ts";
+import { credentialsRouter } from "./credentials.ts";
 import { loadExpress } from "./express.ts";
 import { requireKey } from "./key.ts";
+import type { PluginEdge } from "./plugin-routes.ts";
 import { problemHandler } from "./problem.ts";
 import { tokenGuardRouter } from "./token-guard.ts";
 
@@ -21,6 +23,8 @@ export interface ManagementOptions {
   readonly path: string;
   readonly clock: Clock;
   readonly logger: Logger;
+  /** Absent = there are no plugins. */
+  readonly plugins?: PluginEdge | undefined;
 }
 
 const GROUPS = ["model", "provider", "credential", "key", "org", "team", "user", "day"] as const satisfies readonly LedgerGroup[];
@@ -45,9 +49,10 @@ const UsageQuery = z.strictObject({
 
 /** The routes below `/v0/management` (or wherever the host mounts it) and TokenGuard's API beside it. */
 export function managementRouter(options: ManagementOptions): Router {
-  const { admin, key, clock, logger } = options;
+  const { admin, key, clock, logger, plugins } = options;
   const express = loadExpress();
   const outer = express.Router();
+  if (plugins) outer.use("/plugins", plugins.open);
   if (!key) {
     outer.use(() => {
       throw new GuardError("not_found", "management is off: set management.key to switch it on");
@@ -60,6 +65,9 @@ export function managementRouter(options: ManagementOptions): Router {
     res.setHeader("cache-control", "no-store");
     next();
   });
+
+  // Before the routers that parse bodies: a plugin reads its own.
+  if (plugins) outer.use("/plugins", plugins.keyed);
 
   outer.get("/health", (_req, res) => {
     res.json(admin.health());
@@ -95,6 +103,7 @@ export function managementRouter(options: ManagementOptions): Router {
     });
   });
   outer.use("/", bansRouter(admin));
+  outer.use("/", credentialsRouter(admin));
   outer.use("/", tokenGuardRouter(admin));
   outer.use(() => {
     throw new GuardError("not_found", "there is no such management route");

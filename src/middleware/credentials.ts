@@ -3,22 +3,32 @@ import type { Call } from "../core/call.ts";
 import type { Context } from "../core/context.ts";
 import type { Step } from "../core/step.ts";
 import { andThen, type MaybePromise } from "../core/time.ts";
+import type { Usage } from "../core/usage.ts";
 import type { Pool } from "../pool/pool.ts";
 
 export interface CredentialsOptions {
   readonly pool: Pool;
   /** Estimates what a call will use, input and output together. */
   readonly tokensOf: (call: Call) => number;
+  /** What it will probably use; absent = no strategy asks. */
+  readonly usageOf?: (call: Call) => Usage;
   /** The credential that holds what a call names, such as files; null = any. Throws when it is somebody else's. */
   readonly holderOf: (ctx: Context, call: Call) => MaybePromise<string | null>;
 }
 
 /** Sets `ctx.choice`, or refuses with `model_not_found`. */
-export function credentialsStep({ pool, tokensOf, holderOf }: CredentialsOptions): Step {
+export function credentialsStep({ pool, tokensOf, usageOf, holderOf }: CredentialsOptions): Step {
   return function credentials(ctx) {
     return andThen(ctx.call(), (call) =>
       andThen(holderOf(ctx, call), (credential) => {
-        ctx.choice = pool.choose({ model: call.model, opId: ctx.id, tokens: () => tokensOf(call), credential });
+        ctx.choice = pool.choose({
+          model: call.model,
+          opId: ctx.id,
+          tokens: () => tokensOf(call),
+          credential,
+          scopes: ctx.scopes,
+          usage: usageOf && (() => usageOf(call)),
+        });
       }),
     );
   };

@@ -4,6 +4,7 @@
  */
 import type { Answer } from "../core/answer.ts";
 import type { Context } from "../core/context.ts";
+import type { Credential } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Logger } from "../core/logger.ts";
 import type { Step } from "../core/step.ts";
@@ -15,6 +16,8 @@ import { modelDiscovery, type DiscoveryOptions } from "./models/discovery.ts";
 
 /** What the pool goes by; its catalogue is filled here. */
 export interface ModelsOptions extends ListingOptions {
+  /** Those whose providers may be asked now. Default: all. */
+  readonly asked?: Iterable<Credential>;
   readonly transport: Transport;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -29,7 +32,13 @@ export interface ModelsStep extends Step {
 export function modelsStep(options: ModelsOptions): ModelsStep {
   const { offers, catalogue, transport, clock, logger } = options;
   const { all, find } = modelListing(options);
-  const { ensure, refresh } = modelDiscovery({ credentials: offers.credentials, catalogue, transport, clock, onAnswer: reportTo(logger) });
+  const { ensure, refresh } = modelDiscovery({
+    credentials: options.asked ?? offers.credentials,
+    catalogue,
+    transport,
+    clock,
+    onAnswer: reportTo(logger),
+  });
   const startedAt = Math.floor(clock.now() / 1_000);
   const shown = ({ id, created, ownedBy }: OfferedModel) => ({ id, object: "model", created: created ?? startedAt, owned_by: ownedBy });
 

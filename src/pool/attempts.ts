@@ -1,8 +1,10 @@
 import { NEVER_SENT, type AttemptOutcome, type Choice, type Credential, type Lease } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
+import type { Scopes } from "../core/scope.ts";
 import { isPromise, type MaybePromise } from "../core/time.ts";
-import type { Candidate, Strategy, Tier } from "./candidate.ts";
-import type { Health, Pass } from "./health.ts";
+import type { Usage } from "../core/usage.ts";
+import type { Candidate, Strategy, StrategyRequest, Tier } from "./candidate.ts";
+import type { Block, Health, Pass } from "./health.ts";
 import type { Offer } from "./offers.ts";
 import { isShortage, type Shortage, type Slot, type Slots } from "./slots.ts";
 
@@ -15,27 +17,47 @@ export interface AttemptParts {
   /** An attempt began (1) or ended (-1). */
   readonly count: (credential: string, by: number) => void;
   /** A candidate was passed over at a choice. */
-  readonly rejected: (reason: "banned" | "cooling" | "breaker" | "limited") => void;
+  readonly rejected: (reason: Block["reason"] | "limited") => void;
+}
+
+/** What one request says about itself. */
+export interface Asking {
+  readonly opId: string;
+  /** Input and output together. Asked at most once an attempt, and only where tokens are limited. */
+  readonly tokens: () => number;
+  readonly scopes?: Scopes | undefined;
+  /** What it will probably use. Asked only by strategies that want to know the price. */
+  readonly usage?: (() => Usage) | undefined;
 }
 
 /** The leases of one request: never the same credential twice. */
-export class Attempts implements Choice {
+export class Attempts implements Choice, StrategyRequest {
   readonly #parts: AttemptParts;
   readonly #offer: Offer;
   readonly #pick: Strategy;
-  readonly #opId: string;
-  readonly #tokens: () => number;
+  readonly #asking: Asking;
   /** Tried, kept out, or found without room: none of them is looked at again for this request. */
   #seen: Candidate[] | undefined;
   #shortages: Shortage[] | undefined;
   #leases = 0;
 
-  constructor(parts: AttemptParts, offer: Offer, pick: Strategy, opId: string, tokens: () => number) {
+  constructor(parts: AttemptParts, offer: Offer, pick: Strategy, asking: Asking) {
     this.#parts = parts;
     this.#offer = offer;
     this.#pick = pick;
-    this.#opId = opId;
-    this.#tokens = tokens;
+    this.#asking = asking;
+  }
+
+  get model(): string {
+    return this.#offer.name;
+  }
+
+  get scopes(): Scopes | undefined {
+    return this.#asking.scopes;
+  }
+
+  usage(): Usage | null {
+    return this.#asking.usage?.() ?? null;
   }
 
   next(): MaybePromise<Lease | null> {
@@ -48,7 +70,7 @@ export class Attempts implements Choice {
       const tier = tiers[i] as Tier;
       for (let open = this.#open(tier); open.length > 0; open = this.#open(tier)) {
         // A strategy remembers who could not be picked, so it is asked although one is left; not when there is only one.
-        const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#pick(tier, open);
+        const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#pick(tier, open, this);
         (this.#seen ??= []).push(candidate);
         const pass = this.#parts.health.enter(candidate);
         if (!pass) {
@@ -72,7 +94,7 @@ export class Attempts implements Choice {
       throw error;
     };
     try {
-      const taken = slots.take(candidate, `${this.#opId}.a${this.#seen?.length ?? 0}`, this.#tokens);
+      const taken = slots.take(candidate, `${this.#asking.opId}.a${this.#seen?.length ?? 0}`, this.#asking.tokens);
       return isPromise(taken) ? taken.catch(give) : taken;
     } catch (error) {
       return give(error);
@@ -126,7 +148,7 @@ export class Attempts implements Choice {
       const hint = waits.length === 0 ? "waiting does not help by itself" : "retry after the time that Retry-After names";
       return new GuardError("all_credentials_limited", `every credential that could serve this is at its limit or cooling down; ${hint}`, details);
     }
-    const message = "no credential can serve this now: all that could are banned or failing; the operator has to look";
+    const message = "no credential can serve this now: all that could are banned, paused or failing; the operator has to look";
     return new GuardError("no_credential", message, details);
   }
 }

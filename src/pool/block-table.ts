@@ -3,13 +3,18 @@ import { penalties, type PenaltiesOptions, type Penalty } from "./penalties.ts";
 
 /** What keeps a credential from being used for a model now. Wall clock, ms. */
 export interface Block {
-  /** `banned`: by fail2ban · `cooling`: after a credential or capacity fault · `breaker`: its provider fails again and again. */
-  readonly reason: "banned" | "cooling" | "breaker";
+  /**
+   * `banned`: by fail2ban · `cooling`: after a credential or capacity fault, or its token has expired · `breaker`: its provider fails again and again ·
+   * `paused`: by a person or a plugin.
+   */
+  readonly reason: "banned" | "cooling" | "breaker" | "paused";
   readonly credential: string;
   /** Null = all its models. */
   readonly model: string | null;
-  /** The status that caused it. */
+  /** The status that caused it; 0 = none did. */
   readonly code: number;
+  /** For people, where the code does not say it. */
+  readonly note?: string;
   readonly since: number;
   /** Null = until a person lifts it. */
   readonly until: number | null;

@@ -35,11 +35,16 @@ export interface Breakers {
   blocks(): readonly Block[];
   /** Closes one that is open or half-open; false = it is not. */
   close(credential: string): boolean;
+  /** Drops what is known of a credential that is gone. */
+  forget(credential: string): void;
   states(): readonly { readonly credential: string; readonly state: BreakerState }[];
 }
 
 /** How soon to ask again while the probes are under way, ms: nobody knows how long they take. */
 const PROBE_WAIT_MS = 1_000;
+
+/** Credentials that failed last. Beyond it the oldest begins anew. */
+const MAX_BREAKERS = 20_000;
 
 /** Of every request that tries nothing. */
 const FREE: Pass = { aloneUntil: 0 };
@@ -104,18 +109,30 @@ export function breakers({
     );
   }
 
-  function close(credential: string): boolean {
+  /** False = it was not open. */
+  function forget(credential: string): boolean {
     const breaker = known.get(credential);
     known.delete(credential);
     if (!breaker || breaker.openUntil === null) return false;
     opened -= 1;
+    return true;
+  }
+
+  function close(credential: string): boolean {
+    if (!forget(credential)) return false;
     logger.info({ credential }, "a credential's circuit breaker is closed");
     return true;
   }
 
   function fail(credential: string, code: number): void {
     let breaker = known.get(credential);
-    if (!breaker) known.set(credential, (breaker = { failures: 0, openUntil: null, probes: new Set(), code, since: 0 }));
+    if (!breaker) {
+      for (const oldest of known.keys()) {
+        if (known.size < MAX_BREAKERS) break;
+        forget(oldest);
+      }
+      known.set(credential, (breaker = { failures: 0, openUntil: null, probes: new Set(), code, since: 0 }));
+    }
     breaker.failures += 1;
     if (breaker.failures >= failureThreshold) open(credential, breaker, code);
   }
@@ -150,6 +167,7 @@ export function breakers({
 
     blocks: () => [...known].map(([credential, breaker]) => blockOf(credential, breaker)).filter((block) => block !== null),
     close,
+    forget: (credential) => void forget(credential),
     states: () => [...known].map(([credential, breaker]) => ({ credential, state: stateOf(breaker) })),
   };
 }

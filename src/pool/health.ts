@@ -1,4 +1,4 @@
-import type { AttemptOutcome } from "../core/credential.ts";
+import type { AttemptOutcome, Credential, Fault } from "../core/credential.ts";
 import type { GuardError } from "../core/errors.ts";
 import type { Events } from "../core/events.ts";
 import type { Logger } from "../core/logger.ts";
@@ -9,6 +9,8 @@ import { longer, type Block } from "./block-table.ts";
 import { breakers, type BreakerOptions, type BreakerState, type Pass } from "./breaker.ts";
 import type { Candidate } from "./candidate.ts";
 import { cooling } from "./cooling.ts";
+import type { Expiry } from "./expiry.ts";
+import { pauses, type Pauses } from "./pauses.ts";
 
 export type { Block } from "./block-table.ts";
 export type { Pass } from "./breaker.ts";
@@ -23,7 +25,7 @@ export interface Health {
   enter(candidate: Candidate): Pass | null;
   /** Each attempt that entered ends here, once. `hasOthers` tells whether another candidate could serve the model now. */
   leave(candidate: Candidate, pass: Pass, outcome: AttemptOutcome, hasOthers: () => boolean): void;
-  /** Everything that is kept out now. */
+  /** Everything that bans, cooldowns and breakers keep out now. */
   blocks(): readonly Block[];
   /** Lifts bans or ends cooldowns of a credential (and model; null = all of them, and an open breaker). Returns how many there were. */
   lift(reason: "banned" | "cooling", credential: string, model: string | null): number;
@@ -44,6 +46,12 @@ export interface HealthOptions {
   readonly onBan?: (credential: string) => void;
   /** Such a ban ended by time, seen at the next look; or a person lifted one here. Never throws. */
   readonly onLift?: (credential: string) => void;
+  /** Absent = tokens do not expire. */
+  readonly expiry?: Expiry;
+  /** Whether it is still the one that its name stands for, by key and address. Default: always. */
+  readonly isCurrent?: (credential: Credential) => boolean;
+  /** A provider answered 401 for it. Never throws. */
+  readonly onUnauthorized?: (credential: Credential) => void;
 }
 
 export interface CredentialHealth extends Health {
@@ -52,6 +60,9 @@ export interface CredentialHealth extends Health {
   close(): void;
   /** Those that are not named are closed. */
   breakers(): readonly { readonly credential: string; readonly state: BreakerState }[];
+  readonly pauses: Pick<Pauses, "get" | "set" | "end">;
+  /** The credential is gone: what only this process counts of it is dropped. What is stored stays, it may come back or be another process's too. */
+  forget(credential: string): void;
 }
 
 /** Other errors say nothing about the provider: a plan of ours that failed, a host's callback, a client. */
@@ -60,18 +71,27 @@ const isProvidersDoing = ({ code }: GuardError): boolean =>
 
 /** Cooldowns, bans and circuit breakers of credentials, fed by the same outcomes. */
 export function credentialHealth(options: HealthOptions): CredentialHealth {
-  const { clock, logger, records, strikes, events, fail2ban, breaker, onBan, onLift } = options;
+  const { clock, logger, records, strikes, events, fail2ban, breaker, onBan, onLift, expiry, isCurrent, onUnauthorized } = options;
   const cooled = cooling({ records, clock, logger });
   const banned = bans({ records, clock, logger, strikes, events, rules: fail2ban, onBan, onLift });
   const broken = breakers({ clock, logger, options: breaker });
+  const paused = pauses({ records, clock, logger });
+
+  /** What came back for a key that was replaced meanwhile says nothing about the new one. */
+  const isOutdated = ({ credential }: Candidate, fault: Fault): boolean => fault === "credential" && isCurrent?.(credential) === false;
 
   return {
     get isQuiet() {
-      return broken.isQuiet && cooled.isEmpty && banned.isEmpty;
+      return broken.isQuiet && cooled.isEmpty && banned.isEmpty && paused.isEmpty && (expiry?.isQuiet ?? true);
     },
 
     blockOf(candidate) {
+      // Somebody's word goes before all that was learnt.
+      const pause = paused.isEmpty ? null : paused.blockOf(candidate.credential.name);
+      if (pause) return pause;
       const now = clock.now();
+      const expired = expiry?.blockOf(candidate.credential) ?? null;
+      if (expired) return expired;
       return longer(longer(banned.blockOf(candidate, now), cooled.blockOf(candidate, now)), broken.blockOf(candidate));
     },
 
@@ -89,6 +109,11 @@ export function credentialHealth(options: HealthOptions): CredentialHealth {
           return;
         case "refused": {
           const { status, fault } = outcome;
+          if (status === 401) onUnauthorized?.(candidate.credential);
+          if (isOutdated(candidate, fault)) {
+            broken.leave(candidate, pass, "nothing", 0);
+            return;
+          }
           if (fault === "request") {
             broken.leave(candidate, pass, "answered", status);
             // A model that is gone there: the one fault of a request that an operator may want to ban a pair for.
@@ -126,13 +151,17 @@ export function credentialHealth(options: HealthOptions): CredentialHealth {
     },
 
     async load() {
-      await Promise.all([banned.load(), cooled.load()]);
+      await Promise.all([banned.load(), cooled.load(), paused.load()]);
     },
 
     close() {
       banned.close();
       cooled.close();
+      paused.close();
     },
+
+    pauses: paused,
+    forget: (credential) => broken.forget(credential),
 
     breakers: broken.states,
   };

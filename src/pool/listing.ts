@@ -30,15 +30,18 @@ export interface ListingOptions {
   readonly aliases: Readonly<Record<string, string>>;
 }
 
-/** Worked out once, until a provider's list changes. Names that stand for another (aliases) are hidden, and so are providers' own where config renames them. */
+/** Worked out once, until a provider's list or a credential changes. Names that stand for another (aliases) are hidden, and so are providers' own where config renames them. */
 export function modelListing(options: ListingOptions): Listing {
   const { offers, catalogue, aliases } = options;
   const table = new Set(options.models.map(({ name }) => name));
-  const literal = offers.credentials.flatMap(({ models }) => (models ?? []).filter((pattern) => !pattern.includes("*")));
   const standsForItself = (name: string): boolean => offers.resolve(name) === name;
-  const configured = [...new Set([...table, ...literal])].filter(standsForItself);
   let version = -1;
   let known: ReadonlyMap<string, OfferedModel> = new Map();
+
+  function configured(): readonly string[] {
+    const literal = offers.credentials.all.flatMap(({ models }) => (models ?? []).filter((pattern) => !pattern.includes("*")));
+    return [...new Set([...table, ...literal])].filter(standsForItself);
+  }
 
   function candidatesOf(name: string): readonly Candidate[] {
     try {
@@ -71,7 +74,7 @@ export function modelListing(options: ListingOptions): Listing {
 
   function discovered(configuredOnes: ReadonlyMap<string, OfferedModel>, spokenFor: ReadonlySet<string>): OfferedModel[] {
     const found = new Map<string, OfferedModel & { readonly credentials: string[] }>();
-    for (const { name, provider } of offers.credentials) {
+    for (const { name, provider } of offers.credentials.all) {
       for (const { id, created, ownedBy } of catalogue.models(name)) {
         if (configuredOnes.has(id) || spokenFor.has(`${name}/${id}`) || !standsForItself(id)) continue;
         const before = found.get(id);
@@ -84,18 +87,19 @@ export function modelListing(options: ListingOptions): Listing {
   }
 
   function all(): ReadonlyMap<string, OfferedModel> {
-    if (version === catalogue.version) return known;
+    const current = offers.version;
+    if (version === current) return known;
     const models = new Map<string, OfferedModel>();
     /** What providers call the models that are configured. */
     const spokenFor = new Set<string>();
-    for (const name of configured) {
+    for (const name of configured()) {
       const candidates = candidatesOf(name);
       if (candidates.length === 0) continue;
       models.set(name, configuredModel(name, candidates));
       for (const { credential, model } of candidates) spokenFor.add(`${credential.name}/${model}`);
     }
     for (const model of discovered(models, spokenFor)) models.set(model.id, model);
-    version = catalogue.version;
+    version = current;
     return (known = models);
   }
 

@@ -1,6 +1,7 @@
 import type { Credential } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Candidate, Tier } from "./candidate.ts";
+import type { CredentialSet } from "./credential-set.ts";
 import { matchesAny } from "./patterns.ts";
 
 /** A model as the operator named it: what it is called at the provider, and by which credential it is served. */
@@ -32,7 +33,9 @@ export interface Offer {
 }
 
 export interface Offers {
-  readonly credentials: readonly Credential[];
+  readonly credentials: CredentialSet;
+  /** Grows whenever what is offered may have changed. */
+  readonly version: number;
   /** The model that a client's name stands for, after aliases and `provider:model`. */
   resolve(model: string): string;
   /** Everything that may serve the model. Throws `model_not_found` when nothing does. */
@@ -42,7 +45,7 @@ export interface Offers {
 }
 
 export interface OffersOptions {
-  readonly credentials: readonly Credential[];
+  readonly credentials: CredentialSet;
   readonly models: readonly ModelEntry[];
   readonly aliases: Readonly<Record<string, string>>;
   readonly lists?: ModelLists;
@@ -64,15 +67,25 @@ export function entryOf(table: ModelTable, name: string, credential: string): Mo
   return entries.find((entry) => entry.credential === credential) ?? entries.find((entry) => entry.credential === undefined);
 }
 
-/** Who offers what: config first, what providers list second. Worked out once a model, until a list changes. */
+/** Who offers what: config first, what providers list second. Worked out once a model, until a list or a credential changes. */
 export function offers(options: OffersOptions): Offers {
   const { credentials, models, aliases, lists } = options;
-  const providers = new Set(credentials.map((credential) => credential.provider));
   const table = modelTable(models);
   const most = table.size + MAX_REMEMBERED;
   const known = new Map<string, Offer>();
   const operations = new Map<string, Offer>();
-  let version = lists?.version ?? 0;
+  let providers: ReadonlySet<string> = new Set();
+  let version = -1;
+
+  /** Both only grow, so their sum tells of any change. */
+  const current = (): number => credentials.version + (lists?.version ?? 0);
+
+  function renew(): void {
+    version = current();
+    known.clear();
+    operations.clear();
+    providers = new Set(credentials.all.map(({ provider }) => provider));
+  }
 
   /** `provider:model` narrows the choice to one provider. */
   function split(model: string): { readonly provider: string | null; readonly name: string } {
@@ -98,7 +111,7 @@ export function offers(options: OffersOptions): Offers {
   function find(model: string): Offer {
     const { provider, name } = split(model);
     const entries = table.get(name) ?? NO_ENTRIES;
-    const asked = credentials.filter((credential) => provider === null || credential.provider === provider);
+    const asked = credentials.all.filter((credential) => provider === null || credential.provider === provider);
     const claims = asked.map((credential) => ({ credential, claim: claim(credential, name, entries) }));
     const sure = claims.filter((each) => each.claim === "yes" || each.claim === "maybe");
     // On nobody's list: it may be too new, or a private one. Who was not told what to offer may try.
@@ -114,12 +127,15 @@ export function offers(options: OffersOptions): Offers {
 
   return {
     credentials,
-    resolve: (model) => split(model).name,
+    get version() {
+      return current();
+    },
+    resolve(model) {
+      if (version !== current()) renew();
+      return split(model).name;
+    },
     of(model) {
-      if (lists && lists.version !== version) {
-        version = lists.version;
-        known.clear();
-      }
+      if (version !== current()) renew();
       let offer = known.get(model);
       if (!offer) {
         offer = find(model);
@@ -129,11 +145,12 @@ export function offers(options: OffersOptions): Offers {
       return offer;
     },
     any(operation) {
+      if (version !== current()) renew();
       let offer = operations.get(operation);
       if (!offer) {
         offer = offerOf(
           operation,
-          credentials.map((credential) => candidate(credential, operation, operation)),
+          credentials.all.map((credential) => candidate(credential, operation, operation)),
         );
         if (operations.size >= MAX_REMEMBERED) operations.clear();
         operations.set(operation, offer);

@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
 import type { Choice } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
-import { Attempts, type AttemptParts } from "./attempts.ts";
+import type { Scopes } from "../core/scope.ts";
+import { Attempts, type Asking, type AttemptParts } from "./attempts.ts";
 import type { Candidate, Strategy } from "./candidate.ts";
 import type { Health } from "./health.ts";
 import type { Offer, Offers } from "./offers.ts";
@@ -19,12 +20,8 @@ export interface PoolOptions {
 }
 
 /** What a model call wants. */
-export interface ModelRequest {
+export interface ModelRequest extends Asking {
   readonly model: string;
-  /** Unique to the request; each attempt takes its room under a name derived from it. */
-  readonly opId: string;
-  /** Estimates what it will use, input and output together. Asked at most once an attempt, and only where tokens are limited. */
-  readonly tokens: () => number;
   /** Only this credential: what the call names lives there. Absent or null = any. */
   readonly credential?: string | null;
 }
@@ -38,6 +35,7 @@ export interface OperationRequest {
   readonly affinity: string | null;
   /** Only this credential: what is asked for lives there. Null = any. */
   readonly credential: string | null;
+  readonly scopes?: Scopes | undefined;
   /** Credentials that cannot carry it. */
   readonly except?: (candidate: Candidate) => boolean;
 }
@@ -56,8 +54,19 @@ const noTokens = (): number => 0;
 /** Lends credentials: one lease an attempt, by priority, health, room and strategy. */
 export function credentialPool(options: PoolOptions): Pool {
   const { offers, health, slots, strategy, now, rejected = () => undefined } = options;
-  const open = new Map<string, number>(offers.credentials.map(({ name }) => [name, 0]));
-  const count = (name: string, by: number): void => void open.set(name, (open.get(name) ?? 0) + by);
+  const open = new Map<string, number>();
+  /** They are out of the set, and still serve. */
+  const leaving = new Set<string>();
+  const count = (name: string, by: number): void => {
+    const left = (open.get(name) ?? 0) + by;
+    open.set(name, left);
+    if (left === 0 && leaving.size > 0 && leaving.delete(name)) open.delete(name);
+  };
+  offers.credentials.onChange((name, _before, current) => {
+    if (current) leaving.delete(name);
+    else if (open.get(name)) leaving.add(name);
+    else open.delete(name);
+  });
   const parts: AttemptParts = { health, slots, now, count, rejected };
 
   function narrowed(offer: Offer, { credential, except }: Pick<OperationRequest, "credential" | "except">): Offer {
@@ -69,14 +78,15 @@ export function credentialPool(options: PoolOptions): Pool {
   }
 
   return {
-    choose({ model, opId, tokens, credential = null }) {
+    choose(request) {
+      const { model, credential = null } = request;
       const offer = offers.of(model);
-      return new Attempts(parts, credential === null ? offer : narrowed(offer, { credential }), strategy, opId, tokens);
+      return new Attempts(parts, credential === null ? offer : narrowed(offer, { credential }), strategy, request);
     },
     chooseAny(request) {
       const offer = narrowed(offers.any(request.operation), request);
       const pick = request.affinity === null ? strategy : byAffinity(request.affinity);
-      return new Attempts(parts, offer, pick, request.opId, noTokens);
+      return new Attempts(parts, offer, pick, { opId: request.opId, tokens: noTokens, scopes: request.scopes });
     },
     inFlight: (name) => open.get(name) ?? 0,
   };

@@ -33,6 +33,8 @@ export function recordMirror({ records, prefix, clock, logger, standing, heard }
   /** At most one write of a key at a time, so that the store ends with the last one. */
   const underWay = new Set<string>();
   const waiting = new Set<string>();
+  /** Somebody else wrote while a write of ours was under way: nobody knows which of them came last. */
+  const crossed = new Set<string>();
   let isAway = false;
   let isUnread = false;
   let isClosed = false;
@@ -68,7 +70,19 @@ export function recordMirror({ records, prefix, clock, logger, standing, heard }
 
   function written(key: string): void {
     underWay.delete(key);
+    const isCrossed = crossed.delete(key);
     if (waiting.delete(key)) write(key);
+    else if (isCrossed) void readAgain(key);
+  }
+
+  async function readAgain(key: string): Promise<void> {
+    try {
+      const record = await records.get(recordKey(key));
+      if (!isClosed && !isStanding(key, record)) hear(key, record);
+    } catch (error) {
+      isUnread = true;
+      lost(error);
+    }
   }
 
   function failed(key: string, error: unknown): void {
@@ -98,8 +112,10 @@ export function recordMirror({ records, prefix, clock, logger, standing, heard }
           throw error;
         } finally {
           underWay.delete(key);
+          if (crossed.delete(key)) isUnread = true;
         }
       }
+      if (isUnread) await read();
       isAway = false;
       retrier = undefined;
       logger.info({ records: prefix }, "the store is back and knows what is kept out");
@@ -117,10 +133,18 @@ export function recordMirror({ records, prefix, clock, logger, standing, heard }
 
   function take(name: string, record: StoredRecord | undefined): void {
     const key = keyOf(name.slice(prefix.length));
-    // What we are about to write is newer, or will be corrected by whoever wrote this.
-    if (key === undefined || underWay.has(key) || waiting.has(key)) return;
-    heard(key, record?.value);
+    if (key !== undefined) hear(key, record);
   }
+
+  function hear(key: string, record: StoredRecord | undefined): void {
+    // What we are about to write is newer, or will be corrected by whoever wrote this.
+    if (waiting.has(key)) return;
+    if (!underWay.has(key)) heard(key, record?.value);
+    else if (!isStanding(key, record)) crossed.add(key);
+  }
+
+  const isStanding = (key: string, record: StoredRecord | undefined): boolean =>
+    JSON.stringify(record?.value) === JSON.stringify(standing(key)?.value);
 
   const recordKey = (key: string): string => prefix + encodeURIComponent(JSON.stringify(key).slice(1, -1));
 

@@ -3,7 +3,7 @@ import { GuardError } from "../core/errors.ts";
 import type { Clock } from "../core/time.ts";
 import { requestHeaders } from "./headers.ts";
 import type { ProviderRow } from "../core/provider.ts";
-import { providerRow, upstreamPath } from "./providers.ts";
+import { rowOf, upstreamPath } from "./providers.ts";
 import type { OutgoingRequest, ResponseHeaders, Transport } from "./transport.ts";
 
 export interface Question {
@@ -26,7 +26,7 @@ export interface ProviderAnswer {
 /** Asks a provider something of our own (not a client's call) and collects the answer. Throws `upstream_*` when there is none; any status is an answer. */
 export function askProvider(transport: Transport, clock: Clock, question: Question): Promise<ProviderAnswer> {
   const { credential, to, body, timeoutMs, maxBytes } = question;
-  const row = providerRow(credential.provider);
+  const row = rowOf(credential);
   const { origin, allowPrivate, proxyUrl } = credential;
   const headers = requestHeaders({}, row, credential, body?.length ?? null);
   const path = upstreamPath(credential, row.paths[to]);

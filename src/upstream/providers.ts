@@ -81,7 +81,10 @@ const openAiCompatible: ProviderRow = {
 /** Reasoning models of OpenAI refuse `max_tokens`, which their API reference marks as deprecated. */
 const openAi: ProviderRow = { ...openAiCompatible, id: "openai", baseUrl: "https://api.openai.com", capField: "max_completion_tokens" };
 
-const ROWS: ReadonlyMap<string, ProviderRow> = new Map([openAi, openAiCompatible].map((row) => [row.id, row]));
+const ROWS: ReadonlyMap<string, ProviderRow> = new Map([openAi, openAiCompatible].map((row) => [row.id, Object.freeze(row)]));
+
+/** The rows that are built in, in the order in which they are told. */
+export const PROVIDER_IDS: readonly string[] = [...ROWS.keys()];
 
 /**
  * A provider's path below the credential's base. A base that names a version itself (`https://open.example/api/paas/v4`) has it in place of the
@@ -94,15 +97,17 @@ export function upstreamPath({ basePath }: Credential, path: string): string {
 const VERSIONED_BASE = /\/v\d+(?:beta\d*)?$/;
 const VERSIONED_PATH = /^\/v\d+(?=\/)/;
 
-/** The row of a provider. Throws an Error that names the nearest id when there is none. */
+/** The built-in row of a provider. Throws an Error that names the nearest id when there is none. */
 export function providerRow(id: string): ProviderRow {
   const row = ROWS.get(id);
   if (row) return row;
-  const known = [...ROWS.keys()];
-  const meant = nearest(id, known);
+  const meant = nearest(id, PROVIDER_IDS);
   const advice = meant ? `did you mean "${meant}"?` : 'use "openai-compatible" with a base_url for any server that speaks the OpenAI API.';
-  throw new Error(`unknown provider "${id.slice(0, 64)}"; ${advice} Known: ${known.join(", ")}`);
+  throw new Error(`unknown provider "${id.slice(0, 64)}"; ${advice} Known: ${PROVIDER_IDS.join(", ")}`);
 }
+
+/** What is particular about a credential's provider. */
+export const rowOf = (credential: Credential): ProviderRow => credential.row ?? providerRow(credential.provider);
 
 /**
  * When a refusal may be repeated, from `retry-after-ms`, `retry-after` (seconds or HTTP date, RFC 9110 10.2.3) or OpenAI's

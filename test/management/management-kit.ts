@@ -21,6 +21,8 @@ const MAIN: CredentialView = {
   inFlight: 0,
   state: "ready",
   until: null,
+  reason: null,
+  quotas: [],
   rpm: { used: 0, limit: -1 },
   tpm: { used: 0, limit: -1 },
   models: [],
@@ -41,6 +43,8 @@ export interface FakeAdmin extends Admin {
   readonly calls: AdminCall[];
   fails: Error | undefined;
   status: HealthView["status"];
+  /** Of its only credential. */
+  paused: { readonly reason: string; readonly until: number | null } | undefined;
 }
 
 /** An admin that does nothing but note what it was asked for. */
@@ -59,12 +63,24 @@ function fakeAdmin(): FakeAdmin {
     calls,
     fails: undefined,
     status: "ok",
+    paused: undefined,
     health: () => ({ ...HEALTH, status: admin.status }),
     limits: () => [{ name: "user-day", scope: ["user"], unit: "usd", kind: "window", mode: "enforce" }],
     bucket: (address: BucketAddress) => note("bucket", [address], BUCKET),
     setBucket: (address, numbers) => note("setBucket", [address, numbers], BUCKET),
     syncLimits: () => note("syncLimits", [], { status: "success", message: "done", headers: { "x-ratelimit-limit-tokens": "1000" }, bucket: BUCKET }),
     discoverModels: () => note("discoverModels", [], []),
+    credentials: () => [admin.paused === undefined ? MAIN : { ...MAIN, state: "paused", ...admin.paused }],
+    async pause(...args) {
+      await note("pause", args, undefined);
+      admin.paused = { reason: args[1].reason, until: args[1].until ?? null };
+    },
+    async resume(...args) {
+      const was = admin.paused !== undefined;
+      await note("resume", args, was);
+      admin.paused = undefined;
+      return was;
+    },
     bans: () => [BAN],
     liftBans: (...args) => noted("liftBans", args, 1),
     cooldowns: () => [COOLDOWN],

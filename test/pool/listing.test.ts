@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { Credential } from "../../src/core/credential.ts";
 import { modelCatalogue, type ListedModel, type ModelCatalogue } from "../../src/pool/catalogue.ts";
+import { credentialSet } from "../../src/pool/credential-set.ts";
 import { modelListing, type Listing } from "../../src/pool/listing.ts";
 import { offers, type ModelEntry } from "../../src/pool/offers.ts";
 import { credential } from "./pool-kit.ts";
@@ -12,10 +13,8 @@ interface Setting {
   readonly lists?: Readonly<Record<string, readonly (string | ListedModel)[]>>;
 }
 
-function listingOf(
-  credentials: readonly Credential[],
-  { models = [], aliases = {}, lists = {} }: Setting = {},
-): Listing & { catalogue: ModelCatalogue } {
+function listingOf(given: readonly Credential[], { models = [], aliases = {}, lists = {} }: Setting = {}): Listing & { catalogue: ModelCatalogue } {
+  const credentials = credentialSet(given);
   const catalogue = modelCatalogue(credentials);
   const listing = modelListing({ offers: offers({ credentials, models, aliases, lists: catalogue }), catalogue, models, aliases });
   for (const [name, list] of Object.entries(lists))

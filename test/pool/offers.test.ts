@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { credentialSet } from "../../src/pool/credential-set.ts";
 import { offers, type ModelEntry, type ModelLists, type Offers } from "../../src/pool/offers.ts";
 import { refusalOf } from "../core/context-kit.ts";
 import { credential, numbered, offersOf } from "./pool-kit.ts";
@@ -208,7 +209,7 @@ describe("lists that providers gave", () => {
   test("are looked at again when they change", () => {
     const lists = { version: 1, known: { a: ["x"], b: ["m"] } as Record<string, readonly string[]> };
     const from = offers({
-      credentials: [credential("a"), credential("b")],
+      credentials: credentialSet([credential("a"), credential("b")]),
       models: [],
       aliases: {},
       lists: {

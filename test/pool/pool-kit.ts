@@ -2,6 +2,7 @@ import { NEVER_SENT, type AttemptOutcome, type Choice, type Credential, type Lea
 import { Secret } from "../../src/core/secret.ts";
 import type { Candidate } from "../../src/pool/candidate.ts";
 import type { Block, Health } from "../../src/pool/health.ts";
+import { credentialSet } from "../../src/pool/credential-set.ts";
 import { offers, type ModelEntry, type ModelLists, type Offers } from "../../src/pool/offers.ts";
 import { credentialPool, type Pool } from "../../src/pool/pool.ts";
 import type { Shortage, Slots } from "../../src/pool/slots.ts";
@@ -42,7 +43,7 @@ export const offersOf = (
   models: readonly ModelEntry[] = [],
   aliases: Record<string, string> = {},
   lists?: ModelLists,
-): Offers => offers({ credentials, models, aliases, ...(lists ? { lists } : {}) });
+): Offers => offers({ credentials: credentialSet(credentials), models, aliases, ...(lists ? { lists } : {}) });
 
 /** Health as a test sets it, with what it was told. */
 export interface SetHealth extends Health {

@@ -49,6 +49,21 @@ describe("a mirror in slow records", () => {
     expect(it.records.writes).toHaveLength(2);
   });
 
+  test("reads again what somebody else wrote while its own write was under way: nobody knows which came last", async () => {
+    const it = slow();
+    await it.mirror.load();
+    it.put("a", "ours");
+    const [write] = it.records.writes;
+    expect(write).toBe("put t/a");
+    // Ours is in the store, its answer is still on the way, and somebody writes.
+    const arriving = it.records.arrive();
+    await it.inner.put("t/a", "theirs");
+    await arriving;
+    await settled();
+    expect(it.heard).toEqual([["a", "theirs"]]);
+    expect(await it.stored()).toEqual({ "t/a": "theirs" });
+  });
+
   test("deletes after the write that is under way", async () => {
     const it = slow();
     it.put("a", "1");

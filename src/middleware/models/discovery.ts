@@ -15,7 +15,8 @@ const MAX_LIST_BYTES = 4 * 1024 * 1024;
 const LABEL = /^\P{Cc}{1,256}$/u;
 
 export interface DiscoveryOptions {
-  readonly credentials: readonly Credential[];
+  /** Looked at anew at each round. */
+  readonly credentials: Iterable<Credential>;
   /** Is told what was found. */
   readonly catalogue: ModelCatalogue;
   readonly transport: Transport;
@@ -35,37 +36,54 @@ export interface ModelDiscovery {
 
 export function modelDiscovery(options: DiscoveryOptions): ModelDiscovery {
   const { catalogue, clock, onAnswer } = options;
-  const asked = options.credentials.filter(({ models }) => models === null || models.some((pattern) => pattern.includes("*")));
-  const dueAt = new Map<string, number>(asked.map(({ name }) => [name, -Infinity]));
+  /** By what was asked: another key alone makes no other list, another address does. */
+  const dueAt = new Map<string, number>();
   let round: Promise<void> | undefined;
   let hasAsked = false;
 
+  const isAsked = ({ models }: Credential): boolean => models === null || models.some((pattern) => pattern.includes("*"));
+  const asked = (): readonly Credential[] => [...options.credentials].filter(isAsked);
+  const placeOf = ({ name, provider, origin, basePath, models }: Credential): string => JSON.stringify([name, provider, origin, basePath, models]);
+
+  /** Those of credentials that are gone. */
+  function sweep(): void {
+    const now = new Set(asked().map(placeOf));
+    if (dueAt.size > now.size) for (const place of dueAt.keys()) if (!now.has(place)) dueAt.delete(place);
+  }
+
   async function ask(credential: Credential): Promise<void> {
     let error: Error | null = null;
+    const place = placeOf(credential);
+    const isThere = (): boolean => asked().some((each) => placeOf(each) === place);
     try {
-      catalogue.set(credential.name, await listOf(options, credential));
+      const list = await listOf(options, credential);
+      if (isThere()) catalogue.set(credential.name, list);
     } catch (thrown) {
       error = thrown as Error;
     }
-    dueAt.set(credential.name, clock.monotonic() + (error ? RETRY_MS : FRESH_MS));
+    if (!isThere()) return;
+    dueAt.set(place, clock.monotonic() + (error ? RETRY_MS : FRESH_MS));
     onAnswer(credential, error);
   }
 
-  const isDue = ({ name }: Credential): boolean => (dueAt.get(name) as number) <= clock.monotonic();
+  const isDue = (credential: Credential): boolean => (dueAt.get(placeOf(credential)) ?? -Infinity) <= clock.monotonic();
 
   function refresh(): Promise<void> {
-    round ??= Promise.allSettled(asked.filter(isDue).map(ask)).then(() => {
+    round ??= Promise.allSettled(asked().filter(isDue).map(ask)).then(() => {
       round = undefined;
+      sweep();
       hasAsked = true;
     });
     return round;
   }
 
   return {
-    asked,
+    get asked() {
+      return asked();
+    },
     refresh,
     ensure() {
-      if (!asked.some(isDue)) return undefined;
+      if (!asked().some(isDue)) return undefined;
       const pending = refresh();
       return hasAsked ? undefined : pending;
     },

@@ -36,7 +36,7 @@ export function laneAddress(req: IncomingMessage, isPart: boolean): LaneAddress 
   const url = (req as { originalUrl?: string }).originalUrl ?? req.url ?? "/";
   const { path, mounted } = pathBelowMount(req);
   const found = isPart ? afterPrefix(url) : withVersion(path, mounted);
-  return found === null ? null : { path: found, query: queryOf(url) };
+  return found === null ? null : { path: found, query: queryOf(req.url ?? url) };
 }
 
 function withVersion(path: string, mounted: boolean): string | null {

@@ -12,6 +12,8 @@ const MOST_OPEN = 256;
 const MOST_IDLE = 16;
 /** Short: a request whose body streams cannot be repeated when the provider closes an idle connection at the moment it is used again. */
 const IDLE_MS = 4_000;
+/** Credentials may come and go. Of those that carry nothing the oldest makes room. */
+const MAX_LANES = 1_000;
 const WAIT_HINT_MS = 1_000;
 
 export interface AgentsOptions {
@@ -40,13 +42,15 @@ export interface Agents {
 }
 
 interface Lane {
+  /** Where it leads: a credential of the same name may be replaced by one with another address. */
+  readonly origin: string;
+  readonly allowPrivate: boolean;
   readonly agent: HttpAgent;
   readonly isSecure: boolean;
   open: number;
 }
 
 export function agents({ clock, connectTimeoutMs, lookup, ca }: AgentsOptions): Agents {
-  /** As many as there are credentials. */
   const lanes = new Map<string, Lane>();
   const connecting = new Set<Socket>();
 
@@ -73,14 +77,28 @@ export function agents({ clock, connectTimeoutMs, lookup, ca }: AgentsOptions): 
       });
       return undefined;
     };
-    return { agent, isSecure, open: 0 };
+    return { origin, allowPrivate, agent, isSecure, open: 0 };
+  }
+
+  function added(credential: Credential): Lane {
+    for (const [name, { agent, open }] of lanes) {
+      if (lanes.size < MAX_LANES) break;
+      if (open > 0) continue;
+      agent.destroy();
+      lanes.delete(name);
+    }
+    const lane = laneOf(credential);
+    lanes.delete(credential.name);
+    lanes.set(credential.name, lane);
+    return lane;
   }
 
   return {
     enter(credential) {
-      let lane = lanes.get(credential.name);
-      if (!lane) lanes.set(credential.name, (lane = laneOf(credential)));
-      const entered = lane;
+      const lane = lanes.get(credential.name);
+      // What the old one carries goes on, and its idle connections end by themselves.
+      const isSame = lane !== undefined && lane.origin === credential.origin && lane.allowPrivate === credential.allowPrivate;
+      const entered = isSame ? lane : added(credential);
       if (entered.open >= MOST_OPEN) {
         throw new GuardError("overloaded", "too many transfers with this provider are under way; try again soon", { retryAfterMs: WAIT_HINT_MS });
       }

@@ -7,6 +7,7 @@ import { GuardError } from "../../core/errors.ts";
 import type { Timer } from "../../core/time.ts";
 import { protocolError, type Stage } from "../../upstream/failure.ts";
 import { responseHeaders } from "../../upstream/headers.ts";
+import { writeHead } from "../../http/write-head.ts";
 import type { Seat } from "./agents.ts";
 import type { Cargo, Carriage, Carrier, Recipient } from "./carrier.ts";
 import { chargeFor, type Ending } from "./charge.ts";
@@ -198,7 +199,7 @@ export class Exchange implements Recipient {
     // An answer that came before the whole request was read: the rest of it would be the next request.
     if (!req.complete) headers.push("connection", "close");
     ctx.firstByteAt = ctx.services.clock.monotonic();
-    res.writeHead(status, headers);
+    writeHead(res, status, headers);
     const events = isEventStream(answer.headers);
     if (events) res.flushHeaders();
     if (operation.runsModel && (events || /\bjson\b/i.test(answer.headers["content-type"] ?? ""))) {

@@ -4,7 +4,7 @@
  */
 import type { Credential } from "../../core/credential.ts";
 import { requestHeaders, responseHeaders } from "../../upstream/headers.ts";
-import { providerRow } from "../../upstream/providers.ts";
+import { rowOf } from "../../upstream/providers.ts";
 
 export type HeaderFields = Readonly<Record<string, string | readonly string[] | undefined>>;
 
@@ -41,7 +41,7 @@ function pick(to: Record<string, string>, from: HeaderFields, names: readonly st
 
 /** Ours, the provider's proof and the operator's extra headers, which win over the client's. */
 function ownHeaders(credential: Credential): Record<string, string> {
-  const pairs = requestHeaders({}, providerRow(credential.provider), credential, null);
+  const pairs = requestHeaders({}, rowOf(credential), credential, null);
   const headers: Record<string, string> = {};
   for (let i = 0; i < pairs.length; i += 2) headers[pairs[i] as string] = pairs[i + 1] as string;
   return headers;

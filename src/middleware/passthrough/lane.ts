@@ -24,7 +24,7 @@ import { lender } from "./lend.ts";
 import { listing } from "./listing.ts";
 import { filesIn } from "./named-files.ts";
 import type { LaneOperation, LanePaths } from "./operations.ts";
-import { ownership, tenantOf, type Tenant, type Thing } from "./ownership.ts";
+import { directNames, ownership, tenantOf, type Tenant, type Thing } from "./ownership.ts";
 import { modelIn, payloadOf, sentBody, type Payload } from "./payload.ts";
 import { filesOf, learn, tellsOfThings } from "./things.ts";
 import { Tunnel } from "./tunnel.ts";
@@ -35,7 +35,7 @@ export interface LaneOptions {
   readonly pool: Pool;
   /** Keeps whose the files are. */
   readonly records: RecordStore;
-  readonly credentials: readonly Credential[];
+  readonly credentials: Iterable<Credential>;
   /** The model that a client's name stands for. */
   readonly resolve: (model: string) => string;
   /** Reads lists. */
@@ -74,10 +74,10 @@ export interface PassthroughLane {
 
 export function passthroughLane(options: LaneOptions): PassthroughLane {
   const { services, records, credentials, resolve, paths, transport, requestTimeoutMs } = options;
-  const direct = credentials.filter(({ proxyUrl }) => proxyUrl === null).map(({ name }) => name);
+  const direct = directNames(credentials);
   const connections = agents({ clock: services.clock, connectTimeoutMs: options.connectTimeoutMs, lookup: options.lookup, ca: options.ca });
   const carry = carrier();
-  const lend = lender(options.pool, direct.length > 0);
+  const lend = lender(options.pool, () => direct[Symbol.iterator]().next().done !== true);
   const owners = ownership({ records, credentials: direct, now: services.clock.now });
   const list = listing({
     transport,
@@ -148,7 +148,7 @@ export function passthroughLane(options: LaneOptions): PassthroughLane {
       const tenant = tenantOf(ctx);
       const query = forwardedQuery(address.query, presentedKey(ctx.headers), null);
       if (operation.kind === "list" && operation.resource !== null) return sendList(request, tenant, operation.resource);
-      const payload = await payloadOf(req, options.bodyLimit);
+      const payload = await payloadOf(req, options.bodyLimit, services.logger);
       const model = operation.runsModel ? modelIn(payload) : null;
       checkModel(request, model);
       ctx.model = model;

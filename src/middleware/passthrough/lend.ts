@@ -27,7 +27,7 @@ const unreachable = (): GuardError =>
  * Returns a lease whose intent is written: it may be sent with at once, and must be released. Throws what the pool throws, and `no_credential` when only
  * credentials behind proxies are left.
  */
-export function lender(pool: Pool, hasDirect: boolean): (ctx: Context, wish: Wish) => Promise<Lease> {
+export function lender(pool: Pool, hasDirect: () => boolean): (ctx: Context, wish: Wish) => Promise<Lease> {
   async function intend(ctx: Context, lease: Lease): Promise<void> {
     ctx.lease = lease;
     ctx.attempts += 1;
@@ -41,11 +41,11 @@ export function lender(pool: Pool, hasDirect: boolean): (ctx: Context, wish: Wis
   }
 
   return async function lend(ctx, { operation, model, affinity, credential, opId }) {
-    if (!hasDirect) throw unreachable();
+    if (!hasDirect()) throw unreachable();
     const choice =
       model !== null && credential === null
-        ? pool.choose({ model, opId, tokens: () => 0 })
-        : pool.chooseAny({ operation, opId, affinity, credential, except: isProxied });
+        ? pool.choose({ model, opId, tokens: () => 0, scopes: ctx.scopes })
+        : pool.chooseAny({ operation, opId, affinity, credential, scopes: ctx.scopes, except: isProxied });
     for (let lease = await choice.next(); lease; lease = await choice.next()) {
       if (lease.credential.proxyUrl === null) {
         await intend(ctx, lease);

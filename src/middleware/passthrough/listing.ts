@@ -32,7 +32,7 @@ export interface ListingOptions {
   readonly transport: Transport;
   readonly owners: Ownership;
   /** Names of all that may hold something: what the master key sees. */
-  readonly credentials: readonly string[];
+  readonly credentials: Iterable<string>;
   readonly requestTimeoutMs: number;
   /** A lease of one credential, ready to be sent with. */
   lend(ctx: Context, resource: Resource, credential: string, page: number): Promise<Lease>;
@@ -75,9 +75,9 @@ export function listing(options: ListingOptions): (question: ListQuestion) => Pr
   const { transport, owners, credentials, requestTimeoutMs } = options;
 
   async function placesOf({ tenant, resource }: ListQuestion): Promise<readonly Place[]> {
-    if (tenant.seesAll) return credentials.map((credential) => ({ credential, ids: null }));
+    if (tenant.seesAll) return Array.from(credentials, (credential) => ({ credential, ids: null }));
     const belongings = await owners.belongings(tenant.name, resource);
-    return credentials.flatMap((credential) => {
+    return [...credentials].flatMap((credential) => {
       const ids = belongings.get(credential);
       return ids ? [{ credential, ids }] : [];
     });

@@ -3,6 +3,7 @@
  * what nobody is known to have made is nobody's but the master key's.
  */
 import type { Context } from "../../core/context.ts";
+import type { Credential } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import type { RecordStore } from "../../core/store.ts";
 import type { Resource } from "./operations.ts";
@@ -75,10 +76,19 @@ const theirsKey = (tenant: string, credential: string, { resource, id }: Thing):
 /** The same words for what does not exist and for what is somebody else's. */
 export const notThere = (): GuardError => new GuardError("not_found", "there is no such file or batch");
 
+/** The names of the credentials whose provider is dialled directly, as they are at each look: what is passed through takes no proxy. */
+export function directNames(credentials: Iterable<Credential>): Iterable<string> {
+  return {
+    *[Symbol.iterator]() {
+      for (const { name, proxyUrl } of credentials) if (proxyUrl === null) yield name;
+    },
+  };
+}
+
 export interface OwnershipOptions {
   readonly records: RecordStore;
   /** Names of all that may hold something. */
-  readonly credentials: readonly string[];
+  readonly credentials: Iterable<string>;
   /** Wall clock, ms. */
   readonly now: () => number;
 }

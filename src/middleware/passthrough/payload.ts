@@ -1,7 +1,9 @@
 /** What a request of the lane sends on. JSON is read, because it names models and files; everything else streams by and is never kept. */
 import type { IncomingMessage } from "node:http";
 import { Readable } from "node:stream";
+import { diagnose } from "../../core/diagnostics.ts";
 import { GuardError } from "../../core/errors.ts";
+import type { Logger } from "../../core/logger.ts";
 import { andThen, type MaybePromise } from "../../core/time.ts";
 import { editFields } from "../../dialects/json-edit.ts";
 import { readBody } from "../../http/body.ts";
@@ -34,15 +36,13 @@ const hasBody = ({ headers }: IncomingMessage): boolean =>
   headers["transfer-encoding"] !== undefined || (headers["content-length"] !== undefined && headers["content-length"] !== "0");
 
 /** Reads a JSON body within `limit` bytes; looks at any other only to see that it is still there. */
-export function payloadOf(req: IncomingMessage, limit: number): MaybePromise<Payload> {
+export function payloadOf(req: IncomingMessage, limit: number, logger: Logger): MaybePromise<Payload> {
   if (!hasBody(req)) return NONE;
   // Node frames no body of theirs that has no length: its bytes would be the provider's next request.
   if (WITHOUT_BODY.has(req.method ?? "GET")) throw invalid(`a ${req.method} request must not have a body here`);
   const { rawBody, body } = req as ParsedRequest;
-  const isRead = req.readableDidRead;
   if (JSON_TYPE.test(req.headers["content-type"] ?? "")) {
-    if (isRead && body === undefined && !Buffer.isBuffer(rawBody)) throw alreadyRead();
-    return andThen(readBody(req, limit), (bytes): Payload => ({ kind: "json", bytes, fields: parseObject(bytes) }));
+    return andThen(readBody(req, limit, logger), (bytes): Payload => ({ kind: "json", bytes, fields: parseObject(bytes) }));
   }
   const encoding = req.headers["content-encoding"];
   if (encoding !== undefined && encoding !== "identity") {
@@ -50,13 +50,15 @@ export function payloadOf(req: IncomingMessage, limit: number): MaybePromise<Pay
   }
   const kept = [rawBody, body].find((each) => Buffer.isBuffer(each));
   if (kept) return { kind: "kept", bytes: kept };
-  if (isRead) throw alreadyRead();
+  if (req.readableDidRead) {
+    diagnose(logger, "QG_BODY_LOST");
+    throw invalid(
+      "the body was read before it came here, and only JSON can be put together again; the host must mount the gateway before its body parsers",
+    );
+  }
   const length = req.headers["content-length"];
   return { kind: "stream", length: length === undefined ? null : Number(length) };
 }
-
-const alreadyRead = (): GuardError =>
-  invalid("the body was read before it came here, and only JSON can be put together again; the host must mount the gateway before its body parsers");
 
 /** The model that a JSON body names; null = it names none that can be seen. */
 export function modelIn(payload: Payload): string | null {

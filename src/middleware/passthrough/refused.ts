@@ -4,7 +4,7 @@ import type { AttemptOutcome, Credential } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import { refusalHeaders } from "../../http/render.ts";
 import { responseHeaders } from "../../upstream/headers.ts";
-import { providerRow } from "../../upstream/providers.ts";
+import { rowOf } from "../../upstream/providers.ts";
 import { redacted } from "../../upstream/redacted.ts";
 import type { HeaderFields } from "./headers.ts";
 
@@ -20,7 +20,7 @@ export interface Refused {
  * said. Errors pass as they are, but for a key that the provider repeats: it is ours.
  */
 export function refusedAnswer(credential: Credential, status: number, headers: HeaderFields, bytes: Buffer | null, nowMs: number): Refused {
-  const row = providerRow(credential.provider);
+  const row = rowOf(credential);
   const body = redacted(bytes ?? Buffer.alloc(0), credential);
   const verdict = row.classify(status, headers, body);
   const waitMs = row.retryAfterMs(headers, nowMs, status === 429 && verdict.fault === "capacity") ?? verdict.waitMs;

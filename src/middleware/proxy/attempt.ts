@@ -10,7 +10,7 @@ import { totalInputTokens, totalOutputTokens, type Usage } from "../../core/usag
 import type { Dialect, StreamObserver } from "../../dialects/dialect.ts";
 import { refusalHeaders } from "../../http/render.ts";
 import { responseHeaders } from "../../upstream/headers.ts";
-import { providerRow } from "../../upstream/providers.ts";
+import { rowOf } from "../../upstream/providers.ts";
 import { redacted } from "../../upstream/redacted.ts";
 import type { Exchange, ResponseHandler } from "../../upstream/transport.ts";
 
@@ -291,7 +291,7 @@ export class Attempt implements ResponseHandler, Source {
 
   /** The provider's own refusal: passed through as it is when no other credential can help, and all of it is here. */
   #refused(isWhole: boolean): void {
-    const row = providerRow(this.#lease.credential.provider);
+    const row = rowOf(this.#lease.credential);
     const bytes = redacted(this.#body(), this.#lease.credential);
     const { fault, isAccountWide, waitMs: usualWaitMs } = row.classify(this.#status, this.#headers, bytes);
     const isRateLimit = this.#status === 429 && fault === "capacity";

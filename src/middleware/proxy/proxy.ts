@@ -12,7 +12,7 @@ import { isPromise } from "../../core/time.ts";
 import { backoff } from "../../resilience/backoff.ts";
 import type { RetryBudget } from "../../resilience/retry-budget.ts";
 import { requestHeaders } from "../../upstream/headers.ts";
-import { providerRow, upstreamPath } from "../../upstream/providers.ts";
+import { rowOf, upstreamPath } from "../../upstream/providers.ts";
 import type { OutgoingRequest, Transport } from "../../upstream/transport.ts";
 import { Attempt, type AttemptSettings, type Failure } from "./attempt.ts";
 
@@ -35,7 +35,7 @@ export function proxyStep(options: ProxyOptions): Step {
   /** The request as this credential's provider wants it. */
   function outgoing(ctx: Context, call: Call, lease: Lease): OutgoingRequest {
     const { credential } = lease;
-    const row = providerRow(credential.provider);
+    const row = rowOf(credential);
     const body = options.dialectOf(call).rewrite(call, {
       model: lease.model,
       includeUsage: call.stream,

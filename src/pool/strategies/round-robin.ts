@@ -1,11 +1,11 @@
-import type { Candidate, Strategy } from "../candidate.ts";
+import type { Candidate, PlainStrategy } from "../candidate.ts";
 import { setStates } from "./set-states.ts";
 
 /**
  * Takes the candidates in turn. The cursor is a place in the whole set, so it goes on from there when some of them cannot be used for a while: of
  * four without the first and the third it takes 2, 4, 2.
  */
-export function roundRobin(): Strategy {
+export function roundRobin(): PlainStrategy {
   const cursorOf = setStates(() => ({ place: 0 }));
 
   return function pickInTurn(tier, open) {

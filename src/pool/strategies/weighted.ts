@@ -1,4 +1,4 @@
-import type { Candidate, Strategy, Tier } from "../candidate.ts";
+import type { Candidate, PlainStrategy, Tier } from "../candidate.ts";
 import { setStates } from "./set-states.ts";
 
 /** Weights are counted in millionths: credits stay whole numbers, so a share is exact however long the gateway runs. */
@@ -19,7 +19,7 @@ const begin = (tier: Tier): Credits => ({
  * Smooth weighted round-robin, as nginx does it: each turn everybody who may be used earns their weight, the richest is taken and pays what all
  * earned. Weights 5, 1, 1 give a a b a c a a, not five in a row.
  */
-export function weighted(): Strategy {
+export function weighted(): PlainStrategy {
   const creditsOf = setStates(begin);
 
   return function pickByWeight(tier, open) {

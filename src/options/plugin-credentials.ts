@@ -1,0 +1,34 @@
+/** What plugins give at run time: credentials, new tokens, what is left of quotas. Checked as the configuration is. */
+import { z } from "zod";
+import { ConfigError } from "../core/errors.ts";
+import { schemaProblems } from "../options.ts";
+import { credentialSchema } from "./credentials.ts";
+import { formatPath, optionTree } from "./tree.ts";
+import { secret } from "./values.ts";
+
+const instantOrNever = () => z.number("expected ms since the epoch").int("expected whole ms since the epoch").nullable().default(null);
+const upsertSchema = credentialSchema.extend({ expiresAt: instantOrNever() });
+const tokenSchema = z.object({ apiKey: secret(), expiresAt: instantOrNever() });
+const factSchema = z.object({
+  credential: z.string(),
+  group: z.string().regex(/^\P{Cc}{1,64}$/u, "expected 1 to 64 characters"),
+  remainingRatio: z.number("expected a number from 0 to 1").min(0).max(1),
+  resetsAt: z.number("expected ms since the epoch, or null").nullable(),
+  observedAt: z.number("expected ms since the epoch"),
+  source: z.string().regex(/^\P{Cc}{1,32}$/u, "expected 1 to 32 characters"),
+});
+
+/** Checks what a plugin gives. Throws ConfigError, each line naming a field of `what`. */
+function parsed<T>(schema: z.ZodType<T>, input: unknown, what: string): T {
+  const result = schema.safeParse(input);
+  if (result.success) return result.data;
+  const names = optionTree(schema);
+  const problems = schemaProblems(result.error.issues, input, names, "code");
+  throw new ConfigError(problems.map(({ path, message }) => `${what}: ${path.length === 0 ? "" : `${formatPath(names, path, "code")}: `}${message}`));
+}
+
+export const parsePluginCredential = (input: unknown, what: string) => parsed(upsertSchema, input, what);
+
+export const parseToken = (input: unknown, what: string) => parsed(tokenSchema, input, what);
+
+export const parseQuotaFact = (input: unknown, what: string) => parsed(factSchema, input, what);

@@ -1,0 +1,94 @@
+import { expect, test } from "vitest";
+import { ConfigError } from "../../src/core/errors.ts";
+import type { ProviderDefinition, ProviderRow } from "../../src/core/provider.ts";
+import type { Secret } from "../../src/core/secret.ts";
+import { requestHeaders } from "../../src/upstream/headers.ts";
+import { providerTable } from "../../src/upstream/provider-table.ts";
+import { rowOf } from "../../src/upstream/providers.ts";
+import { credential } from "../pool/pool-kit.ts";
+
+function kit() {
+  const table = providerTable();
+  const failures: (readonly [string, string])[] = [];
+  const add = (definition: unknown): ProviderRow => {
+    table.add(definition as ProviderDefinition, (member, error) => void failures.push([member, (error as Error).message]));
+    return table.find((definition as ProviderDefinition).id) as ProviderRow;
+  };
+  return { table, add, failures };
+}
+
+test("a row extends another and says only what differs; a third may extend it", () => {
+  const { table, add } = kit();
+  const mine = add({ id: "mine", extends: "openai-compatible", baseUrl: "https://mine.example/api", paths: { chat: "/chat" } });
+  expect(mine).toMatchObject({ id: "mine", dialect: "openai", capField: "max_tokens", baseUrl: "https://mine.example/api" });
+  expect(mine.paths).toMatchObject({ chat: "/chat", models: "/v1/models" });
+  expect(add({ id: "mine-too", extends: "mine", capField: "max_completion_tokens" })).toMatchObject({
+    paths: mine.paths,
+    capField: "max_completion_tokens",
+  });
+  expect(table.ids).toEqual(["openai", "openai-compatible", "mine", "mine-too"]);
+  expect(providerTable().find("mine")).toBeUndefined();
+});
+
+test("a credential is proved as its row says", () => {
+  const { add } = kit();
+  const row = add({
+    id: "mine",
+    extends: "openai-compatible",
+    authorize: (headers: Record<string, string>, { apiKey }: { apiKey: Secret }) => void (headers["x-mine"] = apiKey.reveal()),
+  });
+  const mine = credential("c", { provider: "mine", row });
+  expect(rowOf(mine)).toBe(row);
+  const headers = requestHeaders({}, row, mine, null);
+  expect([headers.includes("x-mine"), headers.includes("authorization")]).toEqual([true, false]);
+});
+
+test.each<[unknown, string]>([
+  [{ id: "Mine", extends: "openai" }, "provider Mine: id: must be 1 to 64 characters of a-z 0-9 . _ - and start with a letter or digit"],
+  [{ extends: "openai" }, "provider: id: must be"],
+  [{ id: "openai", extends: "openai-compatible" }, "provider openai: id: there is a provider of this id already"],
+  [{ id: "x", extends: "opnai" }, "provider x: extends: expected one of openai, openai-compatible; did you mean openai?"],
+  [{ id: "x" }, "provider x: extends: expected one of openai, openai-compatible"],
+  [{ id: "x", extends: "openai", authorize: "bearer" }, "provider x: authorize: expected a function"],
+  [{ id: "x", extends: "openai", autorize: () => undefined }, "provider x: autorize: is not a member of a provider; did you mean authorize?"],
+  [{ id: "x", extends: "openai", paths: { chta: "/a" } }, "provider x: paths.chta: is not an operation; did you mean chat?"],
+  [
+    { id: "x", extends: "openai", paths: { chat: "https://evil.example/" } },
+    "provider x: paths.chat: expected a plain path such as /v1/chat/completions",
+  ],
+  [{ id: "x", extends: "openai", paths: { chat: "/v1/../admin" } }, "provider x: paths.chat: expected a plain path"],
+  [{ id: "x", extends: "openai", paths: { chat: "/v1/chat?a=b" } }, "provider x: paths.chat: expected a plain path"],
+  [{ id: "x", extends: "openai", baseUrl: "http://169.254.169.254" }, "provider x: baseUrl: 169.254.169.254 is an instance metadata service"],
+  [{ id: "x", extends: "openai", baseUrl: "ftp://x" }, "provider x: baseUrl: must be an absolute http:// or https:// URL"],
+  [{ id: "x", extends: "openai", capField: "max" }, "provider x: capField: expected one of max_tokens, max_completion_tokens"],
+  [{ id: "x", extends: "openai", dialect: "gemini" }, "provider x: dialect: expected openai"],
+  [{ id: "x", extends: "openai", forwardedHeaders: ["Accept"] }, "provider x: forwardedHeaders: expected a list of header names in lower case"],
+])("%j is refused", (definition, message) => {
+  const { table, add } = kit();
+  expect(() => add(definition)).toThrow(ConfigError);
+  expect(() => add(definition)).toThrow(message);
+  expect(table.ids).toEqual(["openai", "openai-compatible"]);
+});
+
+test("what a row's function throws, or answers wrongly, is told, and the extended row is asked", () => {
+  const { add, failures } = kit();
+  const broken = add({
+    id: "x",
+    extends: "openai",
+    classify: () => {
+      throw new Error("broken");
+    },
+    retryAfterMs: () => Number.NaN,
+  });
+  expect(broken.classify(401, {}, "")).toEqual({ fault: "credential", isAccountWide: false, waitMs: null });
+  expect(broken.retryAfterMs({ "retry-after": "2" }, 0, true)).toBe(2_000);
+  const odd = add({ id: "y", extends: "openai", classify: () => ({ fault: "yours" }) });
+  expect(odd.classify(429, {}, "").fault).toBe("capacity");
+  expect(failures.map(([member]) => member)).toEqual(["classify", "retryAfterMs", "classify"]);
+});
+
+test("a proof that takes its time is no proof, and its failure brings nothing down", () => {
+  const { add } = kit();
+  const row = add({ id: "x", extends: "openai", authorize: () => Promise.reject(new Error("later")) });
+  expect(() => requestHeaders({}, row, credential("c", { row }), null)).toThrow(/authorize of provider x must be synchronous/);
+});
