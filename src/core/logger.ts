@@ -1,4 +1,4 @@
-/** What the library logs through. pino and console both fit; the default is silent below `warn`. */
+/** What the library logs through. pino and console both fit. Without one, diagnostics and failures are process warnings (`QuotaGuardWarning`). */
 export interface Logger {
   debug(fields: object, message: string): void;
   info(fields: object, message: string): void;

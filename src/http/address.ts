@@ -1,6 +1,7 @@
 /** Which address a client has, as far as that can be known: bans go by it, so a client must not be able to choose it. */
 import type { IncomingMessage } from "node:http";
 import { BlockList, isIPv4, isIPv6, type Socket } from "node:net";
+import { diagnose } from "../core/diagnostics.ts";
 import type { Logger } from "../core/logger.ts";
 
 const MAPPED = "::ffff:";
@@ -10,11 +11,21 @@ const DOTTED_END = /(\d+)\.(\d+)\.(\d+)\.(\d+)$/;
 const PEER = Symbol("quotaguard.peer");
 
 const TRUSTS_ALL =
-  'the app\'s "trust proxy" is true, which believes whatever X-Forwarded-For a client sends: bans go by the address of the connection instead. ' +
+  'the app\'s "trust proxy" believes whatever X-Forwarded-For a client sends: bans go by the address of the connection instead. ' +
   "Set it to the addresses of your proxies, or to how many there are";
 const SHARED_ADDRESS =
   'X-Forwarded-For arrives from a proxy, but the app\'s "trust proxy" is off: all clients behind it have one address, and a ban of it would hit them all. ' +
   "Set it to the addresses of your proxies, or to how many there are";
+const UNKNOWN_PROXY =
+  'X-Forwarded-For arrives from a proxy that the app\'s "trust proxy" does not name: all clients behind it have one address, and a ban of it would hit ' +
+  "them all. Add its address";
+const TOO_MANY =
+  'the app\'s "trust proxy" counts more proxies than X-Forwarded-For has passed: clients that come another way name their own address. ' +
+  "Set it to how many there are on every way in, or to their addresses";
+
+/** Addresses that are nobody's (RFC 5737, RFC 3849). Who believes all of them, at any place of the chain, believes everybody. */
+const NOBODY = ["192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1"];
+const FAR = 1_000_000;
 
 type WithPeer = Socket & { [PEER]?: string | null };
 
@@ -24,35 +35,60 @@ interface ExpressRequest extends IncomingMessage {
   readonly ip?: string;
 }
 
-const warned = new WeakMap<Logger, Set<string>>();
+type Trusts = (address: string, place: number) => boolean;
 
-function warnOnce(logger: Logger, message: string): void {
-  let messages = warned.get(logger);
-  if (!messages) warned.set(logger, (messages = new Set()));
-  if (messages.has(message)) return;
-  messages.add(message);
-  logger.warn({ code: "QG_TRUST_PROXY" }, message);
+const believers = new WeakMap<Trusts, boolean>();
+
+/** Whether the app believes anybody: asked once per setting, because Express keeps one function for each. */
+function believesAll(app: NonNullable<ExpressRequest["app"]>, trust: unknown): boolean {
+  if (trust === true) return true;
+  const trusts = app.get?.("trust proxy fn");
+  if (typeof trusts !== "function") return false;
+  const known = believers.get(trusts as Trusts);
+  if (known !== undefined) return known;
+  let all = false;
+  try {
+    all = NOBODY.every((address) => (trusts as Trusts)(address, FAR));
+  } catch {
+    // A function of the host's that minds such questions is not one that believes everybody.
+  }
+  believers.set(trusts as Trusts, all);
+  return all;
+}
+
+/** A proxy of ours, by its address, that a list of proxies has forgotten. A function of the host's knows what it does. */
+function isOutsideList(app: NonNullable<ExpressRequest["app"]>, trust: unknown, peer: string): boolean {
+  if ((typeof trust !== "string" && !Array.isArray(trust)) || !isPrivate(peer)) return false;
+  const trusts = app.get?.("trust proxy fn");
+  return typeof trusts === "function" && !(trusts as Trusts)(peer, 0);
 }
 
 /**
  * The address that bans go by: Express's `req.ip`, which follows the host's `trust proxy`; the connection's peer where that setting believes
- * everybody (`true`), where it yields no address, and without Express. IPv4 inside IPv6 is IPv4, without zone and port. Null = the connection has
+ * everybody, where it yields no address, and without Express. IPv4 inside IPv6 is IPv4, without zone and port. Null = the connection has
  * none (a Unix socket) or is gone.
  */
 export function clientAddress(req: IncomingMessage, logger: Logger): string | null {
   const { app } = req as ExpressRequest;
   const trust = typeof app?.get === "function" ? app.get("trust proxy") : false;
-  if (trust === true) {
-    warnOnce(logger, TRUSTS_ALL);
-    return peerOf(req.socket);
+  const peer = peerOf(req.socket);
+  const forwarded = req.headers["x-forwarded-for"];
+  const isForwarded = forwarded !== undefined && peer !== null;
+  if (!app || !trust) {
+    if (isForwarded && isPrivate(peer)) diagnose(logger, "QG_TRUST_PROXY", {}, SHARED_ADDRESS);
+    return peer;
   }
-  if (!trust) {
-    const peer = peerOf(req.socket);
-    if (req.headers["x-forwarded-for"] !== undefined && peer !== null && isPrivate(peer)) warnOnce(logger, SHARED_ADDRESS);
+  if (believesAll(app, trust)) {
+    diagnose(logger, "QG_TRUST_PROXY", {}, TRUSTS_ALL);
     return peer;
   }
   const { ip } = req as ExpressRequest;
-  return (ip === undefined ? null : normalAddress(ip)) ?? peerOf(req.socket);
+  const found = ip === undefined ? null : normalAddress(ip);
+  if (isForwarded) {
+    if (typeof trust === "number" && String(forwarded).split(",").length < trust) diagnose(logger, "QG_TRUST_PROXY", {}, TOO_MANY);
+    else if (isOutsideList(app, trust, peer)) diagnose(logger, "QG_TRUST_PROXY", {}, UNKNOWN_PROXY);
+  }
+  return found ?? peer;
 }
 
 /** Asked with every request of a connection, and the same for all of them. What adapters make up instead of a request may have no socket. */

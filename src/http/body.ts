@@ -1,5 +1,7 @@
 import type { IncomingMessage } from "node:http";
+import { diagnose } from "../core/diagnostics.ts";
 import { GuardError } from "../core/errors.ts";
+import type { Logger } from "../core/logger.ts";
 import type { MaybePromise } from "../core/time.ts";
 
 /** What body parsers of Express and Nest may have left on the request. */
@@ -11,16 +13,23 @@ interface ParsedRequest extends IncomingMessage {
 const tooLarge = (limit: number): GuardError =>
   new GuardError("body_too_large", `the body is larger than ${limit} bytes`, { headers: { connection: "close" } });
 
+const LOST =
+  "the body was read before it came here, and nothing of it is left; the host must mount the gateway before its body parsers, or keep the bytes in req.rawBody";
+
 /**
  * The request's bytes: what a parser before us kept (`rawBody`), else what it parsed, else the stream itself. Rejects with `body_too_large`
- * without buffering beyond the limit.
+ * without buffering beyond the limit, and with `body_invalid` when somebody else has read the body and kept nothing. The logger is told once of a host
+ * that reads bodies first.
  */
-export function readBody(req: IncomingMessage, limit: number): MaybePromise<Buffer> {
+export function readBody(req: IncomingMessage, limit: number, logger?: Logger): MaybePromise<Buffer> {
   const encoding = req.headers["content-encoding"];
   const { rawBody, body } = req as ParsedRequest;
   if (Buffer.isBuffer(rawBody)) return capped(rawBody, limit);
   // Parsers set `body` to an empty object (or leave undefined) when the content type was not theirs: then the stream is still unread.
-  if (body !== undefined && req.readableEnded) return capped(bytesOf(body), limit);
+  if (body !== undefined && req.readableEnded) {
+    if (logger && req.readableDidRead) diagnose(logger, "QG_BODY_PARSED");
+    return capped(bytesOf(body), limit);
+  }
   if (encoding !== undefined && encoding !== "identity") {
     throw new GuardError(
       "unsupported_encoding",
@@ -32,6 +41,11 @@ export function readBody(req: IncomingMessage, limit: number): MaybePromise<Buff
   }
   const declared = Number(req.headers["content-length"]);
   if (declared > limit) throw tooLarge(limit);
+  // A part of it is nothing either. Only of a connection that broke it is the client's doing.
+  if (req.readableDidRead && (req.readableEnded || !req.destroyed)) {
+    if (logger) diagnose(logger, "QG_BODY_LOST");
+    return Promise.reject(new GuardError("body_invalid", LOST));
+  }
   return stream(req, limit);
 }
 
@@ -71,7 +85,12 @@ function stream(req: IncomingMessage, limit: number): Promise<Buffer> {
       stop();
       reject(new GuardError("body_invalid", "the connection closed before the body was complete"));
     };
-    if (req.readableEnded || req.destroyed) {
+    if (req.readableEnded) {
+      // There was none.
+      onEnd();
+      return;
+    }
+    if (req.destroyed) {
       onClose();
       return;
     }

@@ -1,9 +1,7 @@
-import compression from "compression";
 import express from "express";
-import helmet from "helmet";
 import { afterEach, describe, expect, test } from "vitest";
 import { contextOf, createGuard, quotaGuard } from "quotaguard";
-import { fakeUpstream, pacer } from "quotaguard/testing";
+import { fakeUpstream } from "quotaguard/testing";
 import { chat, gatewayOptions, KEY, listen, testGateway, type Listening, type TestGateway } from "../helpers/app.ts";
 
 const cleanups: (() => Promise<void>)[] = [];
@@ -22,37 +20,6 @@ async function host(app: express.Express): Promise<Listening> {
   cleanups.push(() => listening.close());
   return listening;
 }
-
-describe.each([
-  ["compression()", compression()],
-  ["express.json()", express.json()],
-  ["express.raw()", express.raw({ type: "*/*" })],
-  ["helmet()", helmet()],
-])("a host that mounts %s before us", (_name, middleware) => {
-  test("still proxies and still streams event by event", async () => {
-    const gateway = await started({}, (app) => app.use(middleware));
-    const whole = await chat(gateway.url, {}, { headers: { "accept-encoding": "gzip" } });
-    expect(await whole.json()).toMatchObject({ object: "chat.completion" });
-
-    const events = pacer();
-    gateway.upstream.script({ pacer: events });
-    const pending = chat(gateway.url, { stream: true }, { headers: { "accept-encoding": "gzip" } });
-    events.step();
-    const response = await pending;
-    expect(response.headers.get("content-encoding")).toBeNull();
-    const reader = (response.body as ReadableStream<Uint8Array>).getReader();
-    // The next event is let out only after the one before it has arrived: held-back bytes would never come.
-    for (let i = 0; i < 3; i += 1) {
-      const { value } = await reader.read();
-      expect(Buffer.from(value ?? []).toString()).toContain("data: ");
-      events.step();
-    }
-    events.open();
-    let rest = "";
-    for (let read = await reader.read(); !read.done; read = await reader.read()) rest += Buffer.from(read.value).toString();
-    expect(rest).toContain("[DONE]");
-  });
-});
 
 test("mounted at the root it leaves the host's routes alone", async () => {
   const upstream = await fakeUpstream();
@@ -140,7 +107,9 @@ describe("a budget on the host's own route", () => {
     expect(refused.headers.get("x-should-retry")).toBe("false");
     expect(await refused.json()).toMatchObject({ code: "budget_exhausted", status: 429, limit: "user-day", scope: "user", available: 0.5 });
     expect((await post("bob")).status).toBe(200);
-    expect(debts).toHaveLength(2);
+    // In USD, as everything that leaves the guard: 1.5 were spent, 0.801 were held.
+    const beyond = { limit: "user-day", unit: "usd", amount: 0.699 };
+    expect(debts).toMatchObject([beyond, beyond]);
   });
 
   test("without a report the estimate stands, and release() gives it back", async () => {
@@ -171,7 +140,7 @@ describe("a budget on the host's own route", () => {
     });
     const settled = new Promise((resolve) => guard.events.on("settled", resolve));
     await (await post("alice")).json();
-    expect(await settled).toMatchObject({ amounts: { tokens: 500, usd: 500_000_000 }, provenance: "exact" });
+    expect(await settled).toMatchObject({ amounts: { tokens: 500, usd: 0.5 }, provenance: "exact" });
   });
 
   test("a missing scope is 400 and says what to mount", async () => {
@@ -201,7 +170,7 @@ test("500 clients leave in mid-stream: upstream sockets close within 100 ms, and
   await Promise.all(reading.slice(0, 200));
   for (const controller of leaving) controller.abort();
   await Promise.allSettled(reading);
-  await expect.poll(() => gateway.guard.admin.health().openRequests).toBe(0);
+  await expect.poll(() => gateway.guard.admin.health().openRequests, { timeout: 10_000 }).toBe(0);
   await Promise.all(gateway.upstream.log.map((entry) => entry.ended));
   const lastClosedAt = Math.max(...gateway.upstream.log.map((entry) => entry.endedAtMs ?? Infinity));
   expect(lastClosedAt - lastLeftAt).toBeLessThan(100);

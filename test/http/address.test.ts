@@ -56,7 +56,29 @@ describe("behind Express, with `trust proxy`", () => {
   test("true, which believes everybody, it is the connection's, with one warning", async () => {
     const { addresses, warnings } = await seenBy(true, null, "203.0.113.7", "203.0.113.8");
     expect(addresses).toEqual(["127.0.0.1", "127.0.0.1", "127.0.0.1"]);
-    expect(warnings).toEqual([expect.stringMatching(/^warn QG_TRUST_PROXY .*"trust proxy" is true.*how many there are$/)]);
+    expect(warnings).toEqual([expect.stringMatching(/^warn QG_TRUST_PROXY .*"trust proxy" believes whatever.*how many there are$/)]);
+  });
+
+  test.each([
+    ["a function that agrees to all", () => true],
+    ["halves that are all of IPv4 and IPv6", ["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"]],
+  ])("%s, it is believed as little as true", async (_name, setting) => {
+    const { addresses, warnings } = await seenBy(setting, "203.0.113.7");
+    expect([addresses, warnings]).toEqual([["127.0.0.1"], [expect.stringMatching(/^warn QG_TRUST_PROXY .*believes whatever/)]]);
+  });
+
+  test("more hops than a request has passed, it may be what the client wrote: one warning", async () => {
+    const { addresses, warnings } = await seenBy(3, "203.0.113.7, 10.0.0.1", "198.51.100.1, 203.0.113.7, 10.0.0.1", null);
+    expect(addresses).toEqual(["203.0.113.7", "198.51.100.1", "127.0.0.1"]);
+    expect(warnings).toEqual([expect.stringMatching(/^warn QG_TRUST_PROXY .*counts more proxies/)]);
+  });
+
+  test("a list without the proxy that is there, all clients have one address: one warning", async () => {
+    const { addresses, warnings } = await seenBy("10.0.0.0/8", "203.0.113.7", "203.0.113.8", null);
+    expect(addresses).toEqual(["127.0.0.1", "127.0.0.1", "127.0.0.1"]);
+    expect(warnings).toEqual([expect.stringMatching(/^warn QG_TRUST_PROXY .*does not name/)]);
+    // What comes from the list's proxy about itself is no reason to warn.
+    expect((await seenBy("loopback", "127.0.0.1")).warnings).toEqual([]);
   });
 
   test("a function of the host's, it is the host's decision", async () => {

@@ -1,5 +1,6 @@
 import { GuardError } from "../../core/errors.ts";
-import { type Logger, silentLogger } from "../../core/logger.ts";
+import { warningLogger } from "../../core/diagnostics.ts";
+import type { Logger } from "../../core/logger.ts";
 import type { LedgerStore } from "../../core/store.ts";
 import { systemClock, type Timer } from "../../core/time.ts";
 import { ledgerQueries } from "../sql/ledger-queries.ts";
@@ -41,7 +42,7 @@ interface Live {
  * @example const ledger = postgresStore("postgres://quota@localhost/app", { schema: "quota" });
  */
 export function postgresStore(source: PostgresSource, options: PostgresStoreOptions = {}): LedgerStore {
-  const { clock = systemClock, logger = silentLogger, ...place } = parseOptions(source, options);
+  const { clock = systemClock, logger = warningLogger(), ...place } = parseOptions(source, options);
   const channel = `quotaguard_${place.schema}`;
   let live: Live | undefined;
   let starting: Promise<void> | undefined;

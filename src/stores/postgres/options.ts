@@ -13,7 +13,7 @@ export interface PostgresStoreOptions {
   readonly schema?: string;
   /** Default: the system's clock. What expires then expires by the clock of the database; with another clock, by that one. */
   readonly clock?: Clock;
-  /** Default: silent. */
+  /** Default: process warnings of failures. */
   readonly logger?: Logger;
 }
 

@@ -1,7 +1,8 @@
 import { type Cluster, Redis } from "ioredis";
 
 import { ConfigError } from "../../core/errors.ts";
-import { type Logger, silentLogger } from "../../core/logger.ts";
+import { warningLogger } from "../../core/diagnostics.ts";
+import type { Logger } from "../../core/logger.ts";
 import { type Clock, systemClock } from "../../core/time.ts";
 import { CLIENT_OPTIONS, type RedisClient } from "./session.ts";
 
@@ -12,7 +13,7 @@ export interface RedisStoreOptions {
   readonly partition?: string;
   /** Default: the system's clock. */
   readonly clock?: Clock;
-  /** Told when the server is lost and back, and what a person must mend. Default: silent. */
+  /** Told when the server is lost and back, and what a person must mend. Default: process warnings. */
   readonly logger?: Logger;
   /** For tests: replaces the server's own time (ms since the epoch) in what is counted and what expires. */
   readonly serverTime?: () => number;
@@ -70,7 +71,7 @@ export function redisSettings(source: RedisStoreSource, options: RedisStoreOptio
     prefix: `qg:{${partition}}:`,
     deadlineMs: deadlineMs ?? DEFAULT_DEADLINE_MS,
     clock: clock ?? systemClock,
-    logger: logger ?? silentLogger,
+    logger: logger ?? warningLogger(),
     serverTime,
   };
 }

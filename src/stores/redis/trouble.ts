@@ -1,3 +1,4 @@
+import type { DiagnosticCode } from "../../core/diagnostics.ts";
 import { ConfigError, GuardError } from "../../core/errors.ts";
 import type { Logger } from "../../core/logger.ts";
 import type { Clock } from "../../core/time.ts";
@@ -11,7 +12,7 @@ export type TroubleKind = "connection" | "moved" | "waking" | "noscript" | "refu
 export interface Trouble {
   readonly kind: TroubleKind;
   /** Of a log line. */
-  readonly code?: string;
+  readonly code?: DiagnosticCode;
   /** What to do about it. */
   readonly advice?: string;
 }

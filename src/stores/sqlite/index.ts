@@ -1,7 +1,8 @@
 import { DatabaseSync } from "node:sqlite";
 
 import { ConfigError, GuardError } from "../../core/errors.ts";
-import { type Logger, silentLogger } from "../../core/logger.ts";
+import { warningLogger } from "../../core/diagnostics.ts";
+import type { Logger } from "../../core/logger.ts";
 import type { LimitStore, Store } from "../../core/store.ts";
 import { type Clock, systemClock, type Timer } from "../../core/time.ts";
 import { ledgerQueries } from "../sql/ledger-queries.ts";
@@ -24,7 +25,7 @@ export interface SqliteStoreOptions {
    */
   readonly synchronous?: "normal" | "full";
   readonly clock?: Clock;
-  /** Default: silent. */
+  /** Default: process warnings of failures. */
   readonly logger?: Logger;
 }
 
@@ -57,7 +58,7 @@ export function sqliteStore(
   options: SqliteStoreOptions = {},
 ): Store {
   const { path, handle, settings } = parse(source, options);
-  const { synchronous = "normal", clock = systemClock, logger = silentLogger } = settings;
+  const { synchronous = "normal", clock = systemClock, logger = warningLogger() } = settings;
   let live: Live | undefined;
   let starting: Promise<void> | undefined;
   let closing: Promise<void> | undefined;
