@@ -23,7 +23,8 @@ export interface RequestQuota {
   /**
    * Reports what was used: by hand, or any OpenAI, Anthropic or Gemini response, chunk or event (one without usage is ignored; the same response
    * again replaces, another adds). Without a report the estimate stands. After the response a first report still replaces the
-   * estimate in the budgets (the ledger row keeps what was charged at the end).
+   * estimate in the budgets (the ledger row keeps what was charged at the end). What calls of `guard.fetch()` use is charged with them already: a
+   * report here adds to it.
    */
   meter(usage: ReportedUsage | object): void;
   /** Nothing was used: gives everything back when the response ends. */
@@ -31,8 +32,10 @@ export interface RequestQuota {
 }
 
 interface Entry {
-  usage: Usage;
-  model: string | null;
+  readonly usage: Usage;
+  readonly model: string | null;
+  /** What it produced is not known yet. */
+  readonly isOpen: boolean;
 }
 
 /** What a host metered, by response. Kept beside the context, so that requests that never meter pay nothing. */
@@ -84,7 +87,7 @@ class HostMeter implements RequestQuota {
     const id = found.id ?? [...this.#byResponse.keys()].at(-1) ?? "";
     const before = this.#byResponse.get(id);
     const usage = found.outputOnly && before ? { ...before.usage, outputTokens: found.usage.outputTokens } : found.usage;
-    this.#byResponse.set(id, { usage, model: found.model ?? before?.model ?? null });
+    this.#byResponse.set(id, { usage, model: found.model ?? before?.model ?? null, isOpen: found.isBeginning });
     return true;
   }
 
@@ -93,6 +96,11 @@ class HostMeter implements RequestQuota {
   }
 
   #apply(): void {
+    // A response that has only begun was not used up to here: should nothing follow, the estimate stands.
+    if ([...this.#byResponse.values()].some(({ isOpen }) => isOpen)) {
+      this.#ctx.charged = { kind: "estimate" };
+      return;
+    }
     let { usage, cost } = this.#reported;
     for (const entry of this.#byResponse.values()) {
       usage = addUsage(usage, entry.usage);
@@ -140,6 +148,11 @@ export function contextOf(req: object): RequestQuota {
   const ctx = knownContext(req);
   if (!ctx)
     throw new GuardError("internal", "contextOf: no quotaguard step ran on this request; mount guard.budgets() or guard.scopes() before the handler");
+  return quotaOf(ctx);
+}
+
+/** The quota of a request that is known already. */
+export function quotaOf(ctx: Context): RequestQuota {
   let meter = meters.get(ctx);
   if (!meter) meters.set(ctx, (meter = new HostMeter(ctx)));
   return meter;

@@ -5,8 +5,9 @@ import { GuardError } from "../core/errors.ts";
 import type { Step } from "../core/step.ts";
 import { isPromise } from "../core/time.ts";
 import { dialect, matchPath, type Matched } from "../dialects/index.ts";
-import { knownContext, openContext, pathBelowMount, type OpenOptions } from "./open.ts";
-import { asGuardError, dialectRefusal, problemRefusal } from "./render.ts";
+import type { Ambient } from "./ambient.ts";
+import { openContext, pathBelowMount, type OpenOptions } from "./open.ts";
+import { asGuardError, dialectRefusal, problemRefusal, refusalHeaders } from "./render.ts";
 import { respond } from "./respond.ts";
 
 export type Next = (error?: unknown) => void;
@@ -35,6 +36,7 @@ function refuse(
   ctx.failure = error;
   if (ctx.services.events.has("refused")) ctx.services.events.emit("refused", { requestId: ctx.requestId, scopes: ctx.scopes ?? {}, error });
   if (onRefused) {
+    if (!res.headersSent) setHeaders(res, ["x-request-id", ctx.requestId, ...refusalHeaders(error, false)]);
     onRefused(error, req, res, next);
     return;
   }
@@ -54,7 +56,7 @@ function run(
   res: ServerResponse,
   next: Next,
   matched: Matched | undefined,
-  onRefused?: OnRefused,
+  { onRefused, ambient }: PartOptions = {},
 ): void {
   const fail = (thrown: unknown): void => {
     try {
@@ -67,7 +69,8 @@ function run(
   const deliver = (answer: Answer | void): void => {
     if (answer === undefined) {
       handOver(ctx, res);
-      next();
+      if (ambient) ambient.enter(ctx, [req, res], next);
+      else next();
     } else respond(res, ctx, answer, matched ? dialect(matched.dialect).errorEvent : noEvents);
   };
   try {
@@ -85,27 +88,53 @@ function handOver(ctx: Context, res: ServerResponse): void {
   const headers = ctx.replyHeaders;
   if (!headers || res.headersSent) return;
   ctx.replyHeaders = undefined;
+  setHeaders(res, headers);
+}
+
+/** Several budgets on one route: the lists of their limits are joined, and of the single figures the tightest stay. */
+function setHeaders(res: ServerResponse, headers: readonly string[]): void {
+  const looser = FIGURES.filter((kind) => isLooser(headers, res.getHeader(REMAINING + kind), REMAINING + kind));
   for (let i = 0; i < headers.length; i += 2) {
     const name = headers[i] as string;
+    if (looser.some((kind) => name.startsWith("x-ratelimit-") && name.endsWith(kind))) continue;
     const before = res.getHeader(name);
-    // Two budgets on one route: the lists of their limits are joined, the tightest of the single figures is whoever came last.
     const isList = before !== undefined && (name === "ratelimit" || name === "ratelimit-policy");
     res.setHeader(name, isList ? `${String(before)}, ${headers[i + 1]}` : (headers[i + 1] as string));
   }
 }
 
+const REMAINING = "x-ratelimit-remaining-";
+const FIGURES = ["requests", "tokens"] as const;
+
+function isLooser(headers: readonly string[], before: unknown, name: string): boolean {
+  const at = before === undefined ? -1 : headers.indexOf(name);
+  return at >= 0 && Number(headers[at + 1]) >= Number(before);
+}
+
+export interface PartOptions {
+  /** Replaces the refusal that is sent. */
+  readonly onRefused?: OnRefused | undefined;
+  /** What follows belongs to the request, for clients in this process. */
+  readonly ambient?: Ambient;
+}
+
 /** One part on a route that the host chose: `app.post("/v1/chat/completions", auth(…), budgets(…), …)`. */
-export function partHandler(name: string, step: Step, options: OpenOptions, onRefused?: OnRefused): Handler {
+export function partHandler(name: string, step: Step, options: OpenOptions, more?: PartOptions): Handler {
   const handler = {
     [name](req: IncomingMessage, res: ServerResponse, next: Next): void {
       const { path, mounted } = pathBelowMount(req);
       const matched = matchPath(path, mounted) ?? bySuffix(path);
       const target = matched?.kind === "call" ? matched : null;
-      const ctx = knownContext(req) ?? openContext(req, res, options, matched?.route ?? hostRoute(req), target);
-      run(step, ctx, req, res, next, matched, onRefused);
+      const ctx = openContext(req, res, options, matched?.route ?? hostRoute(req), target);
+      run(step, ctx, req, res, next, matched, more);
     },
   }[name] as (req: IncomingMessage, res: ServerResponse, next: Next) => void;
   return Object.assign(handler, { step });
+}
+
+/** A route of ours that no dialect knows: its step answers, refusals are problem documents. */
+export function answerWith(step: Step, ctx: Context, req: IncomingMessage, res: ServerResponse, next: Next): void {
+  run(step, ctx, req, res, next, undefined);
 }
 
 /** A host may compose the parts below any prefix of its own: `/api/v1/chat/completions` is still a chat completion. */

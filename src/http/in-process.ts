@@ -1,20 +1,40 @@
 import { isSource, type Answer, type Sink, type Source } from "../core/answer.ts";
-import { Context, type CallReader } from "../core/context.ts";
+import { Context, type CallReader, type Principal } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Scopes } from "../core/scope.ts";
 import type { Step } from "../core/step.ts";
+import type { MaybePromise } from "../core/time.ts";
 import { dialect, matchPath, type Matched } from "../dialects/index.ts";
+import type { Ambient } from "./ambient.ts";
 import { admit, callFrom, cleanRequestId, type OpenOptions } from "./open.ts";
 import { asGuardError, dialectRefusal } from "./render.ts";
 
 /** The `fetch` of an SDK, answered by the same steps as the gateway, without a socket. */
 export type InProcessFetch = (input: string | URL | Request, init?: RequestInit) => Promise<Response>;
 
+/** What an SDK wants to send. */
+export interface SdkRequest {
+  readonly url: URL;
+  readonly method: string;
+  /** Its own copy. */
+  readonly headers: Headers;
+  /** What its path means; undefined = it is none of a dialect's. */
+  readonly matched: Matched | undefined;
+  readonly init: RequestInit;
+  /** Where the SDK made a Request of it first. */
+  readonly request: Request | null;
+}
+
 export interface InProcessOptions extends OpenOptions {
-  readonly call: Step;
-  readonly models: Step;
-  /** The scopes of one call. They stand in for client auth, which never runs here. */
-  readonly scopesOf: (init: RequestInit) => Scopes | Promise<Scopes>;
+  readonly ambient: Ambient;
+  /** What a request goes through. A throw refuses it. */
+  readonly stepFor: (request: SdkRequest) => Step;
+  /** The scopes of one call. They stand in for client auth, which never runs here, and win over those of the request around it. */
+  readonly scopesOf: (init: RequestInit) => MaybePromise<Scopes>;
+  /** A label for its events; null = none. */
+  readonly tag: string | null;
+  /** For what goes to nobody: SDKs find out by `data:,` what their `fetch` can do. */
+  readonly fetch: (url: URL, init: RequestInit) => Promise<Response>;
 }
 
 /** Statuses that a Response must not have a body with. */
@@ -22,53 +42,40 @@ const BODYLESS = new Set([101, 204, 205, 304]);
 
 export function inProcessFetch(options: InProcessOptions): InProcessFetch {
   return async function guardedFetch(input, init = {}) {
-    const request = input instanceof Request ? input : null;
-    const url = new URL(input instanceof Request ? input.url : input);
-    const method = (init.method ?? request?.method ?? "GET").toUpperCase();
-    const signal = init.signal ?? request?.signal;
-    signal?.throwIfAborted();
-    const headers = Object.fromEntries(new Headers(init.headers ?? request?.headers).entries());
-    // The SDK's own base URL may carry a prefix before `/v1`; only the path from there counts, its host and key are dropped.
-    const matched = matchPath(suffix(url.pathname), true);
-    const id = options.nextId();
-    const reader: CallReader = {
-      async call(ctx) {
-        const bytes = await bodyBytes(init, request, options.bodyLimit);
-        if (matched?.kind !== "call") throw new GuardError("body_invalid", "this path does not carry a model call");
-        return callFrom(bytes, matched.dialect, matched.operation, ctx);
-      },
-    };
-    const ctx = new Context({
-      id,
-      requestId: cleanRequestId(headers["x-request-id"], id),
-      method,
-      path: url.pathname,
-      headers,
-      services: options.services,
-      reader,
-      carriesCall: matched?.kind === "call",
-      address: null,
-      host: init,
-    });
-    ctx.route = matched?.route ?? "other";
+    const asked = sdkRequest(input, init);
+    if (!asked.url.protocol.startsWith("http")) return options.fetch(asked.url, init);
+    const around = options.ambient.current();
+    const signals = [init.signal ?? asked.request?.signal, around?.signal].filter((signal) => signal !== undefined && signal !== null);
+    for (const signal of signals) signal.throwIfAborted();
+    const ctx = contextOf(asked, around, options);
     admit(ctx, options);
     const leave = (): void => ctx.leave();
-    signal?.addEventListener("abort", leave, { once: true });
+    for (const signal of signals) signal.addEventListener("abort", leave, { once: true });
     let status = 499;
     const over = (): void => {
-      signal?.removeEventListener("abort", leave);
+      for (const signal of signals) signal.removeEventListener("abort", leave);
       const error = ctx.failure ?? null;
       void ctx.close({ status, code: ctx.gone ? "client_closed" : (error?.code ?? null), error });
     };
-    const answer = await answerOf(options, ctx, method, matched, init);
+    const answer = await answerOf(options, ctx, asked, around);
     status = answer.status;
-    if (signal?.aborted) {
+    const aborted = signals.find((signal) => signal.aborted);
+    if (aborted) {
       if (isSource(answer.body)) answer.body.cancel();
       over();
-      throw signal.reason;
+      throw aborted.reason;
     }
-    return responseOf(answer, ctx, matched, over);
+    return responseOf(answer, ctx, asked.matched, over);
   };
+}
+
+function sdkRequest(input: string | URL | Request, init: RequestInit): SdkRequest {
+  const request = input instanceof Request ? input : null;
+  const url = new URL(input instanceof Request ? input.url : input);
+  const method = (init.method ?? request?.method ?? "GET").toUpperCase();
+  // The SDK's own base URL may carry a prefix before `/v1`; only the path from there counts.
+  const matched = matchPath(suffix(url.pathname), true);
+  return { url, method, headers: new Headers(init.headers ?? request?.headers), matched, init, request };
 }
 
 /** From the last `/v1/` on, so that any base URL works. */
@@ -77,15 +84,63 @@ function suffix(pathname: string): string {
   return version < 0 ? pathname : pathname.slice(version);
 }
 
-async function answerOf(options: InProcessOptions, ctx: Context, method: string, matched: Matched | undefined, init: RequestInit): Promise<Answer> {
+function contextOf({ url, method, headers, matched, init, request }: SdkRequest, around: Context | undefined, options: InProcessOptions): Context {
+  const id = options.nextId();
+  const reader: CallReader = {
+    call(ctx) {
+      if (matched?.kind !== "call") throw new GuardError("body_invalid", "this path does not carry a model call");
+      return callFrom(ctx.body(), matched.dialect, matched.operation, ctx);
+    },
+    body: () => bodyBytes(init, request, options.bodyLimit),
+  };
+  const ctx = new Context({
+    id,
+    requestId: cleanRequestId(headers.get("x-request-id"), id),
+    method,
+    path: url.pathname,
+    headers: Object.fromEntries(headers),
+    services: options.services,
+    reader,
+    carriesCall: matched?.kind === "call",
+    address: null,
+    // What a host's functions are asked about is its own request, if there is one.
+    host: around ? around.host : init,
+  });
+  // Limits per route mean the host's: they are what the route's hold is on, too.
+  ctx.route = around ? around.route : (matched?.route ?? "other");
+  ctx.tag = options.tag;
+  return ctx;
+}
+
+/** Sets whose budgets a call touches: what its caller says, over what the request around it has. */
+function claim(ctx: Context, around: Context | undefined, given: Scopes): void {
+  const inherited = around?.scopes ?? NO_SCOPES;
+  const names = Object.keys(given);
+  const scopes = names.length === 0 ? inherited : Object.freeze({ ...inherited, ...given });
+  // A call in the name of somebody else has nothing to do with what the route holds.
+  if (names.every((name) => inherited[name] === undefined || inherited[name] === given[name])) ctx.outer = around;
+  ctx.principal = around ? nestedPrincipal(around, scopes) : { kind: "host", name: "in-process", scopes, models: null, mayAssertScopes: false };
+  ctx.scopes = scopes;
+}
+
+/** Limits per key count the key of the request around; which models it may ask for is about clients, not about the host's own code. */
+const nestedPrincipal = ({ principal }: Context, scopes: Scopes): Principal => ({
+  kind: principal?.kind ?? "host",
+  name: principal?.name ?? "host",
+  scopes,
+  models: null,
+  mayAssertScopes: false,
+});
+
+const NO_SCOPES: Scopes = Object.freeze({});
+
+async function answerOf(options: InProcessOptions, ctx: Context, asked: SdkRequest, around: Context | undefined): Promise<Answer> {
+  const { matched, init } = asked;
   try {
     if (ctx.failure) throw ctx.failure;
-    if (!matched) throw new GuardError("not_found", `${ctx.path} is not a path of a known dialect`);
-    if (method !== matched.method)
-      throw new GuardError("method_not_allowed", `use ${matched.method} for ${matched.route}`, { headers: { allow: matched.method } });
-    const scopes = await options.scopesOf(init);
-    ctx.principal = { kind: "host", name: "in-process", scopes, models: null, mayAssertScopes: false };
-    const answer = await (matched.kind === "call" ? options.call : options.models)(ctx);
+    const step = options.stepFor(asked);
+    claim(ctx, around, await options.scopesOf(init));
+    const answer = await step(ctx);
     if (answer === undefined) throw new Error("no step answered the in-process call");
     return answer;
   } catch (thrown) {
@@ -97,6 +152,7 @@ async function answerOf(options: InProcessOptions, ctx: Context, method: string,
   }
 }
 
+/** What an SDK wants to send, whole. Throws `body_too_large`. */
 async function bodyBytes(init: RequestInit, request: Request | null, limit: number): Promise<Buffer> {
   const { body } = init;
   let bytes: Buffer;
@@ -110,8 +166,14 @@ async function bodyBytes(init: RequestInit, request: Request | null, limit: numb
 
 function responseOf(answer: Answer, ctx: Context, matched: Matched | undefined, over: () => void): Response {
   const headers = new Headers();
-  const pairs = [...answer.headers, ...(ctx.replyHeaders ?? []), "x-request-id", ctx.requestId];
-  for (let i = 0; i < pairs.length; i += 2) headers.append(pairs[i] as string, pairs[i + 1] as string);
+  for (let i = 0; i < answer.headers.length; i += 2) headers.append(answer.headers[i] as string, answer.headers[i + 1] as string);
+  const ours = [...(ctx.replyHeaders ?? []), "x-request-id", ctx.requestId];
+  for (let i = 0; i < ours.length; i += 2) {
+    const name = ours[i] as string;
+    // Lists of limits are joined; any other of our own names stands alone, whatever the provider said under it.
+    if (name === "ratelimit" || name === "ratelimit-policy") headers.append(name, ours[i + 1] as string);
+    else headers.set(name, ours[i + 1] as string);
+  }
   const { body, status } = answer;
   if (!isSource(body)) {
     over();
@@ -120,8 +182,14 @@ function responseOf(answer: Answer, ctx: Context, matched: Matched | undefined, 
   return new Response(streamOf(body, ctx, matched, over), { status, headers });
 }
 
+/** A body that nobody reads fills its buffer and then stalls its source, which gives up after its idle time: a call always comes to an end. */
 function streamOf(source: Source, ctx: Context, matched: Matched | undefined, over: () => void): ReadableStream<Uint8Array> {
   let waiting = false;
+  let ended = false;
+  const end = (): void => {
+    ended = true;
+    over();
+  };
   return new ReadableStream<Uint8Array>(
     {
       start(controller) {
@@ -133,21 +201,24 @@ function streamOf(source: Source, ctx: Context, matched: Matched | undefined, ov
           },
           end() {
             controller.close();
-            over();
+            end();
           },
           error(error) {
             error.requestId = ctx.requestId;
             ctx.failure = error;
-            controller.enqueue(dialect(matched?.dialect ?? "openai").errorEvent(error));
-            controller.close();
-            over();
+            if (matched?.kind === "call") {
+              controller.enqueue(dialect(matched.dialect).errorEvent(error));
+              controller.close();
+            } else controller.error(error);
+            end();
           },
         };
         // An abort while streaming must reach the reader as the abort that it is, not as a clean end.
         ctx.signal.addEventListener("abort", () => {
+          if (ended) return;
           source.cancel();
           controller.error(new DOMException("This operation was aborted", "AbortError"));
-          over();
+          end();
         });
         source.start(sink);
       },
@@ -160,7 +231,7 @@ function streamOf(source: Source, ctx: Context, matched: Matched | undefined, ov
       cancel() {
         source.cancel();
         ctx.leave();
-        over();
+        end();
       },
     },
     new ByteLengthQueuingStrategy({ highWaterMark: 64 * 1024 }),

@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { Socket } from "node:net";
 import type { Call, DialectId, Operation } from "../core/call.ts";
 import { Context, type AddressReader, type CallReader, type Services } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
@@ -9,9 +10,10 @@ import { readBody } from "./body.ts";
 import { parseObject } from "./json.ts";
 
 const SLOT = Symbol.for("quotaguard.context");
+const TARGET = Symbol.for("quotaguard.target");
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
 
-type WithContext = { [SLOT]?: Context };
+type WithContext = { [SLOT]?: Context; [TARGET]?: CallTarget };
 
 /** The context that a step of ours opened for this request, by any copy of the package. */
 export const knownContext = (req: object): Context | undefined => (req as WithContext)[SLOT];
@@ -38,14 +40,23 @@ export function admit(ctx: Context, options: OpenOptions): void {
 /** A caller's own id if it is harmless in headers and logs, else ours. */
 export const cleanRequestId = (value: unknown, id: string): string => (typeof value === "string" && REQUEST_ID.test(value) ? value : id);
 
-/** The path that the client asked for, below the mount point, without the query. */
+/**
+ * The path that is asked for below the mount point, without the query. Routers take what they have matched off `url` (Express keeps it in `baseUrl`,
+ * Connect in nothing but `originalUrl`), and a middleware of the host's may have rewritten it: so `url` counts, and what came over the wire does not.
+ */
 export function pathBelowMount(req: IncomingMessage): { readonly path: string; readonly mounted: boolean } {
   const { originalUrl, baseUrl } = req as { originalUrl?: string; baseUrl?: string };
-  const url = originalUrl ?? req.url ?? "/";
+  const url = req.url ?? "/";
   const query = url.indexOf("?");
-  const whole = query < 0 ? url : url.slice(0, query);
-  if (!baseUrl || !whole.startsWith(baseUrl)) return { path: whole, mounted: false };
-  return { path: whole.slice(baseUrl.length) || "/", mounted: true };
+  const path = (query < 0 ? url : url.slice(0, query)) || "/";
+  const mounted = baseUrl === undefined ? originalUrl !== undefined && originalUrl.length > url.length && originalUrl.endsWith(url) : baseUrl !== "";
+  return { path, mounted };
+}
+
+function queryOf(req: IncomingMessage): string {
+  const url = (req as { originalUrl?: string }).originalUrl ?? req.url ?? "";
+  const query = url.indexOf("?");
+  return query < 0 ? "" : url.slice(query + 1);
 }
 
 /** Reads and parses the body as a call of one operation. */
@@ -66,13 +77,24 @@ const addressOfHost: AddressReader = (host, logger) => clientAddress(host as Inc
 /** Finds the request's context or opens one and ties its end to the response's. */
 export function openContext(req: IncomingMessage, res: ServerResponse, options: OpenOptions, route: string, target: CallTarget): Context {
   const known = knownContext(req);
-  if (known) return known;
+  if (known) {
+    // Opened before the mount took its prefix off, so that the path was not recognised there.
+    if (target && !known.carriesCall) {
+      (req as WithContext)[TARGET] = target;
+      known.carriesCall = true;
+      known.route = route;
+    }
+    return known;
+  }
   const id = options.nextId();
   const reader: CallReader = {
     call(ctx) {
-      if (!target) throw new GuardError("body_invalid", "this route does not carry a model call");
-      return callFrom(readBody(req, options.bodyLimit), target.dialect, target.operation, ctx);
+      const { [TARGET]: aim = target } = req as WithContext;
+      if (!aim) throw new GuardError("body_invalid", "this route does not carry a model call");
+      return callFrom(ctx.body(), aim.dialect, aim.operation, ctx);
     },
+    body: () => readBody(req, options.bodyLimit, options.services.logger),
+    query: () => queryOf(req),
   };
   const ctx = new Context({
     id,
@@ -91,7 +113,8 @@ export function openContext(req: IncomingMessage, res: ServerResponse, options: 
   admit(ctx, options);
   // Fires exactly once, for finished, failed and aborted responses alike.
   res.once("close", () => {
-    const delivered = res.writableFinished;
+    // What stands in for a socket in tests may close before it has flushed.
+    const delivered = res.writableFinished || (res.writableEnded && !(res.socket instanceof Socket));
     if (!delivered) ctx.leave();
     const error = ctx.failure ?? null;
     void ctx.close({ status: res.headersSent ? res.statusCode : 499, code: delivered ? (error?.code ?? null) : "client_closed", error });

@@ -5,6 +5,9 @@ export interface VisibleLimit {
   readonly name: string;
 }
 
+/** `standard`: the draft's fields · `legacy`: `x-ratelimit-*`. */
+export type HeaderStyle = "all" | "standard" | "legacy" | "none";
+
 /** A structured-field string holds no control characters, quotes or backslashes. */
 const names = new Map<string, string>();
 
@@ -55,7 +58,13 @@ const seconds = (ms: number): number => Math.min(MOST, Math.ceil(ms / 1_000));
  * `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers), one member per limit, and OpenAI's `x-ratelimit-*` for the tightest
  * requests and tokens limits. Name/value pairs; limits and standings are by charge.
  */
-export function rateLimitHeaders(limits: readonly VisibleLimit[], charges: readonly Charge[], standings: readonly Standing[]): string[] {
+export function rateLimitHeaders(
+  limits: readonly VisibleLimit[],
+  charges: readonly Charge[],
+  standings: readonly Standing[],
+  style: HeaderStyle = "all",
+): string[] {
+  if (style === "none") return [];
   let state = "";
   let requests = -1;
   let tokens = -1;
@@ -72,7 +81,8 @@ export function rateLimitHeaders(limits: readonly VisibleLimit[], charges: reado
     else if (unit === "tokens" && tighter(standings, i, tokens)) tokens = i;
   }
   if (state === "") return [];
-  const headers = ["ratelimit-policy", policyOf(limits, charges), "ratelimit", state];
+  const headers = style === "legacy" ? [] : ["ratelimit-policy", policyOf(limits, charges), "ratelimit", state];
+  if (style === "standard") return headers;
   if (requests >= 0) openaiHeaders(headers, "requests", charges[requests] as Charge, standings[requests] as Standing);
   if (tokens >= 0) openaiHeaders(headers, "tokens", charges[tokens] as Charge, standings[tokens] as Standing);
   return headers;

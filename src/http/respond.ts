@@ -2,6 +2,7 @@ import type { ServerResponse } from "node:http";
 import { isSource, type Answer, type Sink, type Source } from "../core/answer.ts";
 import type { Context } from "../core/context.ts";
 import type { GuardError } from "../core/errors.ts";
+import { writeHead } from "./write-head.ts";
 
 /** `compression()` adds this: without it, it would keep small events back. */
 type Flushable = ServerResponse & { flush?: () => void };
@@ -17,7 +18,7 @@ export function respond(res: ServerResponse, ctx: Context, answer: Answer, error
   if (ctx.replyHeaders) headers.push(...ctx.replyHeaders);
   if (isSource(body)) {
     try {
-      res.writeHead(answer.status, headers);
+      writeHead(res, answer.status, headers);
     } catch (error) {
       body.cancel();
       throw error;
@@ -28,7 +29,7 @@ export function respond(res: ServerResponse, ctx: Context, answer: Answer, error
     return;
   }
   headers.push("content-length", String(body?.length ?? 0));
-  res.writeHead(answer.status, headers);
+  writeHead(res, answer.status, headers);
   res.end(body ?? undefined);
 }
 

@@ -3,20 +3,22 @@
  * replaces the hold by what it did cost once it is over.
  */
 import type { Call } from "../core/call.ts";
-import type { Charged, Context, Reservation } from "../core/context.ts";
+import type { Context } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
-import type { Amounts, LimitStore, ReserveResult, Shortfall, Standing, Unit } from "../core/store.ts";
+import type { LimitStore, ReserveResult, Shortfall } from "../core/store.ts";
 import type { Step } from "../core/step.ts";
 import { andThen, isPromise, type MaybePromise } from "../core/time.ts";
-import { totalInputTokens, totalOutputTokens } from "../core/usage.ts";
-import { rateLimitHeaders } from "../http/rate-limit-headers.ts";
-import type { Ending, Holds } from "../limits/holds.ts";
+import { rateLimitHeaders, type HeaderStyle } from "../http/rate-limit-headers.ts";
+import type { Holds } from "../limits/holds.ts";
 import type { PlannedLimit, Planner, RequestScopes } from "../limits/plan.ts";
 import { chargesOf, heldOf, needsOf, NO_SCOPES, withoutHeld, type Charges, type Costs } from "./budgets/charges.ts";
+import { beyondHeld, correctAll, heldBy, heldOn, isPriced, settleAll, type BudgetWatch, type Held } from "./budgets/held.ts";
+import { chargedOnce, fitsInstead, moveHolds, takeOver } from "./budgets/one-charge.ts";
 import { outside, refusalOf } from "./budgets/refusal.ts";
 import { shareRefusal, withoutStore } from "./budgets/without-store.ts";
 
 export type { Cost, Costs } from "./budgets/charges.ts";
+export type { BudgetWatch } from "./budgets/held.ts";
 
 /** How often a reservation is worked out anew because the store knows other numbers, or another time. */
 const MOST_REPEATS = 3;
@@ -42,27 +44,13 @@ export interface BudgetsOptions {
   readonly calls: Costs | null;
   /** Prices requests of a host's own route. */
   readonly route: Costs;
+  /** The cost is this place's own word: where an earlier place of the request holds less of a counter, the rest is held here. @default false */
+  readonly holdsMore?: boolean;
+  /** Which headers say what is left. @default "all" */
+  readonly headers?: HeaderStyle;
   readonly watch: BudgetWatch;
-}
-
-/** Is told of every verdict, for metrics and events. Synchronous and never throws. */
-export interface BudgetWatch {
-  readonly held: (reservation: Reservation, standings: readonly Standing[]) => void;
-  readonly short: (limit: string, outcome: "refused" | "would_refuse") => void;
-  readonly storeFailed: (mode: "deny" | "allow" | "local") => void;
-  /** No longer held: once for each that was. */
-  readonly ended: (reservation: Reservation) => void;
-  /** What it came to: once more when a charge for want of usage is corrected. */
-  readonly settled: (ctx: Context, reservation: Reservation, ending: Ending) => void;
-}
-
-/** A reservation as this step keeps it. */
-interface Held extends Reservation {
-  readonly store: LimitStore;
-  readonly input: Amounts;
-  readonly owner: BudgetsOptions;
-  /** How it was finished; undefined while it is open. */
-  ending?: Ending;
+  /** Whether holds may have to go over to calls in this process (default: no): then a route's places are held apart from its tokens and money. */
+  readonly inProcess?: { readonly isOn: boolean };
 }
 
 /** One reservation on its way: what stays the same however often it is asked for. */
@@ -74,6 +62,10 @@ interface Ask {
   /** Its output is shortened to this: that is done once. */
   readonly cap: number | undefined;
   readonly repeats: number;
+  /** The holds of the requests around it were given up for it. */
+  readonly isMoved: boolean;
+  /** Only what it takes beyond what the request holds already. */
+  readonly isMore: boolean;
 }
 
 type Next = (ask: Ask, asked: Charges) => MaybePromise<void>;
@@ -96,15 +88,59 @@ export function budgetsStep(options: BudgetsOptions): Step {
 
   function hold(ctx: Context, call: Call | null, repeats = 0, cap?: number): MaybePromise<void> {
     const request: RequestScopes = { route: ctx.route, model: call ? options.resolve(call.model) : null, key: keyName(ctx) };
-    const planned = withoutHeld(planner.plan(ctx.scopes ?? NO_SCOPES, request), ctx.reservations);
+    const all = planner.plan(ctx.scopes ?? NO_SCOPES, request);
+    const held = heldBy(ctx, holds);
+    const applying = withoutHeld(all, held);
+    const planned = ctx.outer ? chargedOnce(applying, ctx, holds) : applying;
+    const ask = { ctx, call, planned, cap, repeats, isMoved: false, isMore: false };
+    const others = options.holdsMore && held.length > 0 ? all.filter((each) => isPriced(each.limit.definition.unit) && !applying.includes(each)) : [];
+    if (others.length === 0) return first(ask);
+    return andThen(first(ask), () => price({ ...ask, planned: others, isMore: true, opId: opIdOf(ctx) }, ctx.services.clock.now(), take));
+  }
+
+  function first(ask: Omit<Ask, "opId">): MaybePromise<void> {
+    const { ctx, call, planned } = ask;
     if (planned.length === 0) return undefined;
-    return price({ ctx, call, opId: opIdOf(ctx), planned, cap, repeats }, ctx.services.clock.now(), take);
+    if (options.inProcess?.isOn && call === null && isMixed(planned)) return apart(ask);
+    return price({ ...ask, opId: opIdOf(ctx) }, ctx.services.clock.now(), take);
+  }
+
+  /** The places in a reservation of their own: they stay when the rest goes over to a call in this process. */
+  function apart(ask: Omit<Ask, "opId">): MaybePromise<void> {
+    const { ctx } = ask;
+    const before = ctx.reservations?.length ?? 0;
+    const next = (isPlace: boolean): MaybePromise<void> => {
+      const ofKind = ask.planned.filter(({ limit }) => (limit.definition.unit === "concurrent") === isPlace);
+      // Worked out anew, because limits were changed meanwhile, both may be held by now.
+      const planned = withoutHeld(ofKind, heldBy(ctx, holds));
+      if (planned.length === 0) return undefined;
+      return price({ ...ask, planned, opId: opIdOf(ctx) }, ctx.services.clock.now(), take);
+    };
+    const giveBack = (error: unknown): never => {
+      for (const held of (ctx.reservations?.splice(before) ?? []) as Held[]) {
+        void holds.finish(held.store, held.opId, (held.ending = "release"));
+        watch.ended(held);
+      }
+      throw error;
+    };
+    return andThen(next(false), () => {
+      try {
+        const placed = next(true);
+        return isPromise(placed) ? placed.catch(giveBack) : placed;
+      } catch (error) {
+        return giveBack(error);
+      }
+    });
   }
 
   function price(ask: Ask, nowMs: number, next: Next): MaybePromise<void> {
     const { ctx, call, planned, cap } = ask;
     return andThen(costs(call).costOf(ctx, call, needsOf(ctx, planned), cap), (cost) =>
-      andThen(chargesOf(ctx, planned, cost, nowMs), (asked) => (asked.charges.length === 0 ? undefined : next(ask, asked))),
+      andThen(chargesOf(ctx, planned, cost, nowMs), (whole) => {
+        const asked = ask.isMore ? beyondHeld(whole, heldBy(ctx, holds)) : whole;
+        if (ctx.outer) takeOver(ctx, asked.charges, holds);
+        return asked.charges.length === 0 ? undefined : next(ask, asked);
+      }),
     );
   }
 
@@ -125,12 +161,18 @@ export function budgetsStep(options: BudgetsOptions): Step {
   function judge(ask: Ask, asked: Charges, result: ReserveResult): MaybePromise<void> {
     const { ctx, call, opId, cap, repeats } = ask;
     if (result.kind === "allowed") return accept(ask, asked, options.store, opId, result);
-    if (result.kind === "limited") return shorten(ask, asked, result, take);
+    if (result.kind === "limited") return isInItsOwnWay(ask, asked, result) ? makeRoom(ask, asked) : shorten(ask, asked, result, take);
     if (result.kind !== "skew" && result.kind !== "stale") throw new Error(`the reservation ${opId} was ${result.kind}: its id was used twice`);
     if (repeats >= MOST_REPEATS) throw new GuardError("store_unavailable", UNSETTLED[result.kind], { retryAfterMs: RETRY_AFTER_MS });
     // The store's clock is in another calendar window than ours: its clock decides. Or other limits apply by now.
     return result.kind === "skew" ? price({ ...ask, repeats: repeats + 1 }, result.now, take) : hold(ctx, call, repeats + 1, cap);
   }
+
+  /** What the route holds may be all that is left of its budget, and this call is what it was held for. */
+  const isInItsOwnWay = ({ ctx, isMoved }: Ask, { charges }: Charges, { failing }: Limited): boolean =>
+    ctx.outer !== undefined && !isMoved && fitsInstead(ctx, charges, failing, options.store, holds);
+
+  const makeRoom = (ask: Ask, asked: Charges): MaybePromise<void> => andThen(moveHolds(ask.ctx, holds), () => take({ ...ask, isMoved: true }, asked));
 
   /** The store cannot decide: each limit's own policy does. */
   function degrade({ ctx, ...more }: Ask, asked: Charges, error: unknown): MaybePromise<void> {
@@ -161,7 +203,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
     if (cap !== null) return price({ ...ask, cap }, ask.ctx.services.clock.now(), again);
     if (refusal) throw refusal;
     for (const short of result.failing) watch.short(asked.used[short.index]?.limit.name ?? "", "refused");
-    throw refusalOf(asked, result);
+    throw refusalOf(asked, result, options.headers);
   }
 
   /** The output cap that makes every short limit fit, when all of them allow shortening; what is still short then is refused. */
@@ -176,9 +218,12 @@ export function budgetsStep(options: BudgetsOptions): Step {
     return cap >= 1 && Number.isFinite(cap) ? Math.floor(cap) : null;
   }
 
-  function accept({ ctx }: Ask, { charges, used, cost }: Charges, store: LimitStore, opId: string, result: Allowed): void {
+  function accept({ ctx, isMore }: Ask, { charges, used, cost }: Charges, store: LimitStore, opId: string, result: Allowed): MaybePromise<void> {
     const forCall = ctx.carriesCall && options.calls !== null;
-    const held: Held = { opId, charges, limits: used, held: heldOf(charges), forCall, store, input: cost.input, owner: options };
+    const before = heldBy(ctx, holds);
+    const whole = isMore ? charges.map((charge) => ({ ...charge, amount: charge.amount + heldOn(charge.key, before) })) : charges;
+    const amounts = { held: heldOf(whole), input: cost.input };
+    const held: Held = { opId, charges, limits: used, ...amounts, forCall, store, holds, watch, isRemainder: false, isMore };
     if (ctx.closed) {
       // The client left while the hold was being made: nobody will settle it, and it would be prolonged for ever.
       void holds.finish(store, opId, "release");
@@ -192,9 +237,11 @@ export function budgetsStep(options: BudgetsOptions): Step {
     if (cost.outputCap !== undefined) ctx.outputCap = Math.min(ctx.outputCap ?? Infinity, cost.outputCap);
     watch.held(held, result.standings);
     for (const short of result.skipped) wouldRefuse(ctx, held, short);
-    const headers = rateLimitHeaders(held.limits, held.charges, result.standings);
+    // Each limit is told once.
+    const headers = isMore ? [] : rateLimitHeaders(held.limits, held.charges, result.standings, options.headers);
     if (ctx.replyHeaders) ctx.replyHeaders.push(...headers);
     else ctx.replyHeaders = headers;
+    return ctx.outer ? moveHolds(ctx, holds) : undefined;
   }
 
   function wouldRefuse(ctx: Context, held: Held, short: Shortfall): void {
@@ -215,40 +262,8 @@ export function budgetsStep(options: BudgetsOptions): Step {
 
 const keyName = (ctx: Context): string | null => (ctx.principal && ctx.principal.name !== "host" ? ctx.principal.name : null);
 
-/** What is settled, per unit; an absent unit keeps what was held. */
-function endingOf(charged: Charged, input: Amounts): Ending {
-  if (charged.kind === "nothing") return "release";
-  // Charged as held, yet a host may still report the usage of a call that outlives its response.
-  if (charged.kind === "estimate") return "lapse";
-  if (charged.kind === "input") return { ...input, output_tokens: 0 };
-  const { usage, billedNanoUsd } = charged;
-  const inputTokens = totalInputTokens(usage);
-  const outputTokens = totalOutputTokens(usage);
-  const actual: { [unit in Unit]?: number } = { input_tokens: inputTokens, output_tokens: outputTokens, tokens: inputTokens + outputTokens };
-  if (billedNanoUsd !== null) actual.usd = billedNanoUsd;
-  return actual;
-}
-
-/** After the response: one function for all requests, so that nothing is kept alive per request but the reservation itself. */
-const settleAll = (ctx: Context): MaybePromise<void> => finishAll(ctx, (held) => held.ending === undefined);
-
-/** Usage became known after the end: replaces what was charged for want of it. What was settled already stays settled. */
-const correctAll = (ctx: Context): MaybePromise<void> => finishAll(ctx, (held) => held.ending === "lapse");
-
-function finishAll(ctx: Context, applies: (held: Held) => boolean): MaybePromise<void> {
-  const pending: Promise<void>[] = [];
-  for (const reservation of (ctx.reservations ?? []) as Held[]) {
-    if (!applies(reservation)) continue;
-    const isFirst = reservation.ending === undefined;
-    const { owner, store, opId, input } = reservation;
-    const charged: Charged = ctx.charged ?? (reservation.forCall || ctx.failure ? { kind: "nothing" } : { kind: "estimate" });
-    ctx.provenance = charged.kind === "usage" ? charged.provenance : charged.kind === "nothing" ? "void" : "estimated";
-    const ending = endingOf(charged, input);
-    reservation.ending = ending;
-    const done = owner.holds.finish(store, opId, ending);
-    if (isFirst) owner.watch.ended(reservation);
-    owner.watch.settled(ctx, reservation, ending);
-    if (done !== undefined && isPromise(done)) pending.push(done);
-  }
-  return pending.length === 0 ? undefined : Promise.all(pending).then(() => undefined);
+/** Whether a place would be held together with tokens or money. */
+function isMixed(planned: readonly PlannedLimit[]): boolean {
+  const units = planned.map(({ limit }) => limit.definition.unit);
+  return units.includes("concurrent") && units.some(isPriced);
 }

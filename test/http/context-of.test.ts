@@ -104,6 +104,8 @@ describe("a provider's own object", () => {
       type: "message_start",
       message: { id: "m", model: "known", type: "message", usage: { input_tokens: 20, cache_read_input_tokens: 5, output_tokens: 1 } },
     });
+    // What it produces is not known yet: should the client leave now, the estimate stands.
+    expect(ctx.charged).toEqual({ kind: "estimate" });
     quota.meter({ type: "message_delta", usage: { output_tokens: 9 } });
     quota.meter({ type: "message_delta", usage: { output_tokens: 15 } });
     expect(used(ctx)).toMatchObject({

@@ -149,7 +149,7 @@ describe("a part on the host's own route", () => {
     const { options, logger } = opening();
     const app = express();
     const seen: { ctx: Context | undefined; errors: unknown[] } = { ctx: undefined, errors: [] };
-    app.post(path, partHandler("budgets", step, options, onRefused), (req, res) => {
+    app.post(path, partHandler("budgets", step, options, { onRefused }), (req, res) => {
       seen.ctx = knownContext(req);
       res.end("host");
     });

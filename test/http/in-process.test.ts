@@ -4,23 +4,31 @@ import type { Answer, Sink, Source } from "../../src/core/answer.ts";
 import type { Context } from "../../src/core/context.ts";
 import { GuardError } from "../../src/core/errors.ts";
 import type { Step } from "../../src/core/step.ts";
-import { inProcessFetch, type InProcessFetch } from "../../src/http/in-process.ts";
+import { ambientRequests, type Ambient } from "../../src/http/ambient.ts";
+import { inProcessFetch, type InProcessFetch, type InProcessOptions } from "../../src/http/in-process.ts";
 import { opening } from "./server-kit.ts";
 
 const URL_CHAT = "https://sdk.example/proxy/v1/chat/completions";
 const CHAT = { method: "POST", body: '{"model":"gpt-4o","messages":[]}' };
 
-function inProcess(call: Step) {
+function inProcess(step: Step, more: Partial<InProcessOptions> = {}) {
   const contexts: Context[] = [];
   const { options, logger } = opening({ onOpen: (ctx) => void contexts.push(ctx) });
-  const models: Step = () => ({ status: 200, headers: [], body: Buffer.from("models") });
+  const ambient: Ambient = ambientRequests();
+  ambient.switchOn();
   const fetch: InProcessFetch = inProcessFetch({
     ...options,
-    call,
-    models,
+    ambient,
+    stepFor: ({ matched }) => {
+      if (!matched) throw new GuardError("not_found", "no such path");
+      return matched.kind === "call" ? step : () => ({ status: 200, headers: [], body: Buffer.from("models") });
+    },
     scopesOf: (init) => ({ user: new Headers(init.headers).get("x-user") ?? "nobody" }),
+    tag: null,
+    fetch: globalThis.fetch,
+    ...more,
   });
-  return { fetch, contexts, logger };
+  return { fetch, contexts, logger, ambient };
 }
 
 class FedSource implements Source {
@@ -73,7 +81,6 @@ describe("a call in this process", () => {
 
   test.each<[string, string, RequestInit, number, string]>([
     ["another path", "https://x.example/v1/unknown", CHAT, 404, "not_found"],
-    ["another method", URL_CHAT, {}, 405, "method_not_allowed"],
     ["a body above the limit", URL_CHAT, { method: "POST", body: JSON.stringify({ x: "x".repeat(1_000) }) }, 413, "body_too_large"],
     ["a body that is no JSON", URL_CHAT, { method: "POST", body: "{" }, 400, "body_invalid"],
   ])("%s is answered, not thrown", async (_name, url, init, status, code) => {
@@ -169,6 +176,24 @@ describe("a streamed answer", () => {
     const { source, response, ctx } = await streamed();
     await response.body?.cancel();
     expect([source.calls.includes("cancel"), ctx.gone, ctx.outcome?.code]).toEqual([true, true, "client_closed"]);
+  });
+
+  test("that the guard must cut says so to its reader", async () => {
+    const { source, sink, response, ctx } = await streamed();
+    sink.chunk(Buffer.from("data: 1\n\n"));
+    const reason = new GuardError("overloaded", "the gateway is shutting down");
+    ctx.onGone((why) => sink.error(why as GuardError));
+    ctx.leave(reason);
+    expect(await response.text()).toContain('"code":"overloaded"');
+    expect([source.calls, ctx.outcome?.error]).toEqual([[], reason]);
+  });
+
+  test("that is no model call ends with the failure itself: its bytes are nobody's events", async () => {
+    const source = new FedSource();
+    const { fetch } = inProcess(() => undefined, { stepFor: () => () => answer({ body: source }) });
+    const response = await fetch("https://sdk.example/v1/files/f/content");
+    (await source.sink.promise).error(new GuardError("upstream_timeout", "nobody read"));
+    await expect(response.text()).rejects.toMatchObject({ code: "upstream_timeout" });
   });
 
   test("that is aborted is an abort for its reader, not an end", async () => {

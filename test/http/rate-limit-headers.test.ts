@@ -125,6 +125,17 @@ describe("several limits", () => {
     expect(headersOf(limit("a", "tokens", { ...BUCKET, n: 0 }, 1, null))["x-ratelimit-reset-tokens"]).toBeUndefined();
   });
 
+  test.each([
+    ["all", ["ratelimit", "ratelimit-policy", "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"]],
+    ["standard", ["ratelimit", "ratelimit-policy"]],
+    ["legacy", ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"]],
+    ["none", []],
+  ] as const)("are told in the style %s", (style, names) => {
+    const charges: Charge[] = [{ key: "a", rule: BUCKET, unit: "tokens", amount: 1, enforce: true }];
+    const list = rateLimitHeaders([{ name: "a" }], charges, [{ available: 1, resetMs: 1 }], style);
+    expect(list.filter((_, i) => i % 2 === 0).toSorted()).toEqual(names);
+  });
+
   test("none are no headers", () => {
     expect(rateLimitHeaders([], [], [])).toEqual([]);
   });

@@ -7,6 +7,7 @@ import { Secret } from "../../src/core/secret.ts";
 import { isPromise } from "../../src/core/time.ts";
 import { modelsStep, type ModelsStep } from "../../src/middleware/models.ts";
 import { modelCatalogue, type ModelCatalogue } from "../../src/pool/catalogue.ts";
+import { credentialSet } from "../../src/pool/credential-set.ts";
 import { offers, type ModelEntry } from "../../src/pool/offers.ts";
 import { undiciTransport } from "../../src/upstream/transport.ts";
 import { contextWith, kit, keptLogger, rejectionOf, type Line } from "../core/context-kit.ts";
@@ -53,8 +54,9 @@ function desk(
   const logger = keptLogger();
   const transport = undiciTransport({ connectTimeoutMs: 5_000, clock });
   opened.push(transport);
-  const catalogue = modelCatalogue(credentials);
-  const offered = offers({ credentials, models, aliases, lists: catalogue });
+  const set = credentialSet(credentials);
+  const catalogue = modelCatalogue(set);
+  const offered = offers({ credentials: set, models, aliases, lists: catalogue });
   const step = modelsStep({ offers: offered, catalogue, models, aliases, transport, clock, logger });
   const ask: Desk["ask"] = (path = "", allowed = null) => {
     const ctx = contextWith(services, { method: "GET", path: `/v1/models${path}` });

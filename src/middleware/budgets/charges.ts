@@ -51,10 +51,10 @@ export function needsOf(ctx: Context, planned: readonly PlannedLimit[]): Needs {
   return known;
 }
 
-/** A second budgets step on one request never charges the same counter twice. */
-export function withoutHeld(planned: readonly PlannedLimit[], reservations: readonly Reservation[] | undefined): readonly PlannedLimit[] {
-  if (!reservations) return planned;
-  return planned.filter(({ key }) => !reservations.some(({ charges }) => charges.some((charge) => charge.key === key)));
+/** A second budgets step on one request never charges the same counter twice. `held` are the reservations of the same guard: another's counters are others. */
+export function withoutHeld(planned: readonly PlannedLimit[], held: readonly Reservation[]): readonly PlannedLimit[] {
+  if (held.length === 0) return planned;
+  return planned.filter(({ key }) => !held.some(({ charges }) => charges.some((charge) => charge.key === key)));
 }
 
 /** What is asked of a limit store at once, and for what. */

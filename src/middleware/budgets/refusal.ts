@@ -1,7 +1,7 @@
 import { GuardError } from "../../core/errors.ts";
 import { nanoToUsd } from "../../core/money.ts";
 import type { ReserveResult, Unit } from "../../core/store.ts";
-import { rateLimitHeaders } from "../../http/rate-limit-headers.ts";
+import { rateLimitHeaders, type HeaderStyle } from "../../http/rate-limit-headers.ts";
 import type { PlannedLimit } from "../../limits/plan.ts";
 import type { Charges } from "./charges.ts";
 
@@ -18,9 +18,9 @@ const UNIT_NAMES: Readonly<Record<Unit, string>> = {
 export const outside = (unit: Unit, amount: number): number => (unit === "usd" ? nanoToUsd(amount) : amount);
 
 /** What a client is told when limits have no room, with the headers that say how all of them stand. */
-export function refusalOf({ used, charges }: Charges, result: Extract<ReserveResult, { kind: "limited" }>): GuardError {
+export function refusalOf({ used, charges }: Charges, result: Extract<ReserveResult, { kind: "limited" }>, style?: HeaderStyle): GuardError {
   const headers: Record<string, string> = {};
-  const pairs = rateLimitHeaders(used, charges, result.standings);
+  const pairs = rateLimitHeaders(used, charges, result.standings, style);
   for (let i = 0; i < pairs.length; i += 2) headers[pairs[i] as string] = pairs[i + 1] as string;
   const { worst } = result;
   const { limit } = used[worst.index] as PlannedLimit;
