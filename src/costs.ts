@@ -12,7 +12,6 @@ import type { Cost, Costs } from "./middleware/budgets.ts";
 import { passthroughCosts } from "./middleware/passthrough/costs.ts";
 import { resolveCost, type CostFunction, type ResolvedCost } from "./options/budgets.ts";
 import type { HostRequest } from "./options/limits.ts";
-import type { Offers } from "./pool/offers.ts";
 
 export interface CostParts {
   readonly estimate: Estimator;
@@ -21,13 +20,21 @@ export interface CostParts {
   /** Sends the held maximum upstream when neither client nor config named one. */
   readonly capOutput: boolean;
   readonly maxOutputTokensOf: (model: string) => number | null;
+  /** The model that an alias stands for. */
+  readonly resolve: (model: string) => string;
 }
 
 const notPriced = (): GuardError =>
   new GuardError("model_not_priced", "this model has no price, and a money limit applies; give it one under models[].price", { param: "model" });
 
+/** Who may serve a call, as far as prices go. */
+interface Servers {
+  resolve(model: string): string;
+  of(model: string): { readonly candidates: readonly { readonly credential: { readonly name: string } }[] };
+}
+
 /** Costs of gateway calls: the dearest candidate that may serve them. */
-export function callCosts(parts: CostParts, offers: Offers): Costs {
+export function callCosts(parts: CostParts, offers: Servers): Costs {
   const { estimate, prices } = parts;
 
   function estimateOf(call: Call, cap: number | undefined): Estimate {
@@ -110,7 +117,7 @@ export function routeCosts(parts: CostParts, option: ResolvedCost | CostFunction
           `budgets() on ${ctx.route} needs \`cost\`: a limit counts ${[...units].join(", ")}, and this is not a model call we can price`,
         );
       if (typeof option !== "function") return costFrom(parts, ctx, option, units);
-      return andThen(option(ctx.host as HostRequest), (value) => costFrom(parts, ctx, resolveCost(value), units));
+      return andThen(option(ctx.host as HostRequest), (value) => costFrom(parts, ctx, resolveCost(value, ctx.route), units));
     },
   };
 }
@@ -140,11 +147,17 @@ function statedAmounts({ usd, tokens, inputTokens, outputTokens }: Extract<Resol
 }
 
 function modelAmounts(parts: CostParts, ctx: Context, cost: Extract<ResolvedCost, { kind: "model" }>, units: ReadonlySet<Unit>): Amounts {
-  const input = parts.countTokens(textOf(cost.input ?? (ctx.host as { body?: unknown } | null)?.body ?? ""));
+  const input = countInput(parts, ctx, cost.input);
   const output = cost.maxOutputTokens;
-  const usd = units.has("usd") ? parts.prices.ceiling([{ model: cost.model, credential: null }], input, output) : undefined;
+  const usd = units.has("usd") ? parts.prices.ceiling([{ model: parts.resolve(cost.model), credential: null }], input, output) : undefined;
   if (usd === null) throw notPriced();
   return defined({ usd, tokens: input + output, input_tokens: input, output_tokens: output });
+}
+
+/** Of what the route says, or of the body. One that no parser has read yet is as long as its bytes: no token is shorter. */
+function countInput({ countTokens }: CostParts, { host, headers }: Context, given: unknown): number {
+  const input = given ?? (host as { body?: unknown } | null)?.body ?? null;
+  return input === null ? Number(headers["content-length"] ?? 0) : countTokens(textOf(input));
 }
 
 const textOf = (value: unknown): string => (typeof value === "string" ? value : (JSON.stringify(value) ?? ""));

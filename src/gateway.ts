@@ -3,7 +3,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import type { Step } from "./core/step.ts";
-import { gatewayHandler, type Handler, type Next } from "./http/handler.ts";
+import { gatewayHandler, type Next } from "./http/handler.ts";
 import { pathBelowMount, type OpenOptions } from "./http/open.ts";
 import { refuseUnclaimed } from "./http/upgrade.ts";
 import type { PassthroughHandler } from "./middleware/passthrough/passthrough.ts";
@@ -19,7 +19,7 @@ export interface GatewayParts {
   /** Null = nothing is passed through. */
   readonly unread: PassthroughHandler | null;
   /** Null = there are no management routes here. */
-  readonly management: { readonly path: string; readonly handle: Handler } | null;
+  readonly management: { readonly path: string; readonly handle: HandleRequest } | null;
 }
 
 export interface Gateway {
@@ -55,14 +55,15 @@ function isBelow(req: IncomingMessage, prefix: string): boolean {
 }
 
 /** Runs a router as if the host had mounted it at `prefix` below us; on `next` the request is as it was. */
-function mountAt(prefix: string, router: Handler, req: IncomingMessage, res: ServerResponse, next: Next): void {
+function mountAt(prefix: string, router: HandleRequest, req: IncomingMessage, res: ServerResponse, next: Next): void {
   const request = req as IncomingMessage & { baseUrl?: string };
   const { url, baseUrl } = request;
   request.url = (url ?? "").slice(prefix.length) || "/";
   request.baseUrl = (baseUrl ?? "") + prefix;
   router(req, res, (error) => {
     request.url = url as string;
-    if (baseUrl !== undefined) request.baseUrl = baseUrl;
+    if (baseUrl === undefined) delete request.baseUrl;
+    else request.baseUrl = baseUrl;
     next(error);
   });
 }

@@ -3,22 +3,26 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import { loadConfig } from "./config/load.ts";
 import type { Admin } from "./core/admin.ts";
+import type { Answer } from "./core/answer.ts";
 import { awake } from "./core/awake.ts";
 import type { Context, Recorder, Services } from "./core/context.ts";
+import { DIAGNOSTICS, guardLogger } from "./core/diagnostics.ts";
 import { ConfigError, GuardError } from "./core/errors.ts";
 import { eventEmitter, type Events } from "./core/events.ts";
 import { idFactory } from "./core/id.ts";
-import { silentLogger } from "./core/logger.ts";
 import { OpenSet } from "./core/open-set.ts";
-import { scopesFrom, type ScopesInput } from "./core/scope.ts";
+import type { ScopesInput } from "./core/scope.ts";
 import { sequence, type Step } from "./core/step.ts";
 import type { Ledger } from "./core/store.ts";
-import { systemClock, type MaybePromise } from "./core/time.ts";
-import { partHandler, type Handler, type Next } from "./http/handler.ts";
-import { inProcessFetch, type InProcessFetch } from "./http/in-process.ts";
+import { andThen, systemClock, type MaybePromise } from "./core/time.ts";
+import { partHandler, type Handler, type Next, type OnRefused } from "./http/handler.ts";
+import { ambientRequests } from "./http/ambient.ts";
+import type { RequestQuota } from "./http/context-of.ts";
+import type { InProcessFetch } from "./http/in-process.ts";
 import type { OpenOptions } from "./http/open.ts";
 import { asProblem } from "./http/problem.ts";
-import { sameCounter } from "./limits/limit.ts";
+import { sameCounter, type LimitDefinition } from "./limits/limit.ts";
+import { pluginEdge } from "./management/plugin-routes.ts";
 import { managementRouter } from "./management/router.ts";
 import { priceBook } from "./metering/prices.ts";
 import { authStep, modelAccess, type AuthMode } from "./middleware/auth.ts";
@@ -26,24 +30,24 @@ import { lanePaths } from "./middleware/passthrough/operations.ts";
 import { passthroughHandler, type PassthroughHandler } from "./middleware/passthrough/passthrough.ts";
 import { scopesStep } from "./middleware/scopes.ts";
 import { resolveRouteBudget, type RouteBudgetOptions } from "./options/budgets.ts";
+import type { HostRequest } from "./options/limits.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 import { resolveOptions, type GuardOptions } from "./options.ts";
+import type { Remaining } from "./remaining.ts";
 import { buildRuntime, offeredBy, type Runtime } from "./runtime.ts";
+import { checkSurroundings } from "./check-surroundings.ts";
+import { doubleCharges } from "./double-charges.ts";
 import { drainer } from "./drain.ts";
+import { inProcess, type FetchOptions, type RunOptions, type SdkOptions } from "./in-process.ts";
 import { gatewayOf, named, type HandleRequest } from "./gateway.ts";
 import { startingAdmin } from "./starting-admin.ts";
 
 /** How long a request waits for a guard that is still starting. */
 const START_WAIT_MS = 10_000;
 
-export interface FetchOptions {
-  /** Whose budgets the calls touch: values, or a function of each call's `init`. */
-  readonly scopes?: ScopesInput | ((init: RequestInit) => MaybePromise<ScopesInput>);
-}
-
 /** The mounted gateway. */
-export interface GatewayHandler extends Handler {
-  readonly guard: QuotaGuard;
+export interface GatewayHandler<LimitNames extends string = string> extends Handler {
+  readonly guard: QuotaGuard<LimitNames>;
   /**
    * For `server.on("upgrade", …)`: takes WebSockets for `/v1/realtime`. The host's middlewares do not run before it. False = it was not ours; it is refused
    * when nobody else listens.
@@ -53,21 +57,23 @@ export interface GatewayHandler extends Handler {
   close(): Promise<void>;
 }
 
-export interface QuotaGuard {
+/** `LimitNames` are the names that the options give as literals: `budgets()` takes no others. */
+export interface QuotaGuard<LimitNames extends string = string> {
   /**
    * The whole gateway. Throws ConfigError unless the options decide who may call it. With `otherPaths` it passes through every other `/v1/*` path too, for the
    * master key (as `quotaguard serve` does).
    */
-  handler(more?: { readonly otherPaths?: boolean }): GatewayHandler;
+  handler(more?: { readonly otherPaths?: boolean }): GatewayHandler<LimitNames>;
   auth(): Handler;
   scopes(): Handler;
   /** Keeps out clients that misbehave: before `auth`. Its numbers are those of `fail2ban.clients`, or their defaults. */
   fail2ban(): Handler;
   /**
    * Budgets of one route. Without `limits` all of the guard's apply. Limits of tokens and money need `cost`, except on the paths of model calls,
-   * which are priced by what they ask for (`onCalls` says that only such paths use it; default: whether the guard has credentials).
+   * which are priced by what they ask for (`onCalls` says that only such paths use it; default: whether the guard has credentials). Several on one request
+   * charge a limit once, at the largest cost that one of them says. Throws ConfigError that names every wrong option.
    */
-  budgets(options?: RouteBudgetOptions, onCalls?: boolean): Handler;
+  budgets(options?: RouteBudgetOptions<LimitNames>, onCalls?: boolean): Handler;
   credentials(): Handler;
   proxy(): Handler;
   models(): Handler;
@@ -75,12 +81,28 @@ export interface QuotaGuard {
   passthrough(): Handler;
   /** An Express router with the management routes; 404 while no key is set. */
   management(): Handler;
-  /** A `fetch` that goes through the same steps in this process. */
+  /**
+   * A `fetch` for SDKs that goes through the same budgets in this process, without a socket to us. Requests for a provider that the guard has credentials for are
+   * sent with those: only their path counts. All others go out as they are, with the SDK's own key. Refusals are answers in the SDK's dialect and say
+   * `x-should-retry: false`; an abort rejects. Make it once, not in each handler. Throws ConfigError when an option is wrong.
+   */
   fetch(options?: FetchOptions): InProcessFetch;
-  /** Options for an OpenAI client: `new OpenAI(guard.sdk())`. */
-  sdk(options?: FetchOptions): { readonly apiKey: string; readonly fetch: InProcessFetch; readonly maxRetries: 0 };
+  /** Options for an SDK's client: `new OpenAI(guard.sdk())`, `createOpenAI({ ...guard.sdk() })`. */
+  sdk(options?: FetchOptions): SdkOptions;
+  /**
+   * Budgets for what is no request, such as a queue's jobs: holds, runs `fn` with what `contextOf(req)` gives on a route, settles when it returns, and resolves
+   * to what it returned. What `fn` throws is thrown on; then as on a route what was metered is charged, or the estimate unless it was released. Calls of clients in
+   * this process that `fn` makes have the job's scopes, and go on its hold. Rejects with GuardError when it is refused, ConfigError when an option is wrong.
+   */
+  run<T>(options: RunOptions<LimitNames>, fn: (quota: RequestQuota) => MaybePromise<T>): Promise<T>;
   /** Express error middleware that answers refusals which an SDK threw inside a handler; everything else goes on. */
   errorHandler(): (error: unknown, req: IncomingMessage, res: ServerResponse, next: Next) => void;
+  /**
+   * How each limit stands that these scope values have (composites need all of theirs), limits of single routes included. Changes nothing. A limit whose function
+   * cannot tell its number from `{ scopes }` alone is left out, with a warning. Rejects with `scope_invalid` for a scope that nobody declares, and with
+   * `store_unavailable` while the store cannot tell.
+   */
+  remaining(scopes: ScopesInput): Promise<readonly Remaining[]>;
   readonly admin: Admin;
   readonly events: Events;
   /** Throws before {@link ready}. */
@@ -97,12 +119,12 @@ export interface QuotaGuard {
  * Builds a guard and starts to open its store. Without options it takes file and environment ({@link loadConfig}); with options it reads neither.
  * Throws ConfigError at once when an option is wrong.
  */
-export function createGuard(input: GuardOptions = loadConfig()): QuotaGuard {
-  return guardOf(resolveOptions(input));
+export function createGuard<const LimitNames extends string = string>(input?: GuardOptions<LimitNames>): QuotaGuard<LimitNames> {
+  return guardOf(resolveOptions(input ?? loadConfig()));
 }
 
 /** The gateway as one middleware: exactly `createGuard(options).handler()`. */
-export function quotaGuard(input?: GuardOptions): GatewayHandler {
+export function quotaGuard<const LimitNames extends string = string>(input?: GuardOptions<LimitNames>): GatewayHandler<LimitNames> {
   return createGuard(input).handler();
 }
 
@@ -116,12 +138,16 @@ const notStarted: Recorder = {
 
 function guardOf(options: ResolvedOptions): QuotaGuard {
   const clock = options.clock ?? systemClock;
-  const logger = options.logger ?? silentLogger;
+  const logger = guardLogger(options.logger);
+  checkSurroundings(options, logger);
   const events = eventEmitter(logger);
   const prices = priceBook({ models: options.models, markupPct: options.prices.markupPct });
   const services: { -readonly [K in keyof Services]: Services[K] } = { clock, logger, events, pricer: prices, recorder: notStarted };
   const offered = offeredBy(options);
+  const ambient = ambientRequests();
   const open = new OpenSet<Context>();
+  /** Credentials may come with plugins, too. */
+  const mayServe = options.credentials.length + options.waitingCredentials.length + options.plugins.length > 0;
   const declared = new Map(options.limits.map((limit) => [limit.name, limit]));
   let runtime: Runtime | undefined;
   let broken = false;
@@ -129,12 +155,15 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
 
   const status = (): "ok" | "starting" | "closing" | "unavailable" => (closing ? "closing" : runtime ? "ok" : broken ? "unavailable" : "starting");
   const starting = awake(
-    buildRuntime({ options, declared: () => declared.values(), services, prices, openRequests: () => open.size, status }, offered),
+    buildRuntime(
+      { options, declared: () => declared.values(), inProcess: ambient, services, prices, openRequests: () => open.size, status },
+      offered,
+    ),
   ).then(
-    (built) => void (runtime = built),
+    (built) => void (runtime = doubleCharges(built, services)),
     (error: unknown) => {
       broken = true;
-      logger.error({ err: error }, "the guard could not start; every request is answered with 503 until it is fixed and restarted");
+      logger.error({ code: "QG_START_FAILED", err: error }, DIAGNOSTICS.QG_START_FAILED.wrong);
       throw error;
     },
   );
@@ -184,14 +213,14 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
       ]);
     }
     if (auth.kind === "keys") return { ...auth, pepper: options.secrets.key?.reveal() ?? null };
-    return auth.kind === "custom" ? { kind: "custom", authenticate: (key, host) => auth.authenticate(key, host as IncomingMessage) } : auth;
+    return auth.kind === "custom" ? { kind: "custom", authenticate: (key, host) => auth.authenticate(key, host as HostRequest) } : auth;
   };
 
   const fromHost = options.scopes.of;
   const scopes = scopesStep({
     headers: options.scopes.headers,
     trustHeaders: options.scopes.trustHeaders,
-    of: fromHost ? (host) => fromHost(host as IncomingMessage) : null,
+    of: fromHost ? (host) => fromHost(host as HostRequest) : null,
   });
   const access = modelAccess(offered.offers.resolve);
   const credentials = lazy((built) => built.credentials);
@@ -208,10 +237,24 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
       isPart,
     });
   const part = (name: string, step: Step): Handler => partHandler(name, step, opening);
-  const ofHost = scopesStep({ headers: {}, trustHeaders: false, of: null });
+  const clients = inProcess({
+    options,
+    opening,
+    ambient,
+    lazy,
+    call: sequence(
+      access,
+      lazy((built) => built.callBudgets(true)),
+      credentials,
+      proxy,
+    ),
+    models,
+    credentials: () => offered.credentials,
+  });
 
   const admin = startingAdmin({ options, started: () => runtime, waitForStart, status, openRequests: () => open.size });
   let management: Handler | undefined;
+  const plugins = options.plugins.length === 0 ? undefined : pluginEdge({ opening, routes: async () => (await waitForStart()).plugins?.routes });
 
   const drain = drainer({ clock, logger, open, timeoutMs: options.server.shutdownTimeoutMs, starting, started: () => runtime });
 
@@ -239,28 +282,37 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
           )
         : null;
       const { key, path } = options.management;
-      const { handle, upgrade } = gatewayOf({ opening, call, models: list, unread, management: key ? { path, handle: guard.management() } : null });
+      // Without a key the tree is not there, and plugins' public routes are.
+      const unkeyed = plugins ? { path: `${path}/plugins`, handle: plugins.open } : null;
+      const { handle, upgrade } = gatewayOf({
+        opening,
+        call,
+        models: list,
+        unread,
+        management: key ? { path, handle: guard.management() } : unkeyed,
+      });
       return Object.assign(handle, { step: call, guard, upgrade, ready: guard.ready, close: guard.close });
     },
     auth: () => part("auth", authStep(modeOf())),
-    scopes: () => part("scopes", scopes),
+    scopes: () => partHandler("scopes", scopes, opening, { ambient }),
     fail2ban: () => part("fail2ban", fail2ban),
-    budgets(given = {}, onCalls = options.credentials.length > 0) {
+    budgets(given = {}, onCalls = mayServe) {
       const names = new Set([...options.scopes.names, ...Object.keys(options.scopes.headers)]);
       const route = resolveRouteBudget(given, { limits: options.limits, declaredScopes: names, pricesCalls: onCalls });
-      for (const limit of route.limits) {
-        const known = declared.get(limit.name);
-        if (known && !sameCounter(known, limit)) {
-          throw new ConfigError([`limits: ${limit.name} is defined twice with different scope, unit or period; give one of them another name`]);
-        }
-        declared.set(limit.name, limit);
-      }
-      const { scopes: own, onRefused } = route;
-      const budgets = lazy((built) => built.partBudgets(route));
-      const whose = own ? scopesStep({ headers: {}, trustHeaders: false, of: (host) => own(host as IncomingMessage) }) : scopes;
-      // On a host's own route nobody else may have said whose budgets these are.
-      const step = sequence((ctx) => (ctx.scopes && !own ? undefined : whose(ctx)), budgets);
-      return partHandler("budgets", step, opening, onRefused ? (error, req, res, next) => onRefused(error, req, res, next) : undefined);
+      for (const limit of route.limits) declare(declared, limit);
+      const { scopes: own, skip, onRefused } = route;
+      const budgets = sequence(
+        // On a host's own route nobody else may have said whose budgets these are.
+        (ctx) => (ctx.scopes ? undefined : scopes(ctx)),
+        own ? scopesStep({ headers: {}, trustHeaders: false, of: (host) => own(host as HostRequest) }) : noStep,
+        lazy((built) => built.partBudgets(route)),
+      );
+      const step: Step = skip
+        ? // Only a true lets pass: a host's code may return anything.
+          (ctx) => andThen<unknown, Answer | void>(skip(ctx.host as HostRequest), (said) => (said === true ? undefined : budgets(ctx)))
+        : budgets;
+      const refuse: OnRefused | undefined = onRefused ? (error, req, res, next) => onRefused(error, req as HostRequest, res, next) : undefined;
+      return partHandler("budgets", step, opening, { ambient, onRefused: refuse });
     },
     credentials: () => part("credentials", sequence(access, credentials)),
     proxy: () => part("proxy", proxy),
@@ -271,30 +323,20 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     },
     management() {
       if (management) return management;
-      const router = managementRouter({ admin, key: options.management.key, path: options.management.path, clock, logger });
+      const router = managementRouter({ admin, key: options.management.key, path: options.management.path, clock, logger, plugins });
       const handle = (req: IncomingMessage, res: ServerResponse, next: Next): void => (router as unknown as HandleRequest)(req, res, next);
       return (management = Object.assign(named("management", handle), { step: noStep }));
     },
-    fetch(given = {}) {
-      if (options.credentials.length === 0) throw new ConfigError(["credentials: guard.fetch() needs at least one credential to send calls with"]);
-      const source = given.scopes ?? {};
-      const call = sequence(
-        ofHost,
-        access,
-        lazy((built) => built.callBudgets(true)),
-        credentials,
-        proxy,
-      );
-      const scopesOf = async (init: RequestInit) => scopesFrom(typeof source === "function" ? await source(init) : source);
-      return inProcessFetch({ ...opening, call, models, scopesOf });
-    },
-    sdk: (given) => ({ apiKey: "in-process", fetch: guard.fetch(given), maxRetries: 0 }),
+    fetch: clients.fetch,
+    sdk: clients.sdk,
+    run: clients.run,
     errorHandler: () =>
       function quotaGuardErrors(thrown, _req, res, next) {
         const error = GuardError.from(thrown);
         if (error && !res.headersSent) asProblem(error, res);
         else next(thrown);
       },
+    remaining: async (whose) => (await waitForStart()).remaining(whose),
     admin,
     events,
     get ledger() {
@@ -309,6 +351,21 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     close: () => (closing ??= awake(drain.drain())),
   };
   return guard;
+}
+
+/** The limits of all places are one set: a name is one limit, whoever writes it down. */
+function declare(declared: Map<string, LimitDefinition>, limit: LimitDefinition): void {
+  const known = declared.get(limit.name) ?? limit;
+  if (!sameCounter(known, limit)) {
+    throw new ConfigError([`limits: ${limit.name} is defined twice with different scope, unit or period; give one of them another name`]);
+  }
+  // Only one of them would count. What functions say cannot be compared.
+  if (JSON.stringify(known) !== JSON.stringify(limit)) {
+    throw new ConfigError([
+      `limits: ${limit.name} is defined twice with different numbers or policies; define it once and name it elsewhere: limits: ["${limit.name}"]`,
+    ]);
+  }
+  declared.set(limit.name, known);
 }
 
 const noStep: Step = () => undefined;

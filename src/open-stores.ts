@@ -11,6 +11,8 @@ import { memoryStore } from "./stores/memory.ts";
 export interface OpenStores {
   readonly store: Store;
   readonly ledger: Ledger;
+  /** Whose ledger it is: the store itself, or another. */
+  readonly rows: LedgerStore;
   /** Records that outlive the store's own; null = there are none. */
   readonly memo: RecordStore | null;
   /** Whether all processes that share the store write to this ledger. */
@@ -58,6 +60,7 @@ async function opened(options: ResolvedOptions, clock: Clock, logger: Logger, ow
   return {
     store,
     ledger: rows.ledger,
+    rows,
     memo: isOwn ? (store.memo ?? null) : rows.name === "memory" ? null : rows.records,
     isLedgerShared: rows.shared,
   };

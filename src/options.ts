@@ -3,13 +3,16 @@ import type { z } from "zod";
 import { ConfigError } from "./core/errors.ts";
 import { crossProblems } from "./options/checks.ts";
 import { hint } from "./core/nearest.ts";
+import type { LimitOptions } from "./options/limits.ts";
 import { resolveParsed, type ResolvedOptions } from "./options/resolved.ts";
 import { optionsSchema } from "./options/schema.ts";
 import { formatPath, optionTree, suggestOption, type OptionNode, type OptionPath, type PathStyle, type Problem } from "./options/tree.ts";
 import { addUnbuilt, splitUnbuilt } from "./options/unbuilt.ts";
 
 /** What `createGuard()` takes. Everything is optional and has a default; YAML has the same names in snake_case. */
-export type GuardOptions = z.input<typeof optionsSchema>;
+export type GuardOptions<LimitNames extends string = string> = Omit<z.input<typeof optionsSchema>, "limits"> & {
+  readonly limits?: readonly LimitOptions<LimitNames>[] | undefined;
+};
 
 let tree: OptionNode | undefined;
 

@@ -17,9 +17,9 @@ export const fail2ban = (options: GuardOptions = {}): Handler => createGuard(opt
 export const scopes = (options: GuardOptions): Handler => createGuard(options).scopes();
 
 /** Reserves before, settles after: limits of its own, with whatever else the guard behind them needs. */
-export function budgets(options: GuardOptions & Pick<RouteBudgetOptions, "cost" | "onRefused">): Handler {
-  const { cost, onRefused, ...rest } = options;
-  return createGuard(rest).budgets({ ...(cost === undefined ? {} : { cost }), ...(onRefused === undefined ? {} : { onRefused }) }, true);
+export function budgets(options: GuardOptions & Pick<RouteBudgetOptions, "cost" | "skip" | "headers" | "onRefused">): Handler {
+  const { cost, skip, headers, onRefused, ...rest } = options;
+  return createGuard(rest).budgets({ cost, skip, headers, onRefused }, true);
 }
 
 /** Chooses credentials for the proxy behind it. */

@@ -1,8 +1,8 @@
 import type { Context, Recorder, Reservation } from "./core/context.ts";
 import type { Lease } from "./core/credential.ts";
-import type { LedgerIntent, LedgerRow, LedgerState } from "./core/ledger.ts";
+import type { LedgerRow, LedgerState } from "./core/ledger.ts";
 import { nanoToUsd } from "./core/money.ts";
-import { UNITS, type Charge, type Ledger, type Unit } from "./core/store.ts";
+import { UNITS, type Amounts, type Charge, type Ledger, type Unit } from "./core/store.ts";
 import type { LimitCells, Metrics } from "./metering/metrics.ts";
 import type { BudgetWatch } from "./middleware/budgets.ts";
 
@@ -39,6 +39,7 @@ export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
         costUsd: row.billedNanoUsd === null ? null : nanoToUsd(row.billedNanoUsd),
         code: row.code,
         status: row.status,
+        ...(ctx.tag === null ? {} : { tag: ctx.tag }),
       });
     },
   };
@@ -84,13 +85,23 @@ export function budgetWatch(metrics: Metrics | null): BudgetWatch {
         // What goes beyond the hold is debt: the one way a budget can be passed, so it is always told.
         const limit = reservation.limits[i]?.name ?? "";
         metrics?.debt(limit, unit, actual - amount);
-        if (events.has("debt")) events.emit("debt", { requestId: ctx.requestId, limit, unit, amount: actual - amount });
+        if (events.has("debt")) events.emit("debt", { requestId: ctx.requestId, limit, unit, amount: told(unit, actual - amount) });
       }
       if (events.has("settled"))
-        events.emit("settled", { requestId: ctx.requestId, scopes: ctx.scopes ?? NO_SCOPES, amounts: ending, provenance: ctx.provenance });
+        events.emit("settled", {
+          requestId: ctx.requestId,
+          scopes: ctx.scopes ?? NO_SCOPES,
+          amounts: toldAmounts(ending),
+          provenance: ctx.provenance,
+        });
     },
   };
 }
+
+/** Money is nano-USD inside and USD outside. */
+const told = (unit: Unit, amount: number): number => (unit === "usd" ? nanoToUsd(amount) : amount);
+
+const toldAmounts = (amounts: Amounts): Amounts => (amounts.usd === undefined ? amounts : { ...amounts, usd: nanoToUsd(amounts.usd) });
 
 const NO_SCOPES = Object.freeze({});
 const NOTHING_HELD = Object.freeze({});
@@ -130,12 +141,18 @@ function openRow(ctx: Context, lease: Lease | undefined): OpenRow {
   };
 }
 
-function heldBy(ctx: Context): LedgerIntent["held"] {
-  const { reservations } = ctx;
+const heldBy = (ctx: Context): Amounts => largest(ctx.reservations, "held");
+
+/** What stays charged when nobody says what was used. */
+const chargedAsHeld = (ctx: Context): Amounts =>
+  ctx.charged?.kind === "input" ? largest(ctx.reservations, "input") : (ctx.row?.held ?? heldBy(ctx));
+
+function largest(reservations: readonly Reservation[] | undefined, what: "held" | "input"): Amounts {
   if (!reservations) return NOTHING_HELD;
-  if (reservations.length === 1) return (reservations[0] as Reservation).held;
+  if (reservations.length === 1) return (reservations[0] as Reservation)[what];
   const most: { [unit in Unit]?: number } = {};
-  for (const { held } of reservations) for (const unit of UNITS) if (held[unit] !== undefined) most[unit] = Math.max(most[unit] ?? 0, held[unit]);
+  for (const { [what]: amounts } of reservations)
+    for (const unit of UNITS) if (amounts[unit] !== undefined) most[unit] = Math.max(most[unit] ?? 0, amounts[unit]);
   return most;
 }
 
@@ -143,7 +160,7 @@ function heldBy(ctx: Context): LedgerIntent["held"] {
 function stateOf(ctx: Context): LedgerState {
   const { charged } = ctx;
   if (charged?.kind === "usage") return "settled";
-  if (charged?.kind === "nothing") return ctx.attempts > 0 ? "released" : "refused";
+  if (charged?.kind === "nothing") return ctx.attempts > 0 || !ctx.failure ? "released" : "refused";
   if (charged) return "estimated";
   return ctx.failure || !ctx.reservations ? "refused" : "estimated";
 }
@@ -153,7 +170,7 @@ function closeRow(ctx: Context): LedgerRow {
   const { charged, outcome, startedAt, firstByteAt } = ctx;
   const metered = charged?.kind === "usage" ? charged : null;
   row.state = stateOf(ctx);
-  const held = row.state === "estimated" ? (row.held.usd ?? null) : 0;
+  const held = row.state === "estimated" ? (chargedAsHeld(ctx).usd ?? null) : 0;
   row.status = outcome?.status ?? 0;
   row.code = outcome?.code ?? null;
   row.latencyMs = ctx.services.clock.monotonic() - startedAt;

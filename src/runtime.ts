@@ -4,9 +4,11 @@ import type { Call } from "./core/call.ts";
 import { closeAll } from "./core/close-all.ts";
 import type { Services } from "./core/context.ts";
 import { GuardError } from "./core/errors.ts";
-import type { Ledger, Store } from "./core/store.ts";
+import type { ScopesInput } from "./core/scope.ts";
+import type { Ledger } from "./core/store.ts";
 import type { Clock, MaybePromise } from "./core/time.ts";
 import type { Step } from "./core/step.ts";
+import { NO_USAGE, type Usage } from "./core/usage.ts";
 import { dialect } from "./dialects/index.ts";
 import { adminOf } from "./admin.ts";
 import { callCosts, operationCosts, routeCosts, silentCosts, type CostParts } from "./costs.ts";
@@ -24,27 +26,37 @@ import { credentialsStep } from "./middleware/credentials.ts";
 import type { PassthroughLane } from "./middleware/passthrough/lane.ts";
 import { holderOfFiles } from "./middleware/passthrough/named-files.ts";
 import { lanePaths } from "./middleware/passthrough/operations.ts";
-import { ownership } from "./middleware/passthrough/ownership.ts";
+import { directNames, ownership } from "./middleware/passthrough/ownership.ts";
+import { inProcessBudgets, type InProcessBudgets } from "./in-process-budgets.ts";
 import { modelsStep } from "./middleware/models.ts";
+import type { AttemptSettings } from "./middleware/proxy/attempt.ts";
 import { proxyStep } from "./middleware/proxy/proxy.ts";
 import type { ResolvedRouteBudget } from "./options/budgets.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 import { clientFence } from "./client-fence.ts";
+import { credentialControl, type GuardCredentialControl } from "./credential-control.ts";
+import { credentialPauses, notPaused } from "./credential-pauses.ts";
 import { lending } from "./lending.ts";
 import { modelCatalogue, type ModelCatalogue } from "./pool/catalogue.ts";
+import { credentialSet, type ChangingCredentials } from "./pool/credential-set.ts";
 import { modelListing } from "./pool/listing.ts";
 import { offers, type Offers } from "./pool/offers.ts";
+import { isStrategyName } from "./pool/strategies/index.ts";
 import { loadMetrics, openStores, type OpenStores } from "./open-stores.ts";
+import type { PluginSet } from "./plugin-set.ts";
 import { rebuilding } from "./rebuilding.ts";
+import { recordLock } from "./record-lock.ts";
+import { remainingRows, type Remaining } from "./remaining.ts";
 import { budgetWatch, recorder } from "./recorder.ts";
 import { retryBudget } from "./resilience/retry-budget.ts";
 import { storeWatch, type StoreWatch } from "./store-watch.ts";
+import { sweeper } from "./sweeper.ts";
 import { memoryStore } from "./stores/memory.ts";
+import { providerTable } from "./upstream/provider-table.ts";
 import { undiciTransport } from "./upstream/transport.ts";
 
-/** How often overdue holds are looked for. Correctness never waits for it. */
-const SWEEP_MS = 15_000;
-const SWEEP_MOST = 1_000;
+/** Nobody calls anything from within what is only passed through. */
+const NOBODY = { isOn: false };
 /** How long the end waits for rows to be written. */
 const FLUSH_MS = 5_000;
 
@@ -54,8 +66,13 @@ export interface Runtime {
   readonly admin: Admin;
   /** All limits, for model calls; in-process ones demand their scopes. */
   callBudgets(requiredByDefault: boolean): Step;
+  /** How the limits stand that these scope values have. */
+  remaining(scopes: ScopesInput): Promise<readonly Remaining[]>;
   /** The limits of one part. */
   partBudgets(part: ResolvedRouteBudget): Step;
+  /** For what a host calls itself, in this process. */
+  readonly inProcess: InProcessBudgets;
+  readonly attempts: AttemptSettings;
   readonly fail2ban: Step;
   readonly credentials: Step;
   readonly proxy: Step;
@@ -64,6 +81,10 @@ export interface Runtime {
   readonly laneBudgets: Step;
   /** Made with the first request for it: most gateways never pass anything through. */
   lane(): Promise<PassthroughLane>;
+  /** Null = there are none. */
+  readonly plugins: PluginSet | null;
+  /** What the pool does for plugins. */
+  readonly credentialControl: GuardCredentialControl;
   close(): Promise<void>;
 }
 
@@ -72,6 +93,8 @@ export interface RuntimeInit {
   readonly services: Services & { recorder: Services["recorder"] };
   /** All limits, also those of parts that no request has reached yet. */
   readonly declared: () => Iterable<LimitDefinition>;
+  /** Whether there are clients in this process. */
+  readonly inProcess: { readonly isOn: boolean };
   readonly prices: PriceBook;
   readonly openRequests: () => number;
   readonly status: () => "ok" | "starting" | "closing" | "unavailable";
@@ -79,13 +102,15 @@ export interface RuntimeInit {
 
 /** What is offered, and by whom: known before the store is. */
 export interface Offered {
+  readonly credentials: ChangingCredentials;
   readonly offers: Offers;
   readonly catalogue: ModelCatalogue;
 }
 
-export function offeredBy({ credentials, models, modelAlias }: ResolvedOptions): Offered {
+export function offeredBy({ credentials: configured, models, modelAlias }: ResolvedOptions): Offered {
+  const credentials = credentialSet(configured);
   const catalogue = modelCatalogue(credentials);
-  return { catalogue, offers: offers({ credentials, models, aliases: modelAlias, lists: catalogue }) };
+  return { credentials, catalogue, offers: offers({ credentials, models, aliases: modelAlias, lists: catalogue }) };
 }
 
 export async function buildRuntime(init: RuntimeInit, offered: Offered): Promise<Runtime> {
@@ -93,13 +118,40 @@ export async function buildRuntime(init: RuntimeInit, offered: Offered): Promise
   const { clock, logger } = services;
   const stores = await openStores(options, clock, logger);
   let watch: StoreWatch | undefined;
+  let runtime: Runtime;
+  let metrics: Metrics | null;
   try {
-    const metrics = options.monitoring.prometheusEnabled ? await loadMetrics(options, logger) : null;
+    metrics = options.monitoring.prometheusEnabled ? await loadMetrics(options, logger) : null;
     watch = storeWatch({ ...withDeadlines(stores, options, clock), clock, logger, failed: (op, mode) => metrics?.storeError(op, mode) });
-    return await assemble(init, offered, stores, watch, metrics);
+    runtime = await assemble(init, offered, stores, watch, metrics);
   } catch (error) {
     watch?.stop();
     await stores.close().catch(() => {});
+    throw error;
+  }
+  return options.plugins.length === 0 ? runtime : withPlugins(runtime, init, stores, watch, metrics);
+}
+
+/** Plugins come last: what they are given works. They go first. */
+async function withPlugins(
+  runtime: Runtime,
+  { options, services: { clock, logger, events } }: RuntimeInit,
+  { store, rows }: OpenStores,
+  { store: { records } }: StoreWatch,
+  metrics: Metrics | null,
+): Promise<Runtime> {
+  const { admin, credentialControl: control } = runtime;
+  const kept = rows === store ? records : options.ledger.kind === "given" ? boundedMemo(rows.records, clock) : rows.records;
+  const failed = (plugin: string, part: string): void => metrics?.pluginError(plugin, part);
+  let plugins: PluginSet | undefined;
+  const close = (): Promise<void> => closeAll([() => plugins?.close(), () => runtime.close()]);
+  try {
+    const { pluginSet } = await import("./plugin-set.ts");
+    plugins = await pluginSet({ options, clock, logger, events, admin, records, kept, control, failed });
+    control.settle();
+    return { ...runtime, plugins, close };
+  } catch (error) {
+    await close().catch((problem: unknown) => logger.warn({ err: problem }, "not everything could be closed after a failed start"));
     throw error;
   }
 }
@@ -114,7 +166,7 @@ function withDeadlines(stores: OpenStores, { store: wanted, ledger: rows }: Reso
 
 async function assemble(
   init: RuntimeInit,
-  { offers: offered, catalogue }: Offered,
+  { credentials, offers: offered, catalogue }: Offered,
   stores: OpenStores,
   watch: StoreWatch,
   metrics: Metrics | null,
@@ -145,11 +197,15 @@ async function assemble(
     prices,
     capOutput: options.estimate.capOutput,
     maxOutputTokensOf: (model) => outputMaxima.get(model) ?? null,
+    resolve: offered.resolve,
   };
   const calls = callCosts(costs, offered);
   const local = memoryStore({ clock });
   const nodes = (): number => (options.nodes === "auto" ? Math.max(1, store.nodes?.() ?? 1) : options.nodes);
   const lent = await lending({ options, services, store, local, nodes, holds: keeper, offers: offered, metrics });
+  const pauses = credentialPauses({ credentials, pauses: lent.pauses, clock, logger });
+  const lock = recordLock({ records: store.records, clock });
+  const control = credentialControl({ options, credentials, providers: providerTable(), lent, pauses, lock, clock, logger });
   const fence = await clientFence(options, services, store, metrics);
   const shared = {
     resolve: offered.resolve,
@@ -159,11 +215,32 @@ async function assemble(
     outageMs: watch.outageMs,
     holds: keeper,
     watch: budgetWatch(metrics),
+    inProcess: init.inProcess,
   };
+  const attempts: AttemptSettings = {
+    dialectOf: (call) => dialect(call.dialect),
+    firstByteTimeoutMs: options.resilience.firstByteTimeoutMs,
+    idleTimeoutMs: options.resilience.idleTimeoutMs,
+    requestTimeoutMs: options.server.requestTimeoutMs,
+    countTokens,
+    inputTokens: (call) => estimate(call, null).inputTokens,
+  };
+  // Limits that a route brings along are its own; what was set at run time counts wherever its scope has a value.
+  const everywhere = { registry, names: options.limits.map(({ name }) => name), andSet: true };
+  const rows = remainingRows({
+    registry,
+    store: store.limits,
+    holds: keeper,
+    declaredScopes: [...options.scopes.names, ...Object.keys(options.scopes.headers)],
+    resolve: offered.resolve,
+    clock,
+    logger,
+  });
   const transport = options.transport ?? undiciTransport({ connectTimeoutMs: options.resilience.connectTimeoutMs, clock });
-  const direct = options.credentials.filter(({ proxyUrl }) => proxyUrl === null).map(({ name }) => name);
   // Without the lane no client can have files, and those of the account are the operator's to hand out.
-  const holderOf = options.passthrough ? holderOfFiles(ownership({ records: store.records, credentials: direct, now: clock.now })) : () => null;
+  const holderOf = options.passthrough
+    ? holderOfFiles(ownership({ records: store.records, credentials: directNames(credentials), now: clock.now }))
+    : () => null;
   const unreadCosts = operationCosts(costs, options.passthrough?.cost ?? {});
   let lane: Promise<PassthroughLane> | undefined;
   async function openLane(): Promise<PassthroughLane> {
@@ -173,7 +250,7 @@ async function assemble(
       services,
       pool: lent.pool,
       records: store.records,
-      credentials: options.credentials,
+      credentials,
       resolve: offered.resolve,
       transport,
       paths: lanePaths(options.passthrough?.paths ?? "default", false),
@@ -188,8 +265,14 @@ async function assemble(
     const { inputTokens, expectedOutputTokens } = estimate(call, null);
     return inputTokens + expectedOutputTokens;
   };
+  // Only a strategy of somebody else's may ask what a call would cost.
+  const isBuiltIn = typeof options.router.strategy === "string" && isStrategyName(options.router.strategy);
+  const usageOf = (call: Call): Usage => {
+    const { inputTokens, expectedOutputTokens } = estimate(call, null);
+    return { ...NO_USAGE, inputTokens, outputTokens: expectedOutputTokens };
+  };
   const listed = { offers: offered, catalogue, models: options.models, aliases: options.modelAlias };
-  const models = modelsStep({ ...listed, transport, clock, logger });
+  const models = modelsStep({ ...listed, asked: notPaused(credentials, lent.pauses), transport, clock, logger });
   const listing = modelListing(listed);
   const sweep = sweeper(store, clock, services);
   const flush = bounded({ clock, deadlineMs: FLUSH_MS });
@@ -209,7 +292,8 @@ async function assemble(
       watch,
       ledger,
       registry,
-      credentials: options.credentials,
+      credentials: notPaused(credentials, lent.pauses),
+      pauses,
       lent,
       fence,
       async discoverModels() {
@@ -224,34 +308,45 @@ async function assemble(
       status: init.status,
     }),
     callBudgets: (requiredByDefault) =>
-      budgetsStep({ ...shared, calls, route: routeCosts(costs, null), planner: planner({ registry, requiredByDefault }) }),
-    partBudgets({ limits, cost }) {
+      budgetsStep({ ...shared, calls, route: routeCosts(costs, null), planner: planner({ ...everywhere, requiredByDefault }) }),
+    remaining(scopes) {
+      for (const limit of init.declared()) registry.add(limit);
+      return rows(scopes);
+    },
+    partBudgets({ limits, cost, pricesCalls, headers }) {
       for (const limit of limits) registry.add(limit);
       const names = limits.map(({ name }) => name);
       return budgetsStep({
         ...shared,
-        calls: cost === null ? calls : null,
+        calls: cost === null && pricesCalls ? calls : null,
         route: cost === null ? silentCosts(costs, unreadCosts) : routeCosts(costs, cost),
+        headers,
+        holdsMore: cost !== null,
         planner: planner({ registry, requiredByDefault: true, names }),
       });
     },
+    inProcess: inProcessBudgets({ shared, costs, unread: unreadCosts, everywhere }),
+    attempts,
     fail2ban: fence.step,
-    credentials: credentialsStep({ pool: lent.pool, tokensOf, holderOf }),
+    credentials: credentialsStep({ pool: lent.pool, tokensOf, holderOf, ...(isBuiltIn ? {} : { usageOf }) }),
     proxy: proxyStep({
       services,
       transport,
       retryBudget: retryBudget(clock, options.resilience.retryBudget),
       maxRetries: options.resilience.maxRetries,
-      dialectOf: (call) => dialect(call.dialect),
-      firstByteTimeoutMs: options.resilience.firstByteTimeoutMs,
-      idleTimeoutMs: options.resilience.idleTimeoutMs,
-      requestTimeoutMs: options.server.requestTimeoutMs,
-      countTokens,
-      inputTokens: (call) => estimate(call, null).inputTokens,
+      ...attempts,
     }),
     models,
-    laneBudgets: budgetsStep({ ...shared, calls: null, route: unreadCosts, planner: planner({ registry, requiredByDefault: false }) }),
+    laneBudgets: budgetsStep({
+      ...shared,
+      inProcess: NOBODY,
+      calls: null,
+      route: unreadCosts,
+      planner: planner({ ...everywhere, requiredByDefault: false }),
+    }),
     lane: () => (lane ??= openLane()),
+    plugins: null,
+    credentialControl: control,
     close: () =>
       closeAll([
         () => rebuild?.close(),
@@ -260,6 +355,7 @@ async function assemble(
         () => keeper.close(),
         () => registry.close(),
         async () => (await lane)?.close(),
+        () => control.close(),
         () => lent.close(),
         () => fence.close(),
         () => lastRows(() => flush(() => watch.ledger.flush())),
@@ -278,26 +374,4 @@ async function lastRows(flush: () => MaybePromise<void>): Promise<void> {
     if (!GuardError.is(error) || error.code !== "store_unavailable") throw error;
     throw new GuardError("store_unavailable", "the ledger has not taken its last rows in time: those still in memory may be lost", { cause: error });
   }
-}
-
-/** Frees what crashed requests held. */
-function sweeper(store: Store, clock: Clock, services: Services): { stop(): void } {
-  let stopped = false;
-  const timer = clock.timer(SWEEP_MS, () => void run());
-  async function run(): Promise<void> {
-    try {
-      const expired = await store.limits.expire(SWEEP_MOST);
-      if (expired.length > 0) services.logger.warn({ count: expired.length }, "holds ran out without being settled; they stay charged as estimated");
-    } catch (error) {
-      // That the store is away is said once, and not by each round.
-      if (!GuardError.is(error)) services.logger.warn({ err: error }, "overdue holds could not be looked for; the next round tries again");
-    }
-    if (!stopped) timer.refresh();
-  }
-  return {
-    stop() {
-      stopped = true;
-      timer.cancel();
-    },
-  };
 }

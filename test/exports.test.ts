@@ -14,12 +14,18 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const PROMISED: Readonly<Record<string, readonly string[]>> = {
   quotaguard: [
     ...["createGuard", "quotaGuard", "contextOf", "GuardError", "memoryStore", "defineStore", "combineStores", "loadConfig"],
+    ...["definePlugin", "jsonAnswer"],
     ...["auth", "scopes", "fail2ban", "budgets", "credentials", "proxy", "passthrough", "models"],
   ],
   "quotaguard/stores/redis": ["redisStore"],
   "quotaguard/stores/sqlite": ["sqliteStore"],
   "quotaguard/stores/postgres": ["postgresStore"],
-  "quotaguard/testing": ["fakeUpstream", "storeContract", "testClock"],
+  "quotaguard/nest": ["QuotaGuardModule", "QuotaGuardService", "Budget", "SkipBudget", "Quota", "BudgetInterceptor"],
+  "quotaguard/nest/testing": ["withMemoryStore"],
+  "quotaguard/testing": [
+    ...["fakeUpstream", "recordUpstream", "replayUpstream", "storeContract", "testClock", "pacer"],
+    ...["faultyStore", "recordingStore", "expectConserved", "ConservationError"],
+  ],
 };
 
 /** What a host that only imports `quotaguard` must not pay for, and may not even have installed. */

@@ -79,11 +79,11 @@ describe("options", () => {
     expect(() => createGuard({ ...undecided, auth: false }).handler()).not.toThrow();
   });
 
-  test("fetch() and sdk() need a credential", async () => {
+  test("sdk() leaves the client its own key where there is no credential", async () => {
     const guard = createGuard({});
     cleanups.push(() => guard.close());
-    expect(() => guard.fetch()).toThrow(/credentials: guard\.fetch\(\) needs at least one/);
-    expect(() => guard.sdk()).toThrow(ConfigError);
+    expect(guard.sdk()).toEqual({ fetch: expect.any(Function), maxRetries: 0 });
+    expect(() => guard.fetch({ scope: "user" } as never)).toThrow(ConfigError);
   });
 
   test("the ledger before ready() says what to do", async () => {

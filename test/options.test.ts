@@ -617,7 +617,6 @@ describe("not yet", () => {
     ["credentials[0].provider", credentialWith({ provider: "anthropic" })],
     ["router.strategy", { router: { strategy: "quota" } }],
     ["router.strategy", { router: { strategy: "least-cost" } }],
-    ["router.strategy", { router: { strategy: () => null } }],
     ["router.sticky", { router: { sticky: { by: ["session"] } } }],
     ["router.thresholds", { router: { thresholds: { warning: 85 } } }],
     ["router.antiFlapping", { router: { antiFlapping: {} } }],
@@ -629,8 +628,7 @@ describe("not yet", () => {
     ["prices.files", { prices: { files: ["a"] } }],
     ["monitoring.opentelemetry", { monitoring: { opentelemetry: true } }],
     ["monitoring.requestLog", { monitoring: { requestLog: 1_000 } }],
-    ["plugins", { plugins: [{ name: "x" }] }],
-    ["plugins", { plugins: { telegram: true } }],
+    ["plugins.telegram", { plugins: { telegram: true } }],
     ["telegram", { telegram: {} }],
   ];
   test.each(refused)("%s is refused, with one line", (path, options) => {

@@ -75,7 +75,10 @@ function asWritten(options: ResolvedOptions): Shown {
     credentials: options.credentials.map(credentialRow),
     models: options.models.map(modelRow),
     modelAlias: options.modelAlias,
-    router: { strategy: router.strategy, reservation: { ttl: formatDuration(router.reservation.ttlMs) } },
+    router: {
+      strategy: typeof router.strategy === "function" ? "a function" : router.strategy,
+      reservation: { ttl: formatDuration(router.reservation.ttlMs) },
+    },
     resilience: {
       maxRetries: resilience.maxRetries,
       retryBudget: resilience.retryBudget,
@@ -170,7 +173,18 @@ function modelRow({ rpm, tpm, price, ...model }: ResolvedModel): Shown {
 }
 
 /** Header values and proxy passwords are secrets that no type marks. */
-function credentialRow({ origin, basePath, headers, proxyUrl, models, rpm, tpm, maxConcurrent, ...credential }: ResolvedCredential): Shown {
+function credentialRow({
+  origin,
+  basePath,
+  headers,
+  proxyUrl,
+  models,
+  rpm,
+  tpm,
+  maxConcurrent,
+  row: _row,
+  ...credential
+}: ResolvedCredential): Shown {
   return {
     ...credential,
     rpm: numberOf(rpm),

@@ -27,6 +27,8 @@ export interface Reservation {
   /** Limit names and the scope values that they count, by charge. */
   readonly limits: readonly { readonly name: string; readonly scope: string }[];
   readonly held: Amounts;
+  /** The input's part of it: what stays charged when no answer came but the provider may have read the request. */
+  readonly input: Amounts;
   /** For a model call, where what was used is known or nothing was; else the host may or may not report it. */
   readonly forCall: boolean;
 }
@@ -81,7 +83,13 @@ export interface Services {
 /** Where the request's body comes from; nothing is read before somebody asks. */
 export interface CallReader {
   call(ctx: Context): MaybePromise<Call>;
+  /** The whole body, asked for once. Absent = the request has none that anybody may read. */
+  body?(): MaybePromise<Buffer>;
+  /** What follows the `?` of the path, without it. Absent = nothing does. */
+  query?(): string;
 }
+
+const NO_BYTES = Buffer.alloc(0);
 
 /** What `fail2ban` knows of a client, for the step that finds out who it is. */
 export interface ClientGate {
@@ -129,7 +137,8 @@ export class Context {
   readonly path: string;
   readonly headers: Headers;
   readonly host: unknown;
-  readonly carriesCall: boolean;
+  /** Written by the edge: a step that stands before the mount may not know yet. */
+  carriesCall: boolean;
   /** Monotonic ms. */
   readonly startedAt: number;
 
@@ -143,6 +152,10 @@ export class Context {
   principal: Principal | undefined;
   /** Written by `scopes`. */
   scopes: Scopes | undefined;
+  /** The request whose handler made this call, in this process: what both touch is charged once. Written by the edge. */
+  outer: Context | undefined;
+  /** The caller's label for it. Written by the edge. */
+  tag: string | null = null;
   /** Written by `budgets`; several steps may each add one. */
   reservations: Reservation[] | undefined;
   /** The output cap in tokens that `budgets` held and the proxy must send; undefined = leave the client's. */
@@ -176,6 +189,8 @@ export class Context {
   #address: AddressReader | string | null;
   readonly #reader: CallReader;
   #call: MaybePromise<Call> | undefined;
+  #body: MaybePromise<Buffer> | undefined;
+  #query: URLSearchParams | undefined;
   #after: AfterHook[] | undefined;
   #corrections: AfterHook[] | undefined;
   #closed = false;
@@ -213,6 +228,18 @@ export class Context {
   /** The parsed request if somebody already asked for it and it has arrived. */
   get knownCall(): Call | undefined {
     return this.#call === undefined || isPromise(this.#call) ? undefined : this.#call;
+  }
+
+  /** The request's bytes, at most `server.bodyLimit` of them. Read once, when first asked for. Throws `body_too_large` and what else is wrong with it. */
+  body(): MaybePromise<Buffer> {
+    this.#body ??= this.#reader.body?.() ?? NO_BYTES;
+    return this.#body;
+  }
+
+  /** What follows the `?` of the path; a copy of its own for this request. */
+  get query(): URLSearchParams {
+    this.#query ??= new URLSearchParams(this.#reader.query?.() ?? "");
+    return this.#query;
   }
 
   /** Replaces the pending promise by its value, so that later steps do not wait. */

@@ -92,16 +92,16 @@ export class GuardError extends Error {
   }
 
   /**
-   * Finds our refusal inside whatever an SDK threw: the error itself, its `cause`, or the body that the OpenAI and Anthropic clients keep in
-   * `error`. Undefined when the failure was not ours.
+   * Finds our refusal inside whatever an SDK threw: the error itself, its `cause`, the last try's, or the body that the OpenAI and Anthropic clients keep in
+   * `error` and Vercel's AI SDK in `responseBody`. Undefined when the failure was not ours.
    */
   static from(thrown: unknown): GuardError | undefined {
     for (let value = thrown, depth = 0; typeof value === "object" && value !== null && depth < 8; depth += 1) {
       if (GuardError.is(value)) return value;
-      const { error, status } = value as { error?: unknown; status?: unknown };
-      const found = fromBody(error, numberOf(status));
+      const { error, status, responseBody, statusCode, cause, lastError } = value as Readonly<Record<string, unknown>>;
+      const found = fromBody(error, numberOf(status)) ?? fromBody(parsed(responseBody), numberOf(statusCode));
       if (found) return found;
-      value = (value as { cause?: unknown }).cause;
+      value = cause ?? lastError;
     }
     return undefined;
   }
@@ -110,6 +110,15 @@ export class GuardError extends Error {
   toJSON(): Record<string, unknown> {
     const { code, message, status, param, limit, scope, needed, available, retryAfterMs, requestId } = this;
     return { code, message, status, param, limit, scope, needed, available, retryAfterMs, requestId };
+  }
+}
+
+function parsed(text: unknown): unknown {
+  if (typeof text !== "string") return undefined;
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
   }
 }
 

@@ -17,6 +17,8 @@ export interface GuardEvents {
     readonly costUsd: number | null;
     readonly code: ErrorCode | "client_closed" | null;
     readonly status: number;
+    /** The caller's label for it: that of `guard.fetch({ tag })`. */
+    readonly tag?: string;
   };
   refused: { readonly requestId: string; readonly scopes: Scopes; readonly error: GuardError };
   "would-refuse": {

@@ -6,7 +6,10 @@ export type Scopes = Readonly<Record<string, string>>;
 /** Scopes that exist without being declared, widest first. */
 export const BUILT_IN_SCOPES = ["global", "org", "team", "rolegroup", "role", "user", "key", "route", "model", "credential"] as const;
 
-/** A host types its own scopes with `declare module "quotaguard" { interface CustomScopes { feature: string } }`. */
+/**
+ * A host types its own scopes with `declare module "quotaguard" { interface CustomScopes { feature: "search" | "summarise" } }`: names that are neither here nor
+ * built in are compile errors, and so are other values. At run time they are declared by `scopes.names` or `scopes.headers`.
+ */
 // oxlint-disable-next-line typescript/no-empty-object-type -- an interface, so that hosts can merge into it
 export interface CustomScopes {}
 
@@ -15,7 +18,10 @@ export type ScopeName = (typeof BUILT_IN_SCOPES)[number] | keyof CustomScopes;
 /** What a host's callback may return for one scope. Nullish = this request has no such scope. */
 export type ScopeInput = string | number | bigint | null | undefined;
 
-export type ScopesInput = { readonly [name in ScopeName]?: ScopeInput } & Readonly<Record<string, ScopeInput>>;
+/** Values by scope: the built-in ones and those of {@link CustomScopes}. */
+export type ScopesInput = {
+  readonly [name in ScopeName]?: name extends keyof CustomScopes ? Extract<CustomScopes[name], ScopeInput> | null | undefined : ScopeInput;
+};
 
 const VALUE = /^[A-Za-z0-9._@:-]{1,128}$/;
 
@@ -28,7 +34,7 @@ export function scopeValue(name: string, value: string): string {
 }
 
 /** Turns what a host gave into checked, frozen scopes. */
-export function scopesFrom(input: ScopesInput): Scopes {
+export function scopesFrom(input: Readonly<Record<string, unknown>>): Scopes {
   const scopes: Record<string, string> = {};
   for (const [name, value] of Object.entries(input)) {
     if (value === null || value === undefined || value === "") continue;

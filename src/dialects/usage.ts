@@ -76,6 +76,8 @@ export interface FoundUsage {
   readonly usage: Usage;
   /** The event carries only the output (Anthropic's `message_delta`): input known before stays. */
   readonly outputOnly: boolean;
+  /** The event only begins a response (Anthropic's `message_start`): its output is still to come. */
+  readonly isBeginning: boolean;
 }
 
 const text = (value: unknown): string | null => (typeof value === "string" ? value : null);
@@ -85,10 +87,16 @@ export function findUsage(value: unknown): FoundUsage | null {
   const body = fieldsOf(value);
   if (!body) return null;
   const gemini = geminiUsage(body.usageMetadata);
-  if (gemini) return { id: text(body.responseId), model: text(body.modelVersion), usage: gemini, outputOnly: false };
+  if (gemini) return { id: text(body.responseId), model: text(body.modelVersion), usage: gemini, outputOnly: false, isBeginning: false };
   const inner = fieldsOf(body.message) ?? fieldsOf(body.response) ?? body;
   const isAnthropic = inner.type === "message" || body.type === "message_delta" || body.type === "message_start";
   const usage = isAnthropic ? anthropicUsage(inner.usage ?? body.usage) : openaiUsage(inner.usage);
   if (!usage) return null;
-  return { id: text(inner.id), model: text(inner.model), usage, outputOnly: body.type === "message_delta" };
+  return {
+    id: text(inner.id),
+    model: text(inner.model),
+    usage,
+    outputOnly: body.type === "message_delta",
+    isBeginning: body.type === "message_start",
+  };
 }

@@ -1,5 +1,5 @@
 import type { Logger } from "../core/logger.ts";
-import type { Amounts, Charge, FinishResult, LimitStore, ReserveResult } from "../core/store.ts";
+import type { Amounts, Charge, FinishResult, LimitStore, ReserveResult, Shortfall } from "../core/store.ts";
 import { isPromise, type Clock, type MaybePromise, type Timer } from "../core/time.ts";
 
 /** Finishes that could not be delivered wait here; more than this means the store has been away for very long. */
@@ -23,6 +23,8 @@ export interface Holds {
   readonly waiting: number;
   /** Holds of requests that are still running. */
   readonly open: number;
+  /** What these hold of the counters of a store, by key. Looks through all of them. */
+  heldOf(store: LimitStore, keys: ReadonlySet<string>): ReadonlyMap<string, number>;
   /** Tries what is waiting once more; resolves when that attempt is over, or after 5 s. Never rejects. */
   flush(): Promise<void>;
   close(): void;
@@ -44,6 +46,9 @@ interface Waiting {
 
 interface OpenHold {
   readonly store: LimitStore;
+  readonly charges: readonly Charge[];
+  /** Shadow charges that did not fit: they hold nothing. */
+  readonly skipped: readonly Shortfall[];
   extendAt: number;
 }
 
@@ -184,8 +189,8 @@ export function holds(options: { readonly clock: Clock; readonly logger: Logger;
     if (waiting.length > 0) await retry();
   }
 
-  function keep(store: LimitStore, opId: string): void {
-    open.set(opId, { store, extendAt: clock.monotonic() + third });
+  function keep(store: LimitStore, opId: string, charges: readonly Charge[], skipped: readonly Shortfall[]): void {
+    open.set(opId, { store, charges, skipped, extendAt: clock.monotonic() + third });
     extendLater(third);
   }
 
@@ -211,7 +216,7 @@ export function holds(options: { readonly clock: Clock; readonly logger: Logger;
   return {
     reserve(store, opId, charges) {
       const settle = (result: ReserveResult): ReserveResult => {
-        if (result.kind === "allowed") keep(store, opId);
+        if (result.kind === "allowed") keep(store, opId, charges, result.skipped);
         return result;
       };
       const lost = (error: unknown): never => {
@@ -232,6 +237,16 @@ export function holds(options: { readonly clock: Clock; readonly logger: Logger;
     },
     get open() {
       return open.size;
+    },
+    heldOf(store, keys) {
+      const held = new Map<string, number>();
+      for (const { store: at, charges, skipped } of open.values()) {
+        if (at !== store) continue;
+        charges.forEach(({ key, amount }, i) => {
+          if (keys.has(key) && !skipped.some(({ index }) => index === i)) held.set(key, (held.get(key) ?? 0) + amount);
+        });
+      }
+      return held;
     },
     async flush() {
       let timer: Timer | undefined;

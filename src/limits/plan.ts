@@ -19,7 +19,7 @@ export interface PlannedLimit {
 
 /** Scope values that come from the request itself, not from who asks. */
 export interface RequestScopes {
-  readonly route: string;
+  readonly route: string | null;
   readonly model: string | null;
   readonly key: string | null;
 }
@@ -33,6 +33,8 @@ export interface PlannerOptions {
   readonly registry: LimitRegistry;
   /** The limits of this place; undefined = all of the registry, also ones added later. */
   readonly names?: readonly string[];
+  /** Beside `names`, the limits that exist only because somebody set their numbers at run time. */
+  readonly andSet?: boolean;
   /** What a limit that does not say is: required on a host's own route, not in the gateway. */
   readonly requiredByDefault: boolean;
 }
@@ -42,7 +44,7 @@ const MAX_VARIANTS = 64;
 
 /** Chooses limits and builds keys once per scopes object, not once per request. */
 export function planner(options: PlannerOptions): Planner {
-  const { registry, requiredByDefault } = options;
+  const { registry, requiredByDefault, andSet = false } = options;
   let version = -1;
   let limits: readonly CompiledLimit[] = [];
   let perRequest = false;
@@ -50,9 +52,14 @@ export function planner(options: PlannerOptions): Planner {
 
   function refresh(): void {
     version = registry.version;
-    limits = options.names ? options.names.map((name) => registry.get(name)).filter((limit) => limit !== undefined) : registry.all();
+    limits = options.names ? limitsNamed(options.names) : registry.all();
     perRequest = limits.some((limit) => limit.definition.scope.some((scope) => scope === "model" || scope === "route" || scope === "key"));
     plans = new WeakMap();
+  }
+
+  function limitsNamed(names: readonly string[]): readonly CompiledLimit[] {
+    const named = names.map((name) => registry.get(name)).filter((limit) => limit !== undefined);
+    return andSet ? [...named, ...registry.all().filter((limit) => limit.onlySet && !named.includes(limit))] : named;
   }
 
   function build(scopes: Scopes, request: RequestScopes): readonly PlannedLimit[] {
@@ -65,20 +72,13 @@ export function planner(options: PlannerOptions): Planner {
   }
 
   function place(limit: CompiledLimit, scopes: Scopes, request: RequestScopes): PlannedLimit | null {
-    const values: string[] = [];
-    for (const scope of limit.definition.scope) {
-      const value = scopeOf(scope, scopes, request);
-      if (value === undefined) {
-        if (limit.definition.required ?? requiredByDefault) {
-          throw new GuardError("scope_invalid", `limit ${limit.name} needs scope ${scope}; is your auth before it?`, { limit: limit.name, scope });
-        }
-        return null;
-      }
-      values.push(value);
+    const found = plannedFor(limit, scopes, request);
+    if (!("missing" in found)) return found;
+    const { missing: scope } = found;
+    if (limit.definition.required ?? requiredByDefault) {
+      throw new GuardError("scope_invalid", `limit ${limit.name} needs scope ${scope}; is your auth before it?`, { limit: limit.name, scope });
     }
-    const org = belongsToOrg(limit.definition.scope) ? (scopes.org ?? null) : null;
-    const encoded = (org === null ? values : [org, ...values]).map(encodeValue);
-    return { name: limit.name, scope: limit.scopeLabel, limit, key: limit.key(encoded), label: valueLabel(org, values), last: undefined };
+    return null;
   }
 
   return {
@@ -96,9 +96,22 @@ export function planner(options: PlannerOptions): Planner {
   };
 }
 
+/** A limit with its counter for these scope values, or the first of its scopes that has none. */
+export function plannedFor(limit: CompiledLimit, scopes: Scopes, request: RequestScopes): PlannedLimit | { readonly missing: string } {
+  const values: string[] = [];
+  for (const scope of limit.definition.scope) {
+    const value = scopeOf(scope, scopes, request);
+    if (value === undefined) return { missing: scope };
+    values.push(value);
+  }
+  const org = belongsToOrg(limit.definition.scope) ? (scopes.org ?? null) : null;
+  const encoded = (org === null ? values : [org, ...values]).map(encodeValue);
+  return { name: limit.name, scope: limit.scopeLabel, limit, key: limit.key(encoded), label: valueLabel(org, values), last: undefined };
+}
+
 function scopeOf(scope: string, scopes: Scopes, request: RequestScopes): string | undefined {
   if (scope === "global") return "all";
-  if (scope === "route") return request.route;
+  if (scope === "route") return request.route ?? scopes.route;
   if (scope === "model") return request.model ?? scopes.model;
   if (scope === "key") return request.key ?? scopes.key;
   return Object.hasOwn(scopes, scope) ? scopes[scope] : undefined;

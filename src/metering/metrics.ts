@@ -22,16 +22,24 @@ export interface Metrics {
   debt(limit: string, unit: Unit, amount: number): void;
   /** The cells of one limit, to be kept by the caller: they are touched by every request. */
   limit(name: string, unit: Unit): LimitCells;
-  /** How a credential stands now; `banned` also when only one of its models is. */
-  credential(credential: string, standing: CredentialStanding): void;
+  /** How a credential stands now; `banned` also when only one of its models is. Null = it is gone, and so are its numbers. */
+  credential(credential: string, standing: CredentialStanding | null): void;
+  /** What is left of a credential's quotas: these, and no others any more. */
+  quotas(credential: string, left: readonly { readonly group: string; readonly remainingRatio: number }[]): void;
+  /** More names that may be labels; patterns among them are passed over. */
+  knowModels(names: Iterable<string>): void;
   /** A ban began, or ended by time or by a person. */
   ban(change: "began" | "ended"): void;
   storeError(op: string, mode: string): void;
   /** How the store fares now, and how many settlements wait for it. */
   store(degraded: boolean, waitingSettlements: number): void;
   conservationViolation(): void;
+  /** A strategy of a host's or a plugin's threw, or picked nobody that it may. */
+  strategyFailed(strategy: string): void;
   /** A candidate was passed over. */
   selectionRejected(reason: string): void;
+  /** Something that a plugin brought failed: a listener, a timer, a route. */
+  pluginError(plugin: string, part: string): void;
   /** Called before each scrape, to set gauges that nobody pushes. A failure leaves them as they were. */
   onScrape(fn: () => MaybePromise<void>): void;
   expose(): Promise<string>;
@@ -52,6 +60,7 @@ export interface CredentialStanding {
   readonly banned: boolean;
   readonly cooling: boolean;
   readonly limited: boolean;
+  readonly paused: boolean;
   readonly breaker: "closed" | "half-open" | "open";
 }
 
@@ -66,6 +75,8 @@ export interface MetricsOptions {
 
 const PREFIX = "quotaguard_";
 const DEFAULT_MAX_SERIES = 2_000;
+/** Names that may be labels. Beyond it a model is `other`, as beyond the cap of series. */
+const MAX_KNOWN = 10_000;
 const OTHER = "other";
 const NONE = "none";
 
@@ -100,7 +111,11 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
   if (registry.getSingleMetric(`${PREFIX}requests_total`)) {
     throw new ConfigError(["monitoring: this prom-client registry already has the metrics of a guard; give each guard a registry of its own"]);
   }
-  const known = new Set([...options.knownModels].filter((name) => !name.includes("*")));
+  const known = new Set<string>();
+  const knowModels = (names: Iterable<string>): void => {
+    for (const name of names) if (known.size < MAX_KNOWN && !name.includes("*")) known.add(name);
+  };
+  knowModels(options.knownModels);
   const maxSeries = options.maxSeries ?? DEFAULT_MAX_SERIES;
   const series = seriesBudget({ client, registry, maxSeries, prefix: PREFIX, overflow: OTHER });
 
@@ -142,6 +157,10 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
   const banned = series.gauge("credential_banned", "1 = the credential is banned, for one model at least", { credential: OPEN });
   const cooling = series.gauge("credential_cooling", "1 = the credential cools down, for one model at least", { credential: OPEN });
   const limited = series.gauge("credential_limited", "1 = the credential's own limits have no room", { credential: OPEN });
+  const paused = series.gauge("credential_paused", "1 = a person or a plugin keeps the credential out", { credential: OPEN });
+  const quotaLeft = series.gauge("quota_remaining_ratio", "What is left of an account's quota, 0 to 1", { credential: OPEN, group: OPEN });
+  const strategyFailures = series.counter("strategy_failures_total", "Choices that a host's strategy did not make", { strategy: OPEN });
+  const quotaGroups = new Map<string, Set<string>>();
   const breakers = series.gauge("breaker_state", "0 = closed, 1 = half-open, 2 = open", { credential: OPEN });
   const bans = series.counter("bans_total", "Bans of credentials and clients", {})();
   const unbans = series.counter("unbans_total", "Bans that ended, by time or by a person", {})();
@@ -150,6 +169,7 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
   const waiting = series.gauge("waiting_settlements", "Settlements that wait for the store", {})();
   const violations = series.counter("conservation_violations_total", "Ledger rows that do not balance; anything but 0 is a bug", {})();
   const rejections = series.counter("selection_rejected_total", "Candidates that were passed over", { reason: OPEN });
+  const pluginErrors = series.counter("plugin_errors_total", "Failures of what plugins brought", { plugin: OPEN, part: OPEN });
   const firstBytes = firstByte();
 
   const modelLabel = (model: string | null): string => (model === null ? NONE : known.has(model) ? model : OTHER);
@@ -231,12 +251,23 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
       return cells;
     },
     credential(credential, standing) {
-      ready(credential).set(standing.ready ? 1 : 0);
-      banned(credential).set(standing.banned ? 1 : 0);
-      cooling(credential).set(standing.cooling ? 1 : 0);
-      limited(credential).set(standing.limited ? 1 : 0);
-      breakers(credential).set(BREAKER_STATES[standing.breaker]);
+      const flag = (value: boolean | undefined): number => (value === undefined ? Number.NaN : Number(value));
+      ready(credential).set(flag(standing?.ready));
+      banned(credential).set(flag(standing?.banned));
+      cooling(credential).set(flag(standing?.cooling));
+      limited(credential).set(flag(standing?.limited));
+      paused(credential).set(flag(standing?.paused));
+      breakers(credential).set(standing ? BREAKER_STATES[standing.breaker] : Number.NaN);
     },
+    quotas(credential, left) {
+      const before = quotaGroups.get(credential);
+      if (before) for (const group of before) quotaLeft(credential, group).set(Number.NaN);
+      for (const { group, remainingRatio } of left) quotaLeft(credential, group).set(remainingRatio);
+      if (left.length === 0) quotaGroups.delete(credential);
+      else quotaGroups.set(credential, new Set(left.map(({ group }) => group)));
+    },
+    knowModels,
+    strategyFailed: (strategy) => strategyFailures(strategy).add(1),
     ban: (change) => (change === "began" ? bans : unbans).add(1),
     storeError: (op, mode) => storeErrors(op, mode).add(1),
     store(isDegraded, waitingSettlements) {
@@ -245,6 +276,7 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
     },
     conservationViolation: () => violations.add(1),
     selectionRejected: (reason) => rejections(reason).add(1),
+    pluginError: (plugin, part) => pluginErrors(plugin, part).add(1),
     onScrape: (fn) => series.onScrape(fn),
     expose: () => registry.metrics(),
     contentType: registry.contentType,

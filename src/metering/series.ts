@@ -48,6 +48,7 @@ interface PromSamples {
 /** One series of a counter or gauge. Handed to prom-client only when somebody scrapes: its own `inc` and `observe` cost ten times as much. */
 export interface Cell {
   add(amount: number): void;
+  /** Of a gauge, `NaN` = there is nothing to show until the next value. */
   set(value: number): void;
 }
 
@@ -226,7 +227,7 @@ export function seriesBudget(options: {
         async collect() {
           await refresh();
           gauge.reset();
-          for (const { labels, value } of tallies) gauge.set(labels, show(value, labels));
+          for (const { labels, value } of tallies) if (!Number.isNaN(value)) gauge.set(labels, show(value, labels));
         },
       });
       return family<Cell>(space, 1, (labels) => {

@@ -6,8 +6,9 @@ import { BUILT_IN_SCOPES } from "../core/scope.ts";
 import type { MaybePromise } from "../core/time.ts";
 import { schemaProblems } from "../options.ts";
 import { oneLimitProblems } from "./checks.ts";
-import { cost, COST_FORMS, costOf, type ResolvedCost, type WrittenCost } from "./cost.ts";
-import { limitSchema, resolveLimit, type HostRequest, type ResolvedLimit } from "./limits.ts";
+import type { HeaderStyle } from "../http/rate-limit-headers.ts";
+import { cost, COST_FORMS, costOf, isCovered, type ResolvedCost, type WrittenCost } from "./cost.ts";
+import { limitSchema, resolveLimit, type HostRequest, type LimitOptions, type ResolvedLimit } from "./limits.ts";
 import { hint } from "../core/nearest.ts";
 import type { ScopesFunction } from "./schema.ts";
 import { formatPath, optionTree, type OptionNode, type Problem } from "./tree.ts";
@@ -23,24 +24,45 @@ export type { ResolvedCost } from "./cost.ts";
 /** Replaces the refusal that is sent. */
 export type RefusedFunction = { of(error: GuardError, req: HostRequest, res: ServerResponse, next: (error?: unknown) => void): void }["of"];
 
+/** Whether a request is none of the budgets' business. */
+export type SkipFunction = { of(req: HostRequest): MaybePromise<boolean> }["of"];
+
+const HEADER_STYLES = ["all", "standard", "legacy", "none"] as const satisfies readonly HeaderStyle[];
+
 const costSchema = cost(`expected ${COST_FORMS} or a function of the request`);
+const returnedCost = cost(`expected ${COST_FORMS}`);
 
 const routeSchema = z.strictObject({
   /** Names of the guard's limits, or limits of this route. @default all of the guard's */
   limits: list(z.union([z.string(), limitSchema], { error: "expected the name of a limit, or a limit" })).optional(),
   cost: z.union([callback<CostFunction>(), costSchema], { error: "expected USD, an object or a function of the request" }).optional(),
-  /** Whose budgets, when the guard's own `scopes` does not say. */
+  /** Whose budgets: added to what the guard's own `scopes` says, in place of what it says of the same scope. */
   scopes: callback<ScopesFunction>().optional(),
+  /** `true` lets the request pass without a budget: nothing is held, no header is sent, no scope is asked for. A throw refuses it (500). */
+  skip: callback<SkipFunction>().optional(),
+  /**
+   * Which headers say what is left: `standard` = `RateLimit` and `RateLimit-Policy`, `legacy` = `x-ratelimit-*`. A refusal has its `Retry-After` anyway.
+   * @default "all"
+   */
+  headers: z.enum(HEADER_STYLES).default("all"),
+  /** Answers in place of the refusal, whose headers are set on `res` already. */
   onRefused: callback<RefusedFunction>().optional(),
 });
 
-export type RouteBudgetOptions = z.input<typeof routeSchema>;
+export type RouteBudgetOptions<LimitNames extends string = string> = Omit<z.input<typeof routeSchema>, "limits"> & {
+  /** Names of the guard's limits, or limits of this route. @default all of the guard's */
+  readonly limits?: readonly (LimitNames | LimitOptions)[] | undefined;
+};
 
 export interface ResolvedRouteBudget {
   readonly limits: readonly ResolvedLimit[];
   /** Null = the call itself says what it costs, or nothing but requests and concurrency is counted. */
   readonly cost: ResolvedCost | CostFunction | null;
+  /** Whether model calls are priced by what they ask for, where there is no `cost`. */
+  readonly pricesCalls: boolean;
   readonly scopes: ScopesFunction | null;
+  readonly skip: SkipFunction | null;
+  readonly headers: HeaderStyle;
   readonly onRefused: RefusedFunction | null;
 }
 
@@ -62,29 +84,35 @@ export function resolveRouteBudget(input: RouteBudgetOptions, around: RouteSurro
   const problems: Problem[] = parsed.success ? [] : schemaProblems(parsed.error.issues, input, tree, "code");
   problems.push(...(parsed.success ? limitsProblems(parsed.data, input, around) : []));
   const limits = parsed.success && problems.length === 0 ? limitsOf(parsed.data, around) : [];
-  if (parsed.success && parsed.data.cost === undefined && !around.pricesCalls) {
-    const needing = limits.find(({ unit }) => unit !== "requests" && unit !== "concurrent");
-    if (needing) {
-      problems.push({
-        path: ["cost"],
-        message: `is required: limit ${needing.name} counts ${needing.unit}, and nothing else says what this route costs`,
-      });
-    }
-  }
+  if (parsed.success) problems.push(...costProblems(parsed.data.cost, limits, around));
   if (!parsed.success || problems.length > 0) {
     throw new ConfigError(problems.map(({ path, message }) => `budgets() ${formatPath(tree, path, "code")}: ${message}`));
   }
-  const { cost: given, scopes, onRefused } = parsed.data;
-  return Object.freeze({ limits, cost: given === undefined ? null : resolveGiven(given), scopes: scopes ?? null, onRefused: onRefused ?? null });
+  const { cost: given, scopes = null, skip = null, headers, onRefused = null } = parsed.data;
+  const { pricesCalls } = around;
+  return Object.freeze({ limits, cost: given === undefined ? null : resolveGiven(given), pricesCalls, scopes, skip, headers, onRefused });
 }
 
-/** Checks what a cost function returned. Throws ConfigError. */
-export function resolveCost(value: CostValue): ResolvedCost {
-  const parsed = costSchema.safeParse(value);
+/** What a function will say is seen with each request; what is written must cover all that is counted. */
+function costProblems(given: WrittenCost | CostFunction | undefined, limits: readonly ResolvedLimit[], around: RouteSurroundings): Problem[] {
+  if (typeof given === "function" || (given === undefined && around.pricesCalls)) return [];
+  const said: ResolvedCost = given === undefined ? { kind: "amounts" } : costOf(given);
+  const needing = limits.find(({ unit }) => !isCovered(said, unit));
+  if (!needing) return [];
+  const why = `limit ${needing.name} counts ${needing.unit}`;
+  const message =
+    given === undefined ? `is required: ${why}, and nothing else says what this route costs` : `says nothing about ${needing.unit}: ${why}`;
+  return [{ path: ["cost"], message }];
+}
+
+/** Checks what the cost function of a route returned. Throws ConfigError. */
+export function resolveCost(value: CostValue, route: string): ResolvedCost {
+  const parsed = returnedCost.safeParse(value);
   if (parsed.success) return costOf(parsed.data);
-  const tree = optionTree(costSchema);
+  const tree = optionTree(returnedCost);
+  const said = schemaProblems(parsed.error.issues, value, tree, "code");
   throw new ConfigError(
-    schemaProblems(parsed.error.issues, value, tree, "code").map(({ path, message }) => `cost ${formatPath(tree, path, "code")}: ${message}`),
+    said.map(({ path, message }) => `the cost function of ${route}${path.length === 0 ? "" : `, ${formatPath(tree, path, "code")}`}: ${message}`),
   );
 }
 
@@ -98,9 +126,10 @@ function limitsOf(route: z.output<typeof routeSchema>, around: RouteSurroundings
 function limitsProblems(route: z.output<typeof routeSchema>, input: RouteBudgetOptions, around: RouteSurroundings): Problem[] {
   const known = around.limits.map(({ name }) => name);
   const scopes = new Set([...BUILT_IN_SCOPES, ...around.declaredScopes]);
+  const written: readonly unknown[] = input.limits ?? [];
   return (route.limits ?? []).flatMap((limit, index): Problem[] => {
     const path = ["limits", index];
-    if (typeof limit !== "string") return oneLimitProblems(input.limits?.[index] as Readonly<Record<string, unknown>>, path, scopes);
+    if (typeof limit !== "string") return oneLimitProblems(written[index] as Readonly<Record<string, unknown>>, path, scopes);
     if (known.includes(limit)) return [];
     return [{ path, message: `there is no limit ${limit} among the guard's${hint(limit, known)}` }];
   });

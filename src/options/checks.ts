@@ -1,11 +1,15 @@
 /** Checks across options. They read what was written, not what was parsed, so that one malformed option does not hide another's mistake. */
 import { BUILT_IN_SCOPES } from "../core/scope.ts";
 import { Secret } from "../core/secret.ts";
+import { STRATEGY_NAMES } from "../pool/strategies/index.ts";
+import { PROVIDER_IDS, providerRow } from "../upstream/providers.ts";
+import { demandsOf, unknownProvider } from "./credentials.ts";
 import { fail2banProblems } from "./fail2ban.ts";
 import { limitProblems } from "./limits.ts";
 import { isServerUrl } from "./stores.ts";
 import { hint } from "../core/nearest.ts";
 import type { OptionPath, Problem } from "./tree.ts";
+import { hasPlugins } from "./unbuilt.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
 
@@ -26,6 +30,7 @@ export function crossProblems(options: unknown): readonly Problem[] {
     ...limitsProblems(root),
     ...keyProblems(root),
     ...credentialProblems(root),
+    ...strategyProblems(root),
     ...modelProblems(root),
     ...aliasProblems(root),
     ...fail2banProblems(root.fail2ban),
@@ -121,18 +126,26 @@ function keyProblems(root: Fields): Problem[] {
   return problems;
 }
 
+/** Providers of plugins are known once these are set up. */
 function credentialProblems(root: Fields): Problem[] {
   return rowsOf(root.credentials, ["credentials"]).flatMap(({ row, path }): Problem[] => {
-    if (row.provider === "openai-compatible") {
-      return row.baseUrl === undefined
-        ? [{ path: [...path, "baseUrl"], message: "is required: an openai-compatible provider has no address of its own" }]
-        : [];
-    }
-    const isOpenai = row.provider === undefined || row.provider === "openai";
-    if (!isOpenai || (row.apiKey !== undefined && row.apiKey !== null)) return [];
-    return [{ path: [...path, "apiKey"], message: "is required for the provider openai (an openai-compatible server may need none)" }];
+    const provider = row.provider === undefined ? "openai" : row.provider;
+    if (typeof provider !== "string") return [];
+    const isKnown = PROVIDER_IDS.includes(provider);
+    if (!isKnown && hasPlugins(root)) return [];
+    const problems = isKnown ? demandsOf(providerRow(provider), row) : [unknownProvider(provider, PROVIDER_IDS)];
+    return problems.map(({ field, message }) => ({ path: [...path, field], message }));
   });
 }
+
+/** Names of plugins' strategies are known once these are set up. */
+function strategyProblems(root: Fields): Problem[] {
+  const name = textOf(fieldsOf(root.router).strategy);
+  if (name === undefined || (STRATEGY_NAMES as readonly string[]).includes(name) || hasPlugins(root)) return [];
+  return [{ path: ["router", "strategy"], message: unknownStrategy(name, STRATEGY_NAMES) }];
+}
+
+export const unknownStrategy = (name: string, known: readonly string[]): string => `expected one of ${known.join(", ")}${hint(name, known)}`;
 
 function modelProblems(root: Fields): Problem[] {
   const problems: Problem[] = [];
@@ -140,7 +153,7 @@ function modelProblems(root: Fields): Problem[] {
   const seen = new Map<string, number>();
   for (const { row, path } of rowsOf(root.models, ["models"])) {
     const credential = textOf(row.credential);
-    if (credential !== undefined && !credentials.includes(credential)) {
+    if (credential !== undefined && !credentials.includes(credential) && !hasPlugins(root)) {
       problems.push({ path: [...path, "credential"], message: `there is no credential ${credential}${hint(credential, credentials)}` });
     }
     const id = JSON.stringify([row.name, credential]);

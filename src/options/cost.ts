@@ -1,5 +1,6 @@
 /** What one request costs, as it is written: in `budgets()` on a host's own route, and for paths that are passed through. */
 import { z } from "zod";
+import { UNITS, type Unit } from "../core/store.ts";
 
 const usd = () => z.number().min(0).max(4_000_000);
 const tokens = () => z.number().int().min(0).max(4_000_000_000_000_000);
@@ -11,7 +12,14 @@ export function cost(expected: string) {
   return z.union(
     [
       usd(),
-      z.strictObject({ usd: usd().optional(), tokens: tokens().optional(), inputTokens: tokens().optional(), outputTokens: tokens().optional() }),
+      z.strictObject({
+        usd: usd().optional(),
+        tokens: tokens().optional(),
+        inputTokens: tokens().optional(),
+        outputTokens: tokens().optional(),
+        // Whoever names a model means the other form.
+        model: z.never().optional(),
+      }),
       z.strictObject({ model: z.string().min(1), input: z.unknown().optional(), maxOutputTokens: tokens() }),
     ],
     { error: expected },
@@ -31,7 +39,23 @@ export type ResolvedCost =
     }
   | { readonly kind: "model"; readonly model: string; readonly input?: unknown; readonly maxOutputTokens: number };
 
+/** Whether a cost says how much of a unit is held. Requests and places count themselves. */
+export function isCovered(said: ResolvedCost, unit: Unit): boolean {
+  return toldBy(said).has(unit);
+}
+
+function toldBy(said: ResolvedCost): ReadonlySet<Unit> {
+  if (said.kind === "model") return new Set(UNITS);
+  const told = new Set<Unit>(["requests", "concurrent"]);
+  const { usd: money, tokens: all, inputTokens, outputTokens } = said;
+  if (money !== undefined) told.add("usd");
+  if (inputTokens !== undefined) told.add("input_tokens").add("tokens");
+  if (outputTokens !== undefined) told.add("output_tokens").add("tokens");
+  if (all !== undefined) told.add("tokens");
+  return told;
+}
+
 export function costOf(written: WrittenCost): ResolvedCost {
   if (typeof written === "number") return { kind: "amounts", usd: written };
-  return "model" in written ? { kind: "model", ...written } : { kind: "amounts", ...written };
+  return written.model === undefined ? { kind: "amounts", ...written } : { kind: "model", ...written };
 }

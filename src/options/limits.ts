@@ -3,7 +3,7 @@ import { z } from "zod";
 import type { IncomingMessage } from "node:http";
 import type { Principal } from "../core/context.ts";
 import { usdToNano } from "../core/money.ts";
-import type { Scopes } from "../core/scope.ts";
+import type { ScopeName, Scopes } from "../core/scope.ts";
 import { UNITS, type Unit } from "../core/store.ts";
 import type { CalendarPeriod, LimitDefinition, LimitKind } from "../limits/limit.ts";
 import type { MaybePromise } from "../core/time.ts";
@@ -87,7 +87,18 @@ export const limitSchema = z.strictObject({
   estimate: z.enum(["ceiling", "expected"]).optional(),
 });
 
-export type LimitOptions = z.input<typeof limitSchema>;
+type WrittenLimit = z.input<typeof limitSchema>;
+
+/** Suggested to whoever types; limits that are kept in variables have plain strings, and those are checked at the start. */
+type AnyScope = ScopeName | (string & Record<never, never>);
+
+/** A limit as it is written in code. `Name` is its literal name, so that a guard knows which limits it has. */
+export interface LimitOptions<Name extends string = string> extends Omit<WrittenLimit, "name" | "scope"> {
+  /** Appears in refusals, headers and metrics. The same name and shape is the same counter everywhere. */
+  readonly name: Name;
+  /** What is counted apart: one scope, or several for a composite (`["user", "model"]`). One that nobody declares is a start-up error. */
+  readonly scope: AnyScope | readonly AnyScope[];
+}
 
 /** Numbers are in the limit's own unit, USD for money; -1 = unlimited. */
 export type ResolvedLimit = LimitDefinition;

@@ -1,16 +1,19 @@
 /** The options as the guard uses them: every default filled in, units in the names, secrets wrapped, nothing left to parse. */
 import type { Credential } from "../core/credential.ts";
 import type { Logger } from "../core/logger.ts";
+import type { Plugin } from "../core/plugin.ts";
 import type { Scopes } from "../core/scope.ts";
 import type { Secret } from "../core/secret.ts";
+import type { StrategyFunction } from "../core/strategy.ts";
 import type { Clock } from "../core/time.ts";
+import type { StrategyName } from "../pool/strategies/index.ts";
+import { resolveCredential, type ParsedCredential } from "./credentials.ts";
 import { resolveFail2ban, type ResolvedFail2ban } from "./fail2ban.ts";
 import { resolveLimit, type ResolvedLimit } from "./limits.ts";
 import { resolvePassthrough, type ResolvedPassthrough } from "./passthrough.ts";
 import { DEFAULT_SCOPE_HEADERS, type AuthFunction, type ParsedOptions, type ScopesFunction } from "./schema.ts";
 import { resolveLedger, resolveStore, type ResolvedLedger, type ResolvedStore } from "./stores.ts";
-import { checkBaseUrl } from "../upstream/egress.ts";
-import { providerRow } from "../upstream/providers.ts";
+import { PROVIDER_IDS, providerRow } from "../upstream/providers.ts";
 import type { Transport } from "../upstream/transport.ts";
 
 export interface ResolvedKey {
@@ -25,6 +28,13 @@ export interface ResolvedKey {
 }
 
 export type ResolvedCredential = Credential;
+
+/** One whose provider a plugin has to bring. */
+export interface WaitingCredential {
+  /** Its place among all that are configured. */
+  readonly index: number;
+  readonly credential: ParsedCredential;
+}
 
 /** USD, as written: a number or decimal text. */
 export interface ResolvedPrice {
@@ -80,10 +90,13 @@ export interface ResolvedOptions {
   };
   readonly limits: readonly ResolvedLimit[];
   readonly estimate: { readonly defaultMaxOutputTokens: number; readonly capOutput: boolean; readonly tokenizer: "fast" | "exact" };
+  /** Those whose providers are built in. */
   readonly credentials: readonly ResolvedCredential[];
+  readonly waitingCredentials: readonly WaitingCredential[];
   readonly models: readonly ResolvedModel[];
   readonly modelAlias: Readonly<Record<string, string>>;
-  readonly router: { readonly strategy: "round-robin" | "fill-first" | "weighted"; readonly reservation: { readonly ttlMs: number } };
+  /** Another name than ours is that of a plugin's strategy. */
+  readonly router: { readonly strategy: StrategyName | (string & {}) | StrategyFunction; readonly reservation: { readonly ttlMs: number } };
   readonly resilience: {
     readonly maxRetries: number;
     readonly retryBudget: number;
@@ -101,6 +114,7 @@ export interface ResolvedOptions {
   readonly management: { readonly key: Secret | null; readonly path: string };
   readonly secrets: { readonly key: Secret | null };
   readonly monitoring: { readonly prometheusEnabled: boolean; readonly metricsPublic: boolean };
+  readonly plugins: readonly Plugin[];
   readonly clock: Clock | undefined;
   readonly logger: Logger | undefined;
   readonly transport: Transport | undefined;
@@ -128,7 +142,8 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
       typeof options.scopes === "function" ? { names: [], trustHeaders: false, headers: DEFAULT_SCOPE_HEADERS, of: options.scopes } : options.scopes,
     limits: options.limits.map(resolveLimit),
     estimate: options.estimate,
-    credentials: options.credentials.map(credentialOf),
+    credentials: options.credentials.filter(isBuiltIn).map((credential) => resolveCredential(credential, providerRow(credential.provider))),
+    waitingCredentials: options.credentials.flatMap((credential, index) => (isBuiltIn(credential) ? [] : [{ index, credential }])),
     models: options.models.map(modelOf),
     modelAlias: options.modelAlias,
     router: { strategy: router.strategy, reservation: { ttlMs: router.reservation.ttl } },
@@ -146,11 +161,12 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
     management: options.management,
     secrets: options.secrets,
     monitoring: options.monitoring,
+    plugins: options.plugins,
     clock: options.clock,
     logger: options.logger,
     transport: options.transport,
   };
-  const hosts: readonly unknown[] = [options.store, options.ledger, options.clock, options.logger, options.transport];
+  const hosts: readonly unknown[] = [options.store, options.ledger, options.clock, options.logger, options.transport, ...options.plugins];
   return freeze(resolved, new Set(hosts));
 }
 
@@ -170,10 +186,7 @@ function breakerOf(option: ParsedOptions["resilience"]["circuitBreaker"]): Resol
   return option === false ? null : { failureThreshold: option.failureThreshold, openForMs: option.openFor, halfOpen: option.halfOpen };
 }
 
-function credentialOf(credential: ParsedOptions["credentials"][number]): ResolvedCredential {
-  const { baseUrl, ...rest } = credential;
-  return { ...rest, ...checkBaseUrl(baseUrl ?? providerRow(rest.provider).baseUrl ?? "") };
-}
+const isBuiltIn = ({ provider }: ParsedCredential): boolean => PROVIDER_IDS.includes(provider);
 
 /** Without the keys that were not written: `undefined` is not "absent" to who looks for a name. */
 function modelOf(model: ParsedOptions["models"][number]): ResolvedModel {

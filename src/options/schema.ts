@@ -2,16 +2,18 @@
 import { z } from "zod";
 import type { Logger } from "../core/logger.ts";
 import { scopesFrom, type ScopesInput } from "../core/scope.ts";
+import type { StrategyFunction } from "../core/strategy.ts";
 import type { Clock, MaybePromise } from "../core/time.ts";
+import { STRATEGY_NAMES, type StrategyName } from "../pool/strategies/index.ts";
 import type { Transport } from "../upstream/transport.ts";
-import { checkBaseUrl, checkProxyUrl } from "../upstream/egress.ts";
-import { checkExtraHeaders } from "../upstream/headers.ts";
+import { credentialSchema, patterns } from "./credentials.ts";
 import { fail2banSchema } from "./fail2ban.ts";
 import { limitSchema, type HostRequest } from "./limits.ts";
 import { passthroughSchema } from "./passthrough.ts";
+import { pluginsOption } from "./plugins.ts";
 import { ledgerOption, storeOption } from "./stores.ts";
 import { trustProxySchema } from "./trust-proxy.ts";
-import { callback, duration, instant, list, name, scopeName, seam, secret, size, label, MIN_OWN_KEY } from "./values.ts";
+import { callback, duration, instant, list, name, scopeName, seam, secret, sendLimit, size, label, MIN_OWN_KEY } from "./values.ts";
 
 /** The host's own check of a client. Null = refuse with 401. `key` is what the client presented, or null. */
 export type AuthFunction = {
@@ -25,9 +27,6 @@ export type AuthFunction = {
 export type ScopesFunction = { of(req: HostRequest): MaybePromise<ScopesInput> }["of"];
 
 const GB = 1_073_741_824;
-
-/** Model patterns: names with `*` for any run of characters. */
-const patterns = () => list(label());
 
 const scopeValues = () =>
   z.record(scopeName(), z.union([z.string(), z.number(), z.bigint(), z.null()], { error: "expected text or a number" })).transform((values, ctx) => {
@@ -51,64 +50,6 @@ const keySchema = z.strictObject({
   expires: instant().nullable().default(null),
   /** Whether its requests may name their scopes by header. */
   mayAssertScopes: z.boolean().default(false),
-});
-
-const extraHeaders = () =>
-  z.record(z.string(), z.string()).superRefine((headers, ctx) => {
-    for (const [header, value] of Object.entries(headers)) {
-      try {
-        checkExtraHeaders({ [header]: value });
-      } catch (error) {
-        ctx.addIssue({ code: "custom", path: [header], message: (error as Error).message.replace(/^headers: /, "") });
-      }
-    }
-  });
-
-/** Runs a check that throws, and reports its message under the option. */
-function checked(check: (value: string) => unknown, option: string) {
-  return z.string().superRefine((value, ctx) => {
-    try {
-      check(value);
-    } catch (error) {
-      // The check names the option in YAML spelling; the report's line already does.
-      ctx.addIssue({ code: "custom", message: (error as Error).message.replace(new RegExp(`^${option}:? `), "") });
-    }
-  });
-}
-
-/** What a credential may be sent: per minute or at one time. -1 = unlimited, 0 = nothing. */
-const sendLimit = () => z.number().int().min(-1).max(1_000_000_000_000);
-
-const PROVIDERS = ["openai", "openai-compatible"] as const;
-
-const credentialSchema = z.strictObject({
-  name: name(),
-  provider: z.enum(PROVIDERS).default("openai"),
-  /** @default none, for an openai-compatible server that asks for none */
-  apiKey: secret().nullable().default(null),
-  /** With or without a trailing `/v1`. @default the provider's own; an openai-compatible one has none */
-  baseUrl: checked(checkBaseUrl, "base_url").optional(),
-  /** Higher is tried first. */
-  priority: z.number().int().min(-1_000).max(1_000).default(0),
-  /** Its share under the strategy `weighted`, relative to the others. */
-  weight: z.number().gt(0).max(1_000).default(1),
-  /** Requests per minute. */
-  rpm: sendLimit().default(-1),
-  /** Tokens per minute, input and output together. */
-  tpm: sendLimit().default(-1),
-  /** Requests at one time. */
-  maxConcurrent: sendLimit().default(-1),
-  /** Tried only when all others cannot. */
-  isFallback: z.boolean().default(false),
-  /** What it offers. @default everything */
-  models: patterns().nullable().default(null),
-  proxyUrl: checked(checkProxyUrl, "proxy_url").nullable().default(null),
-  /** Extra request headers. */
-  headers: extraHeaders().default({}),
-  /** Whether a host name may resolve to a private address. */
-  allowPrivate: z.boolean().default(false),
-  /** A label of yours. */
-  tier: label(64).nullable().default(null),
 });
 
 const usdPrice = () => {
@@ -142,7 +83,13 @@ const modelSchema = z.strictObject({
   maxOutputTokens: z.number().int().min(1).max(10_000_000).optional(),
 });
 
-const STRATEGIES = ["round-robin", "fill-first", "weighted"] as const;
+/** One of ours, one of a plugin's, or in code a function; which names there are is known once the plugins are. */
+const strategy = () => {
+  const expected = `expected one of ${STRATEGY_NAMES.join(", ")}, or in code a function (candidates, call) => candidate`;
+  return z.union([z.string() as unknown as z.ZodType<StrategyName | (string & {}), StrategyName | (string & {})>, callback<StrategyFunction>()], {
+    error: expected,
+  });
+};
 
 const breakerSchema = z.strictObject({
   /** Failures of the provider in a row that open it: 5xx, network, timeouts. */
@@ -240,7 +187,7 @@ export const optionsSchema = z.strictObject({
   modelAlias: z.record(label(), label()).default({}),
   router: z
     .strictObject({
-      strategy: z.enum(STRATEGIES).default("round-robin"),
+      strategy: strategy().default("round-robin"),
       reservation: z.strictObject({ ttl: duration(1_000).default(300_000) }).prefault({}),
     })
     .prefault({}),
@@ -285,6 +232,8 @@ export const optionsSchema = z.strictObject({
       metricsPublic: z.boolean().default(false),
     })
     .prefault({}),
+  /** Services inside the guard, in code: what `definePlugin()` returns. Set up in this order. */
+  plugins: pluginsOption().default([]),
   /** In code only. */
   clock: seam<Clock>(["now", "monotonic", "timer"], "a clock: { now, monotonic, timer }").optional(),
   /** In code only. pino and console both fit. */

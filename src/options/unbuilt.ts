@@ -1,4 +1,5 @@
 /** Options of later versions. They are refused by name: an option that is read and ignored would be believed. */
+import { namedPluginProblems, PLUGIN_NAMES } from "./plugins.ts";
 import type { OptionNode, OptionPath, Problem } from "./tree.ts";
 
 /** The values that mean "I do not use this" everywhere. */
@@ -21,7 +22,6 @@ const OPTIONS: readonly { readonly path: string; readonly off?: (value: unknown)
   { path: "prices.files" },
   { path: "monitoring.opentelemetry" },
   { path: "monitoring.requestLog" },
-  { path: "plugins", off: (value) => isOff(value) || isEmptyMap(value) },
   { path: "telegram" },
 ];
 
@@ -29,12 +29,15 @@ const STRATEGIES = ["least-cost", "quota"];
 const PROVIDERS = ["anthropic", "gemini", "vertex-ai", "bedrock", "azure", "qwen", "codex", "antigravity", "iflow", "copilot", "kiro", "proxy"];
 
 /** Values that this version does not have, of options that it has; `refuse` returns what to use instead. */
-const VALUES: readonly { readonly path: string; readonly refuse: (value: unknown) => string | null }[] = [
+const VALUES: readonly { readonly path: string; readonly refuse: (value: unknown, bringsMore: boolean) => string | null }[] = [
   {
     path: "router.strategy",
-    refuse: (value) => (typeof value === "function" || STRATEGIES.includes(String(value)) ? "use round-robin, fill-first or weighted" : null),
+    refuse: (value) => (STRATEGIES.includes(String(value)) ? "use round-robin, fill-first or weighted" : null),
   },
-  { path: "credentials[].provider", refuse: (value) => (PROVIDERS.includes(String(value)) ? "use openai or openai-compatible" : null) },
+  {
+    path: "credentials[].provider",
+    refuse: (value, bringsMore) => (PROVIDERS.includes(String(value)) && !bringsMore ? "use openai or openai-compatible" : null),
+  },
 ];
 
 const NOT_YET = "not yet available in this version";
@@ -65,6 +68,12 @@ function visitPath(value: unknown, parts: readonly string[], at: OptionPath, vis
   return kept;
 }
 
+/** Whether plugins may bring providers, strategies and credentials that nobody knows yet. */
+export function hasPlugins(options: unknown): boolean {
+  const plugins = isObject(options) ? options.plugins : undefined;
+  return !isOff(plugins) && !isEmptyMap(plugins);
+}
+
 /** Reports what is asked for and not there, and returns the options without those that only say "off". */
 export function splitUnbuilt(options: unknown): { readonly options: unknown; readonly problems: readonly Problem[] } {
   const problems: Problem[] = [];
@@ -75,9 +84,16 @@ export function splitUnbuilt(options: unknown): { readonly options: unknown; rea
       return true;
     });
   }
+  // A list of values is there; a map by name, as a file has it, is for those that are not.
+  rest = visitPath(rest, ["plugins"], [], (value, at) => {
+    const isMap = isObject(value) && typeof value.setup !== "function";
+    if (isMap) problems.push(...namedPluginProblems(value, at, NOT_YET));
+    return isMap || isOff(value);
+  });
+  const bringsMore = hasPlugins(options);
   for (const { path, refuse } of VALUES) {
     visitPath(rest, partsOf(path), [], (value, at) => {
-      const instead = refuse(value);
+      const instead = refuse(value, bringsMore);
       if (instead !== null) problems.push({ path: at, message: `${NOT_YET}; ${instead}` });
       return false;
     });
@@ -87,7 +103,7 @@ export function splitUnbuilt(options: unknown): { readonly options: unknown; rea
 
 /** Makes the names known to suggestions and to the file reader, which must not take them for data. */
 export function addUnbuilt(root: OptionNode): void {
-  for (const { path } of OPTIONS) {
+  for (const path of [...OPTIONS.map((option) => option.path), ...PLUGIN_NAMES.map((name) => `plugins.${name}`)]) {
     let node: OptionNode | undefined = root;
     const parts = partsOf(path);
     for (const part of parts.slice(0, -1)) node = part === "[]" ? node?.item : node?.options.get(part);

@@ -152,6 +152,9 @@ export function name() {
   return z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, "must be 1 to 64 characters of A-Z a-z 0-9 . _ - and start with a letter or digit");
 }
 
+/** What a credential may be sent: per minute or at one time. -1 = unlimited, 0 = nothing. */
+export const sendLimit = () => z.number().int().min(-1).max(1_000_000_000_000);
+
 /** The name of a scope. */
 export function scopeName() {
   return z.string().regex(/^[A-Za-z][A-Za-z0-9_-]{0,63}$/, "must be 1 to 64 characters of A-Z a-z 0-9 _ - and start with a letter");

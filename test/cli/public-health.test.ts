@@ -11,6 +11,8 @@ const credential = (name: string, state: CredentialState): CredentialView => ({
   inFlight: 0,
   state,
   until: null,
+  reason: null,
+  quotas: [],
   rpm: rate,
   tpm: rate,
   models: [],

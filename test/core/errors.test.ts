@@ -132,6 +132,14 @@ describe("GuardError.from", () => {
     expect(found?.toJSON()).toEqual(sent.toJSON());
   });
 
+  test("finds ours inside what Vercel's AI SDK throws, also after it tried again", () => {
+    const sent = ours("budget_exhausted", { limit: "user-day" });
+    const error = { statusCode: 429, responseBody: JSON.stringify(errorBody(sent)) };
+    expect(GuardError.from(error)).toMatchObject({ code: "budget_exhausted", limit: "user-day", status: 429 });
+    expect(GuardError.from({ reason: "maxRetriesExceeded", lastError: error })).toMatchObject({ limit: "user-day" });
+    expect(GuardError.from({ statusCode: 502, responseBody: "<html>" })).toBeUndefined();
+  });
+
   test("keeps the status of an answer that differs from its code's own", () => {
     const unknownModel = ours("model_not_found", { status: 404 });
     expect(GuardError.from(sdkError(404, errorBody(unknownModel)))?.status).toBe(404);

@@ -49,7 +49,7 @@
  *   two retries unless said otherwise                           | config/auto-ai-router > two retries
  *   a wrong key: 401                                            | middleware/fail2ban > ban their address with exactly the try that is one too many
  *   compressing answers anew by Accept-Encoding: the host's own middleware does it here
- *                                                               | e2e/host-apps > still proxies and still streams event by event
+ *                                                               | e2e/host-middleware > compression() packs whole answers, and they are the same
  *
  * Usage
  *   totals of 10 and 5 in two events: there 15, here what the last one says, since providers repeat themselves

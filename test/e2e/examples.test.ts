@@ -13,17 +13,20 @@ let place: Folder;
 beforeEach(() => {
   place = folder();
   // The scripts run in the project's folder; here they get a folder of their own for what they write.
-  symlinkSync(join(ROOT, "examples"), join(place.path, "examples"));
+  for (const name of ["examples", "package.json", "tsconfig.json"]) symlinkSync(join(ROOT, name), join(place.path, name));
 });
 afterEach(async () => {
   await endChildren();
   place.remove();
 });
 
+/** An npm script's own command. What it ends in is the process that gets the signals. */
+const command = (script: string): string => (scripts[script] ?? "false").replace(/(?<=^|&& )node /, "exec node ");
+
 /** Starts an npm script's own command and resolves with the `curl` lines that it prints. */
 async function example(script: string, curls: number): Promise<{ readonly child: Child; readonly port: number; readonly lines: readonly string[] }> {
   const port = await freePort();
-  const child = shell(`exec ${scripts[script] ?? "false"}`, { cwd: place.path, env: { PORT: String(port) } });
+  const child = shell(command(script), { cwd: place.path, env: { PORT: String(port) } });
   const lines = await child.lines(/curl .*/, curls);
   return { child, port, lines };
 }
@@ -76,7 +79,7 @@ describe("npm start", () => {
     const taken = createServer();
     await new Promise<void>((resolve) => void taken.listen(0, "127.0.0.1", resolve));
     const { port } = taken.address() as AddressInfo;
-    const { code, stdout, stderr } = await shell(`exec ${scripts.start}`, { cwd: place.path, env: { PORT: String(port) } }).ended;
+    const { code, stdout, stderr } = await shell(command("start"), { cwd: place.path, env: { PORT: String(port) } }).ended;
     expect([code, stdout]).toEqual([1, ""]);
     expect(stderr).toMatch(new RegExp(`^Port ${port} is in use; .*PORT=\\d+ npm start\\n$`));
     taken.close();
@@ -133,11 +136,66 @@ describe("npm run example:composed", () => {
   });
 });
 
-test.each(["example:minimal", "example:per-route", "example:composed"])("%s says so when its port is in use", async (script) => {
+describe("npm run example:plugin", () => {
+  test("the plugin counts what is spent, answers on its own route, and remembers it over a restart", async () => {
+    const { child, lines } = await example("example:plugin", 2);
+    const [draw, status] = lines as [string, string];
+    expect(JSON.parse((await answer(status)).body)).toEqual({ user: "alice", usd: 0 });
+    expect(JSON.parse((await answer(draw)).body)).toMatchObject({ spentBefore: 0 });
+    expect(JSON.parse((await answer(draw)).body)).toMatchObject({ spentBefore: 0.04 });
+    const spent = await answer(status);
+    expect(spent.status).toBe(200);
+    expect(JSON.parse(spent.body)).toEqual({ user: "alice", usd: 0.08 });
+    child.kill("SIGINT");
+    expect(await child.ended).toMatchObject({ code: 0, stderr: "" });
+
+    const again = await example("example:plugin", 2);
+    expect(JSON.parse((await answer(again.lines[1] as string)).body)).toEqual({ user: "alice", usd: 0.08 });
+  });
+});
+
+describe("npm run example:nest", () => {
+  test("the gateway and the guarded route work as pasted, a budget each, and Ctrl-C ends it", async () => {
+    const { child, lines } = await example("example:nest", 2);
+    const [gateway, route] = lines as [string, string];
+    const whole = await pasted(gateway);
+    expect(JSON.parse(whole.stdout)).toMatchObject({
+      object: "chat.completion",
+      choices: [{ message: { content: "You said: Hello from my own app" } }],
+    });
+    const summary = await pasted(route);
+    expect(JSON.parse(summary.stdout)).toEqual({ summary: "You said: Summarise: a long story about quotas" });
+
+    const shown = route.replace("curl -sN", "curl -si");
+    const first = await answer(shown);
+    expect(first.head).toContain('ratelimit-policy: "user-day"');
+    // 0.8 cents are held each time: five calls pass a day of two cents only because each gives back what it did not use.
+    for (let i = 0; i < 4; i += 1) expect((await answer(shown)).status).toBe(200);
+    expect((await answer(shown.replace("token-of-alice", "a-guess"))).status).toBe(401);
+    const more = await answer(gateway.replace("curl -sN", "curl -si").replace('"max_tokens":400', '"max_tokens":4000'));
+    expect(more.status).toBe(400);
+    expect(JSON.parse(more.body)).toMatchObject({ error: { code: "budget_too_small", limit: "user-day" } });
+
+    child.kill("SIGINT");
+    expect(await child.ended).toMatchObject({ code: 0, stderr: "" });
+  });
+
+  test("a port in use is said in one line", async () => {
+    const taken = createServer();
+    await new Promise<void>((resolve) => void taken.listen(0, "127.0.0.1", resolve));
+    const { port } = taken.address() as AddressInfo;
+    const { code, stdout, stderr } = await shell(command("example:nest"), { cwd: place.path, env: { PORT: String(port) } }).ended;
+    expect([code, stdout]).toEqual([1, ""]);
+    expect(stderr).toContain(`Port ${port} is in use; stop what uses it, or choose another: PORT=8319 npm run example:nest`);
+    taken.close();
+  });
+});
+
+test.each(["example:minimal", "example:per-route", "example:composed", "example:plugin"])("%s says so when its port is in use", async (script) => {
   const taken = createServer();
   await new Promise<void>((resolve) => void taken.listen(0, "127.0.0.1", resolve));
   const { port } = taken.address() as AddressInfo;
-  const { code, stdout, stderr } = await shell(`exec ${scripts[script]}`, { cwd: place.path, env: { PORT: String(port) } }).ended;
+  const { code, stdout, stderr } = await shell(command(script), { cwd: place.path, env: { PORT: String(port) } }).ended;
   expect([code, stdout]).toEqual([1, ""]);
   expect(stderr).toContain("EADDRINUSE");
   taken.close();

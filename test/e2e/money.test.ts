@@ -8,6 +8,7 @@ import { chat, testGateway, type TestGateway } from "../helpers/app.ts";
  * A chat without messages: 4 + 3 tokens expected; the ceiling adds a quarter and 8 for the frame. Prices are nano-USD per token: 1 USD per
  * million is 1,000.
  */
+const EXPECTED_INPUT = 7;
 const CEILING_INPUT = 17;
 const CHEAP = { inputPerMtok: 1, outputPerMtok: 2 };
 const DEAR = { inputPerMtok: 10, outputPerMtok: 20 };
@@ -62,6 +63,15 @@ describe("what is held", () => {
     expect(headers.get("ratelimit")).toBe(
       `"user-day";r=${Math.floor((1e9 - 55_000 - ceilingOf(100)) / 1_000)};t=${/t=(\d+)/.exec(headers.get("ratelimit") ?? "")?.[1]}`,
     );
+  });
+
+  test("of a call that nobody answered in time the row bills what the budget is charged: its input", async () => {
+    await start(1, { server: { requestTimeout: 150 }, resilience: { maxRetries: 0 } });
+    gateway.upstream.script({ fault: { at: "start", how: "hang" } });
+    const input = EXPECTED_INPUT * DEAR.inputPerMtok * 1_000;
+    expect(await row(await ask())).toMatchObject({ state: "estimated", billedNanoUsd: input, held: { usd: ceilingOf(100) } });
+    const [day] = await gateway.guard.remaining({ user: "alice" });
+    expect(day?.used).toBe(input / 1e9);
   });
 
   test("a refusal tells USD", async () => {

@@ -101,6 +101,21 @@ describe.each([[false], [true]])("with a store that answers later: %s", (isAsync
     expect(wire.available("k")).toBe(left);
   });
 
+  test("what is held on a counter is what open holds took there", async () => {
+    const held = (...keys: readonly string[]) => Object.fromEntries(kept.heldOf(wire, new Set(keys)));
+    await kept.reserve(wire, "a", [charge("k", RULE, 10), charge("l", RULE, 3)]);
+    await kept.reserve(wire, "b", [charge("k", RULE, 5), { ...charge("s", RULE, 200), enforce: false }]);
+    await kept.reserve(wire, "refused", [charge("k", RULE, 99)]);
+    // A shadow charge that did not fit took nothing.
+    expect(held("k", "l", "s", "none")).toEqual({ k: 15, l: 3 });
+    expect(held("l")).toEqual({ l: 3 });
+    expect([...kept.heldOf(wireTo(from), new Set(["k"]))]).toEqual([]);
+    await kept.finish(wire, "a", { tokens: 4 });
+    expect(held("k", "l")).toEqual({ k: 5 });
+    await kept.finish(wire, "b", "lapse");
+    expect(held("k", "l")).toEqual({});
+  });
+
   test("a refusal holds nothing", async () => {
     expect(await kept.reserve(wire, "a", [charge("k", RULE, 90)])).toMatchObject({ kind: "allowed" });
     expect(await kept.reserve(wire, "b", [charge("k", RULE, 20)])).toMatchObject({ kind: "limited" });

@@ -3,7 +3,7 @@ import type { Scopes } from "../../src/core/scope.ts";
 import type { Charge } from "../../src/core/store.ts";
 import { isPromise } from "../../src/core/time.ts";
 import type { LimitDefinition } from "../../src/limits/limit.ts";
-import { chargeOf, planner, type Planner, type RequestScopes } from "../../src/limits/plan.ts";
+import { chargeOf, plannedFor, planner, type Planner, type RequestScopes } from "../../src/limits/plan.ts";
 import { limitRegistry, type LimitRegistry } from "../../src/limits/registry.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { kit, refusalOf, type Kit } from "../core/context-kit.ts";
@@ -57,6 +57,27 @@ describe("the limits that apply", () => {
   test("of one place are those that it names", () => {
     planOf({ scope: ["global"] }, { scope: ["user"] });
     expect(keys(planner({ registry, names: ["l1", "unknown"], requiredByDefault: false }), { user: "alice" })).toEqual(["b:l1:alice"]);
+  });
+
+  test("of one place are in the order of its names, and may include those that exist only at run time", () => {
+    planOf({ scope: ["global"] }, { scope: ["user"] });
+    registry.add(definition({ name: "of-a-route" }));
+    registry.add(definition({ name: "set" }), true);
+    const keysOf = (andSet: boolean): string[] =>
+      keys(planner({ registry, names: ["l1", "l0"], andSet, requiredByDefault: false }), { user: "alice" });
+    expect([keysOf(false), keysOf(true)]).toEqual([
+      ["b:l1:alice", "b:l0:all"],
+      ["b:l1:alice", "b:l0:all", "b:set:alice"],
+    ]);
+  });
+
+  test("can be asked about one by one, by values alone", () => {
+    const limit = registry.add(definition({ name: "l", scope: ["user", "route", "model"] }));
+    const values = { user: "alice", route: "/a", model: "m" };
+    const nobody: RequestScopes = { route: null, model: null, key: null };
+    expect(plannedFor(limit, values, nobody)).toMatchObject({ name: "l", label: "alice:/a:m" });
+    expect(plannedFor(limit, { user: "alice", route: "/a" }, nobody)).toEqual({ missing: "model" });
+    expect(plannedFor(limit, { model: "m" }, nobody)).toEqual({ missing: "user" });
   });
 
   test("include those that are added later", () => {

@@ -32,7 +32,7 @@ const ROW: LedgerRow = {
   limit: null,
 };
 
-const STANDING: CredentialStanding = { ready: true, banned: false, cooling: false, limited: false, breaker: "closed" };
+const STANDING: CredentialStanding = { ready: true, banned: false, cooling: false, limited: false, paused: false, breaker: "closed" };
 
 let meter: Metrics;
 beforeEach(() => {
@@ -140,7 +140,7 @@ describe("what is exposed", () => {
     money.lowest = 1_500_000_000;
     meter.limit("team-tokens", "tokens").lowest = -5;
     meter.credential("main", STANDING);
-    meter.credential("spare", { ready: false, banned: true, cooling: true, limited: true, breaker: "half-open" });
+    meter.credential("spare", { ready: false, banned: true, cooling: true, limited: true, paused: false, breaker: "half-open" });
     meter.overhead("reserve", 0.0002);
     meter.storeError("reserve", "local");
     meter.store(true, 12);

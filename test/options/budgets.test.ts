@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { ConfigError } from "../../src/core/errors.ts";
+import type { Unit } from "../../src/core/store.ts";
 import { resolveOptions } from "../../src/options.ts";
 import { resolveCost, resolveRouteBudget, type CostValue, type RouteBudgetOptions } from "../../src/options/budgets.ts";
 
@@ -52,8 +53,8 @@ describe("route budgets", () => {
       { kind: "model", model: "gpt-4o", maxOutputTokens: 800 },
     ],
   ])("cost %j", (cost, resolved) => {
-    expect(resolveRouteBudget({ cost }, around).cost).toEqual(resolved);
-    expect(resolveCost(cost)).toEqual(resolved);
+    expect(resolveRouteBudget({ limits: ["user-calls"], cost }, around).cost).toEqual(resolved);
+    expect(resolveCost(cost, "/summarise")).toEqual(resolved);
   });
 
   test("a function of the request stays one", () => {
@@ -69,7 +70,38 @@ describe("route budgets", () => {
     ]);
   });
 
+  test.each<readonly [Unit, CostValue, boolean]>([
+    ["usd", 0, true],
+    ["usd", { usd: 1 }, true],
+    ["usd", { tokens: 5, inputTokens: 1, outputTokens: 1 }, false],
+    ["usd", {}, false],
+    ["tokens", 1, false],
+    ["tokens", { tokens: 5 }, true],
+    ["tokens", { inputTokens: 5 }, true],
+    ["tokens", { outputTokens: 5 }, true],
+    ["input_tokens", { tokens: 5 }, false],
+    ["input_tokens", { inputTokens: 5 }, true],
+    ["input_tokens", { outputTokens: 5 }, false],
+    ["output_tokens", { outputTokens: 0 }, true],
+    ["output_tokens", { inputTokens: 5 }, false],
+    ["output_tokens", { model: "gpt-4o", maxOutputTokens: 5 }, true],
+    ["requests", {}, true],
+  ])("a limit of %s, cost %j: covered is %s", (unit, cost, isCovered) => {
+    const own = { name: "own", scope: "user", unit, window: { limit: 1, per: "hour" } } as const;
+    const expected = isCovered ? [] : [`budgets() cost: says nothing about ${unit}: limit own counts ${unit}`];
+    expect(problemsOf(() => resolveRouteBudget({ limits: [own], cost }, around))).toEqual(expected);
+    expect(problemsOf(() => resolveRouteBudget({ limits: [own], cost: () => cost }, around))).toEqual([]);
+  });
+
+  test("skip nobody and send all headers unless told otherwise", () => {
+    expect(resolveRouteBudget({ cost: 1 }, around)).toMatchObject({ skip: null, headers: "all" });
+    const skip = (): boolean => true;
+    expect(resolveRouteBudget({ cost: 1, skip, headers: "legacy" }, around)).toMatchObject({ skip, headers: "legacy" });
+  });
+
   test.each<readonly [string, unknown, string]>([
+    ["style of headers", { cost: 1, headers: "standart" }, "budgets() headers: expected one of all, standard, legacy, none; did you mean standard?"],
+    ["skip that is no function", { cost: 1, skip: true }, "budgets() skip: expected a function"],
     ["unknown limit", { limits: ["user-dy"], cost: 1 }, "budgets() limits[0]: there is no limit user-dy among the guard's; did you mean user-day?"],
     ["unknown option", { limt: [], cost: 1 }, "budgets() limt: unknown option; did you mean limits?"],
     [
@@ -86,9 +118,10 @@ describe("route budgets", () => {
   });
 
   test("what a cost function returned is checked too", () => {
-    expect(problemsOf(() => resolveCost({ tokens: 1.5 }))).toHaveLength(1);
-    expect(problemsOf(() => resolveCost("5" as never))).toEqual([
-      "cost options: expected USD, { usd, tokens, inputTokens, outputTokens }, { model, input, maxOutputTokens } or a function of the request",
-    ]);
+    const expected = "the cost function of /summarise: expected USD, { usd, tokens, inputTokens, outputTokens }, { model, input, maxOutputTokens }";
+    for (const wrong of ["5", { tokens: 1.5 }, NaN, undefined, { model: "gpt-4o" }]) {
+      expect(problemsOf(() => resolveCost(wrong as CostValue, "/summarise"))).toEqual([expected]);
+    }
+    expect(problemsOf(() => resolveCost(-1, "/summarise"))).toEqual(["the cost function of /summarise: must be at least 0"]);
   });
 });

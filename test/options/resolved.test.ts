@@ -45,7 +45,8 @@ describe("router.strategy", () => {
   test.each<readonly [unknown, string]>([
     ["quota", "router.strategy: not yet available in this version; use round-robin, fill-first or weighted"],
     ["least-cost", "router.strategy: not yet available in this version; use round-robin, fill-first or weighted"],
-    [() => null, "router.strategy: not yet available in this version; use round-robin, fill-first or weighted"],
+    [7, "router.strategy: expected one of round-robin, fill-first, weighted, or in code a function (candidates, call) => candidate"],
+    ["my own", "router.strategy: expected one of round-robin, fill-first, weighted"],
     ["wieghted", "router.strategy: expected one of round-robin, fill-first, weighted; did you mean weighted?"],
   ])("%s is refused", (strategy, line) => expect(problemsOf({ router: { strategy } })).toEqual([line]));
 });
