@@ -85,16 +85,17 @@ export function inProcess(parts: InProcessParts): InProcess {
   const declaredScopes = new Set([...options.scopes.names, ...Object.keys(options.scopes.headers)]);
   const hasCredentials = (): boolean => options.plugins.length > 0 || !parts.credentials()[Symbol.iterator]().next().done;
 
-  /** Whether the guard's credentials are what a request means: it names none of its own, or one of a provider that they are for. */
-  function isForCredentials({ url, headers }: SdkRequest): boolean {
+  /** Whether the guard has credentials for a request: then only its path counts, and the SDK's own host and key are dropped. */
+  function isForCredentials({ matched, headers }: SdkRequest): boolean {
     let isAny = false;
-    const key = keyOf(headers);
-    for (const credential of parts.credentials()) {
-      if (key === null || key === PLACEHOLDER_KEY || isAt(credential, url)) return true;
+    for (const { provider, row } of parts.credentials()) {
+      if (!matched || (row ?? providerRow(provider)).dialect === matched.dialect) return true;
       isAny = true;
     }
     // Plugins may still bring the first.
-    return !isAny && options.plugins.length > 0 && (key === null || key === PLACEHOLDER_KEY);
+    if (isAny || options.plugins.length === 0) return false;
+    const key = keyOf(headers);
+    return key === null || key === PLACEHOLDER_KEY;
   }
 
   function stepFor(request: SdkRequest, fetch: Fetch): Step {
@@ -254,13 +255,6 @@ const reader: CallReader = {
     throw new GuardError("body_invalid", "a job does not carry a model call");
   },
 };
-
-/** Whether a request is addressed to where a credential's are sent, or to its provider's usual place. */
-function isAt({ origin, provider, row }: Credential, { host }: URL): boolean {
-  if (new URL(origin).host === host) return true;
-  const { baseUrl } = row ?? providerRow(provider);
-  return baseUrl !== null && new URL(baseUrl).host === host;
-}
 
 /** The refusal of what has no price, with what stands behind its path. */
 function explained(budgets: Step, path: string): Step {
