@@ -5,14 +5,21 @@ import { crossProblems } from "./options/checks.ts";
 import { hint } from "./core/nearest.ts";
 import type { LimitOptions } from "./options/limits.ts";
 import { resolveParsed, type ResolvedOptions } from "./options/resolved.ts";
-import { optionsSchema } from "./options/schema.ts";
+import { optionsSchema, type AuthFunction, type ScopesFunction } from "./options/schema.ts";
 import { formatPath, optionTree, suggestOption, type OptionNode, type OptionPath, type PathStyle, type Problem } from "./options/tree.ts";
 import { addUnbuilt, splitUnbuilt } from "./options/unbuilt.ts";
 
 /** What `createGuard()` takes. Everything is optional and has a default; YAML has the same names in snake_case. */
-export type GuardOptions<LimitNames extends string = string> = Omit<z.input<typeof optionsSchema>, "limits"> & {
+export type GuardOptions<LimitNames extends string = string> = Omit<WrittenOptions, "limits" | "auth" | "scopes"> & {
   readonly limits?: readonly LimitOptions<LimitNames>[] | undefined;
+  // Named, because a declaration file spells out what is only inferred, and then a callback may not name its own request type any more.
+  readonly auth?: Exclude<WrittenOptions["auth"], AnyFunction> | AuthFunction;
+  readonly scopes?: WithCallback<Exclude<WrittenOptions["scopes"], AnyFunction>> | ScopesFunction;
 };
+
+type WrittenOptions = z.input<typeof optionsSchema>;
+type AnyFunction = (...args: never[]) => unknown;
+type WithCallback<T> = T extends object ? Omit<T, "of"> & { readonly of?: ScopesFunction | null | undefined } : T;
 
 let tree: OptionNode | undefined;
 

@@ -49,10 +49,21 @@ const routeSchema = z.strictObject({
   onRefused: callback<RefusedFunction>().optional(),
 });
 
-export type RouteBudgetOptions<LimitNames extends string = string> = Omit<z.input<typeof routeSchema>, "limits"> & {
+export type RouteBudgetOptions<LimitNames extends string = string> = Omit<WrittenRoute, "limits" | "cost" | "scopes" | "skip" | "onRefused"> & {
   /** Names of the guard's limits, or limits of this route. @default all of the guard's */
   readonly limits?: readonly (LimitNames | LimitOptions)[] | undefined;
+  // Named, because a declaration file spells out what is only inferred, and then a callback may not name its own request type any more.
+  /** What is held: an amount, or a function of the request. */
+  readonly cost?: CostValue | CostFunction | undefined;
+  /** Whose budgets: added to what the guard's own `scopes` says, in place of what it says of the same scope. */
+  readonly scopes?: ScopesFunction | undefined;
+  /** `true` lets the request pass without a budget: nothing is held, no header is sent, no scope is asked for. A throw refuses it (500). */
+  readonly skip?: SkipFunction | undefined;
+  /** Answers in place of the refusal, whose headers are set on `res` already. */
+  readonly onRefused?: RefusedFunction | undefined;
 };
+
+type WrittenRoute = z.input<typeof routeSchema>;
 
 export interface ResolvedRouteBudget {
   readonly limits: readonly ResolvedLimit[];

@@ -93,11 +93,18 @@ type WrittenLimit = z.input<typeof limitSchema>;
 type AnyScope = ScopeName | (string & Record<never, never>);
 
 /** A limit as it is written in code. `Name` is its literal name, so that a guard knows which limits it has. */
-export interface LimitOptions<Name extends string = string> extends Omit<WrittenLimit, "name" | "scope"> {
+export interface LimitOptions<Name extends string = string> extends Omit<WrittenLimit, "name" | "scope" | "bucket" | "window" | "concurrency"> {
   /** Appears in refusals, headers and metrics. The same name and shape is the same counter everywhere. */
   readonly name: Name;
   /** What is counted apart: one scope, or several for a composite (`["user", "model"]`). One that nobody declares is a start-up error. */
   readonly scope: AnyScope | readonly AnyScope[];
+  // Named, because a declaration file spells out what is only inferred, and then a function may not name its own request type any more.
+  /** Starts full and refills all the time. Capacity in the limit's unit, USD for money; -1 = unlimited. */
+  readonly bucket?: (Omit<NonNullable<WrittenLimit["bucket"]>, "capacity"> & { readonly capacity: number | LimitFunction }) | undefined;
+  /** At most `limit` per period: sliding for `second`, `minute`, `hour` or a duration, calendar for `day`, `week`, `month`. */
+  readonly window?: (Omit<NonNullable<WrittenLimit["window"]>, "limit"> & { readonly limit: number | LimitFunction }) | undefined;
+  /** At most `limit` at one time; for the unit `concurrent`. */
+  readonly concurrency?: { readonly limit: number | LimitFunction } | undefined;
 }
 
 /** Numbers are in the limit's own unit, USD for money; -1 = unlimited. */
