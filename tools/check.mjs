@@ -117,6 +117,7 @@ const CHECKS = {
   unused: () => run("knip", ["--no-progress", "--no-config-hints"]),
   lockfile: checkLockfile,
   types: () => run("tsc", ["--noEmit"]),
+  docs: () => run("node", ["tools/api-reference.mjs", "--check"]),
   format: () => run("oxfmt", ["--check", "."]),
   text: checkText,
 };

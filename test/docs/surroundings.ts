@@ -1,0 +1,31 @@
+// What snippets may take for given, as a reader has it: an app with a login, a client, some messages. `<!-- with: app, requireLogin -->` names them.
+import express, { type NextFunction, type Request, type Response } from "express";
+import OpenAI from "openai";
+
+declare global {
+  namespace Express {
+    interface Request {
+      user?: { readonly id: string; readonly org: string; readonly plan: "free" | "pro" };
+    }
+  }
+}
+
+export const app = express();
+
+const PEOPLE = {
+  alice: { id: "alice", org: "acme", plan: "free" },
+  bob: { id: "bob", org: "acme", plan: "pro" },
+} as const;
+
+/** Who logs in by the header `x-login`; anybody else is turned away. */
+export function requireLogin(req: Request, res: Response, next: NextFunction): void {
+  const login = req.get("x-login");
+  if (login !== "alice" && login !== "bob") return void res.status(401).json({ error: "please log in" });
+  req.user = PEOPLE[login];
+  next();
+}
+
+/** The official client, against the scripted provider. */
+export const openai = new OpenAI();
+
+export const messages: OpenAI.ChatCompletionMessageParam[] = [{ role: "user", content: "Say in one line what a token bucket is." }];
