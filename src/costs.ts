@@ -1,7 +1,7 @@
 /** What a request may cost: from its body in the gateway, from the route's `cost` option elsewhere. */
 import type { Call } from "./core/call.ts";
 import type { Context } from "./core/context.ts";
-import { GuardError } from "./core/errors.ts";
+import { ConfigError, GuardError } from "./core/errors.ts";
 import { usdToNano } from "./core/money.ts";
 import type { Amounts, Unit } from "./core/store.ts";
 import { andThen } from "./core/time.ts";
@@ -11,6 +11,7 @@ import type { PriceBook } from "./metering/prices.ts";
 import type { Cost, Costs } from "./middleware/budgets.ts";
 import { passthroughCosts } from "./middleware/passthrough/costs.ts";
 import { resolveCost, type CostFunction, type ResolvedCost } from "./options/budgets.ts";
+import { isCovered } from "./options/cost.ts";
 import type { HostRequest } from "./options/limits.ts";
 
 export interface CostParts {
@@ -30,7 +31,15 @@ const notPriced = (): GuardError =>
 /** Who may serve a call, as far as prices go. */
 interface Servers {
   resolve(model: string): string;
-  of(model: string): { readonly candidates: readonly { readonly credential: { readonly name: string } }[] };
+  of(model: string): Serving;
+  /** The same for one request, however often it is asked, whatever is offered meanwhile. Absent = nothing changes. */
+  forRequest?(ctx: Context, model: string): Serving;
+}
+
+interface Serving {
+  /** What prices know the model by. */
+  readonly name: string;
+  readonly candidates: readonly { readonly credential: { readonly name: string } }[];
 }
 
 /** Costs of gateway calls: the dearest candidate that may serve them. */
@@ -48,32 +57,34 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
     };
   }
 
-  function usdCeiling(call: Call, inputTokens: number, outputTokens: number): number {
-    const name = offers.resolve(call.model);
-    const pairs = offers.of(call.model).candidates.map(({ credential }) => ({ model: name, credential: credential.name }));
+  const servingOf = (ctx: Context, { model }: Call): Serving => offers.forRequest?.(ctx, model) ?? offers.of(model);
+
+  function usdCeiling(ctx: Context, call: Call, inputTokens: number, outputTokens: number): number {
+    const { name, candidates } = servingOf(ctx, call);
+    const pairs = candidates.map(({ credential }) => ({ model: name, credential: credential.name }));
     const billed = prices.ceiling(pairs, inputTokens, outputTokens);
     if (billed === null) throw notPriced();
     return billed;
   }
 
   return {
-    costOf(_ctx, given, { units, capsOutput }, cap) {
+    costOf(ctx, given, { units, capsOutput }, cap) {
       const call = given as Call;
       // Also refuses a model that nobody offers, before anything is held.
-      offers.of(call.model);
+      servingOf(ctx, call);
       if (!countsTokens(units)) return freeCost;
       const known = estimateOf(call, cap);
       const ceiling = amountsOf(known, "ceiling");
       const expected = amountsOf(known, "expected");
       const capped = cap ?? (capsOutput && parts.capOutput && known.cappedByDefault ? known.ceilingOutputTokens / call.choices : undefined);
       return {
-        ceiling: units.has("usd") ? { ...ceiling, usd: usdCeiling(call, ceiling.input_tokens, ceiling.output_tokens) } : ceiling,
-        expected: units.has("usd") ? { ...expected, usd: usdCeiling(call, expected.input_tokens, expected.output_tokens) } : expected,
-        input: inputPart(known.inputTokens, units.has("usd") ? usdCeiling(call, known.inputTokens, 0) : null),
+        ceiling: units.has("usd") ? { ...ceiling, usd: usdCeiling(ctx, call, ceiling.input_tokens, ceiling.output_tokens) } : ceiling,
+        expected: units.has("usd") ? { ...expected, usd: usdCeiling(ctx, call, expected.input_tokens, expected.output_tokens) } : expected,
+        input: inputPart(known.inputTokens, units.has("usd") ? usdCeiling(ctx, call, known.inputTokens, 0) : null),
         outputCap: call.operation === "embeddings" ? undefined : capped,
       };
     },
-    affordable(_ctx, call, unit, available) {
+    affordable(ctx, call, unit, available) {
       const known = estimateOf(call, undefined);
       const ceiling = amountsOf(known, "ceiling");
       if (unit === "output_tokens") return Math.floor(available / call.choices);
@@ -83,7 +94,7 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
       let [low, high] = [0, Math.floor(ceiling.output_tokens / call.choices)];
       while (low < high) {
         const middle = Math.ceil((low + high) / 2);
-        if (usdCeiling(call, ceiling.input_tokens, middle * call.choices) <= available) low = middle;
+        if (usdCeiling(ctx, call, ceiling.input_tokens, middle * call.choices) <= available) low = middle;
         else high = middle - 1;
       }
       return low;
@@ -110,12 +121,13 @@ export function silentCosts(parts: CostParts, operations: Costs): Costs {
 /** Costs of a host's own route: what its `cost` option says, checked, or nothing but requests and slots. */
 export function routeCosts(parts: CostParts, option: ResolvedCost | CostFunction | null): Costs {
   return {
+    says: (unit) => typeof option === "function" || (option !== null && isCovered(option, unit)),
     costOf(ctx, _call, { units }) {
       if (!countsTokens(units)) return freeCost;
       if (option === null)
-        throw new Error(
+        throw new ConfigError([
           `budgets() on ${ctx.route} needs \`cost\`: a limit counts ${[...units].join(", ")}, and this is not a model call we can price`,
-        );
+        ]);
       if (typeof option !== "function") return costFrom(parts, ctx, option, units);
       return andThen(option(ctx.host as HostRequest), (value) => costFrom(parts, ctx, resolveCost(value, ctx.route), units));
     },
@@ -130,7 +142,7 @@ function costFrom(parts: CostParts, ctx: Context, cost: ResolvedCost, units: Rea
   const held = cost.kind === "amounts" ? statedAmounts(cost) : modelAmounts(parts, ctx, cost, units);
   for (const unit of units) {
     if (unit !== "requests" && unit !== "concurrent" && held[unit] === undefined) {
-      throw new Error(`the cost of ${ctx.route} says nothing about ${unit}, and a limit counts it; add it to cost`);
+      throw new ConfigError([`the cost of ${ctx.route} says nothing about ${unit}, and a limit counts it; add it to cost`]);
     }
   }
   return { ceiling: held, expected: held, input: held, outputCap: undefined };

@@ -4,7 +4,7 @@ import type { Credential } from "./core/credential.ts";
 import { GuardError } from "./core/errors.ts";
 import type { Logger } from "./core/logger.ts";
 import { hint } from "./core/nearest.ts";
-import type { Clock } from "./core/time.ts";
+import { LAST_MOMENT_MS, type Clock } from "./core/time.ts";
 import type { CredentialSet } from "./pool/credential-set.ts";
 import type { Pauses } from "./pool/pauses.ts";
 
@@ -46,7 +46,7 @@ export function credentialPauses({ credentials, pauses, clock, logger }: Credent
         throw new GuardError("body_invalid", "reason: expected 1 to 200 characters that tell people why", { param: "reason" });
       }
       const since = clock.now();
-      if (until !== null && !(Number.isSafeInteger(until) && until > since)) {
+      if (until !== null && !(Number.isSafeInteger(until) && until > since && until <= LAST_MOMENT_MS)) {
         throw new GuardError("body_invalid", "until: expected a time that is still to come, or none", { param: "until" });
       }
       if (!pauses.set(credential, { reason, since, until })) throw new GuardError("overloaded", "too many credentials are paused; resume some first");

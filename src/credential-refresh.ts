@@ -18,6 +18,8 @@ const LOCK_MS = 60_000;
 const BUSY_MS = 1_000;
 const FIRST_BACKOFF_MS = 1_000;
 const MOST_BACKOFF_MS = 5 * 60_000;
+/** A token that was accepted for so long says that those before it were refused for another reason. */
+const TRUSTED_MS = 2 * MOST_BACKOFF_MS;
 /** By how much the two clocks may differ. */
 const DRIFT_MS = 1_000;
 /** A timer's delay is a 32-bit number of ms. */
@@ -46,6 +48,13 @@ export interface CredentialRefresh extends Renewal {
   close(): void;
 }
 
+/** New tokens in place of refused ones, in a row. */
+interface Renewals {
+  readonly count: number;
+  /** Monotonic, ms: when the last one came. */
+  readonly at: number;
+}
+
 /** What is going on about one credential. */
 interface Job {
   timer: Timer | undefined;
@@ -64,6 +73,7 @@ export function credentialRefresh(parts: CredentialRefreshParts): CredentialRefr
   const jobs = new Map<string, Job>();
   /** Tokens that were refused once: each is asked about once. */
   const refused = new WeakSet<Credential>();
+  const renewals = new Map<string, Renewals>();
   let isClosed = false;
 
   const refresherOf = ({ provider }: Credential): RefreshFunction | undefined => refreshers.get(provider)?.at(-1);
@@ -104,10 +114,22 @@ export function credentialRefresh(parts: CredentialRefreshParts): CredentialRefr
     void ask(name).then((outcome) => after(name, job, outcome));
   }
 
+  function renewalsOf(name: string): number {
+    const { count = 0, at = 0 } = renewals.get(name) ?? {};
+    return clock.monotonic() - at < TRUSTED_MS ? count : 0;
+  }
+
+  /** A provider that refuses each new token would be asked without end, by every request, and its ban lifted each time. */
+  function pauseOf(name: string): number {
+    const count = renewalsOf(name);
+    return count === 0 ? 0 : Math.min(FIRST_BACKOFF_MS * 2 ** (count - 1), MOST_BACKOFF_MS);
+  }
+
   type Outcome = "done" | "busy" | "failed";
 
   async function ask(name: string): Promise<Outcome> {
     let held: PluginLock | null = null;
+    let asking: Promise<void> | undefined;
     try {
       held = await lock.take(`refresh/${name}`, LOCK_MS);
       const credential = credentials.find(name);
@@ -118,27 +140,28 @@ export function credentialRefresh(parts: CredentialRefreshParts): CredentialRefr
         // Whoever has replaced it meanwhile knows better.
         if (!isClosed && credentials.find(name) === credential) replace(credential, token);
       };
-      await answered(fn, credential, take);
+      asking = Promise.resolve(credential).then(fn).then(take);
+      await answered(asking, credential);
       return "done";
     } catch (error) {
       logger.warn({ err: withoutSecrets(error), credential: name }, "a credential's token could not be replaced; it is tried again");
       return "failed";
     } finally {
-      held?.release().catch(() => undefined);
+      // Who is late is still asking: a second one with the same refresh token would make the provider end both. The lock's own end is the last word.
+      if (held)
+        void Promise.allSettled([asking])
+          .then(held.release)
+          .catch(() => undefined);
     }
   }
 
   /** Nobody waits longer than the deadline for somebody else's function; what comes late is taken all the same. */
-  function answered(fn: RefreshFunction, credential: Credential, take: (token: RefreshedToken) => void): Promise<void> {
+  function answered(asking: Promise<void>, credential: Credential): Promise<void> {
     return new Promise((resolve, reject) => {
       const late = (): void =>
         reject(new GuardError("plugin_failed", `the refresher of ${credential.provider} did not answer within ${DEADLINE_MS} ms`));
       const timer = clock.timer(DEADLINE_MS, late);
-      Promise.resolve(credential)
-        .then(fn)
-        .then(take)
-        .then(resolve, reject)
-        .finally(() => timer.cancel());
+      asking.then(resolve, reject).finally(() => timer.cancel());
     });
   }
 
@@ -151,12 +174,16 @@ export function credentialRefresh(parts: CredentialRefreshParts): CredentialRefr
       return wait(name, Math.min(FIRST_BACKOFF_MS * 2 ** (job.failures - 1), MOST_BACKOFF_MS));
     }
     job.failures = 0;
+    if (job.isRefused) renewals.set(name, { count: renewalsOf(name) + 1, at: clock.monotonic() });
     job.isRefused = false;
     // Whatever it was given, nobody is asked without a pause.
     plan(name, credentials.find(name), FIRST_BACKOFF_MS);
   }
 
-  const unwatch = credentials.onChange((name, _before, now) => plan(name, now));
+  const unwatch = credentials.onChange((name, _before, now) => {
+    if (!now) renewals.delete(name);
+    plan(name, now);
+  });
 
   return {
     renews,
@@ -185,7 +212,8 @@ export function credentialRefresh(parts: CredentialRefreshParts): CredentialRefr
       refused.add(credential);
       const job = jobs.get(credential.name);
       if (job?.isAsking) return;
-      wait(credential.name, 0);
+      const plannedMs = (job?.nextAt ?? Infinity) - clock.now();
+      wait(credential.name, Math.max(0, Math.min(plannedMs, pauseOf(credential.name))));
       (jobs.get(credential.name) as Job).isRefused = true;
     },
 

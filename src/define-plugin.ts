@@ -8,7 +8,7 @@ import { pluginProblem } from "./options/plugins.ts";
  *
  * `setup(host)` runs once the store is ready and before `ready()` resolves; the plugins of a list one after another, in its order. It has 30 s. A throw stops
  * the start: `ready()` rejects with `plugin_failed`, which names the plugin and has the cause. What it returns is called when the guard closes, in reverse
- * order, with 5 s of time; by then no listener, timer or route of the plugin is running any more, and everything else of `host` still works.
+ * order, with 5 s of time (after at most 5 s for running timers); by then no listener, timer or route of the plugin begins any more, and everything else of `host` still works.
  *
  * @throws ConfigError for a name or a `setup` that cannot be used.
  * @example

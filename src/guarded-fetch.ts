@@ -42,18 +42,22 @@ export function guardedFetch({ clock, transport, signal: ending }: GuardedFetchP
     const { maxBytes = MOST_BYTES, timeoutMs = TIMEOUT_MS, allow = [], ...plain } = init;
     const url = new URL(input);
     if (url.protocol !== "http:" && url.protocol !== "https:") throw new TypeError(`fetch: ${url.protocol} is not http: or https:`);
+    // Said here, because whoever says it otherwise repeats the URL.
+    if (url.username !== "" || url.password !== "") throw new TypeError("fetch: the URL holds a user or a password; send an authorization header");
     if (plain.redirect === "follow") throw new TypeError("fetch: redirects are never followed; leave redirect out, or ask the target itself");
     const request = new Request(url, plain);
     const allowPrivate = allow.map(originOf).includes(url.origin);
     checkHost(url.hostname, allowPrivate);
-    const body = request.body ? Buffer.from(await request.arrayBuffer()) : null;
     const signal = AbortSignal.any([request.signal, ending]);
     signal.throwIfAborted();
+    const from = clock.monotonic();
+    const body = request.body && (await readBody(request.body, { clock, timeoutMs, signal }));
+    const leftMs = timeoutMs - (clock.monotonic() - from);
 
     const path = url.pathname + url.search;
     const headers = headersOf(request.headers);
     const outgoing = { origin: url.origin, path, method: request.method, headers, body, allowPrivate, proxyUrl: null };
-    const asking = collected(transport(), clock, outgoing, { timeoutMs, maxBytes });
+    const asking = collected(transport(), clock, outgoing, { timeoutMs: leftMs, maxBytes });
     const giveUp = (): void => asking.giveUp(new GuardError("upstream_unreachable", "the call was given up"));
     signal.addEventListener("abort", giveUp, { once: true });
     try {
@@ -68,6 +72,31 @@ export function guardedFetch({ clock, transport, signal: ending }: GuardedFetchP
       signal.removeEventListener("abort", giveUp);
     }
   };
+}
+
+interface Waiting {
+  readonly clock: Clock;
+  readonly timeoutMs: number;
+  readonly signal: AbortSignal;
+}
+
+/** What is to be sent may be a stream, too, and one without end. Whoever makes it is told when nobody reads it any more. */
+async function readBody(stream: ReadableStream<Uint8Array>, { clock, timeoutMs, signal }: Waiting): Promise<Buffer> {
+  const reader = stream.getReader();
+  const late = new AbortController();
+  const timer = clock.timer(timeoutMs, () => late.abort(new GuardError("upstream_timeout", "fetch: the body to send was not complete in time")));
+  const given = AbortSignal.any([signal, late.signal]);
+  const giveUp = (): void => void reader.cancel(given.reason).catch(() => undefined);
+  given.addEventListener("abort", giveUp, { once: true });
+  try {
+    const chunks: Uint8Array[] = [];
+    for (let piece = await reader.read(); !piece.done; piece = await reader.read()) chunks.push(piece.value);
+    given.throwIfAborted();
+    return Buffer.concat(chunks);
+  } finally {
+    timer.cancel();
+    given.removeEventListener("abort", giveUp);
+  }
 }
 
 function originOf(text: string): string {

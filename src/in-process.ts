@@ -123,6 +123,7 @@ export function inProcess(parts: InProcessParts): InProcess {
 
   function checkedScopes(what: string, given: ScopesInput): Scopes {
     const known = [...BUILT_IN_SCOPES, ...declaredScopes];
+    if (!isRecord(given)) throw new ConfigError([`${what} scopes: expected values such as { user: "alice" }`]);
     for (const name of Object.keys(given))
       if (!known.includes(name)) throw new ConfigError([`${what} scopes.${name}: nobody declares this scope${hint(name, known)}; scopes.names does`]);
     return scopesFrom(given);
@@ -159,11 +160,13 @@ export function inProcess(parts: InProcessParts): InProcess {
   }
 
   function jobOf({ limits, cost }: RunOptions): Step {
-    if (limits?.some((limit) => typeof limit !== "string")) throw new ConfigError(["run() limits: expected names of the guard's limits"]);
+    if (typeof cost === "function") throw new ConfigError(["run() cost: there is no request to ask; expected USD or an object"]);
+    if (Array.isArray(limits) && limits.some((limit) => typeof limit !== "string"))
+      throw new ConfigError(["run() limits: expected names of the guard's limits"]);
     let route;
     try {
       const given = { ...(limits ? { limits } : {}), ...(cost === undefined ? {} : { cost }) };
-      route = resolveRouteBudget(given, { limits: options.limits, declaredScopes, pricesCalls: false });
+      route = resolveRouteBudget(given, { limits: options.limits, declaredScopes, pricesCalls: false, mayHaveNone: true });
     } catch (error) {
       if (!(error instanceof ConfigError)) throw error;
       throw new ConfigError(error.problems.map((problem) => problem.replace(/^budgets\(\)/, "run()")));
@@ -208,6 +211,8 @@ export function inProcess(parts: InProcessParts): InProcess {
   async function run<T>(given: RunOptions, fn: (quota: RequestQuota) => MaybePromise<T>): Promise<T> {
     checkNames("run()", given, ["scopes", "cost", "limits", "signal"]);
     const { signal } = given;
+    // Before anything is held: what nobody can call would leave the estimate charged.
+    if (typeof fn !== "function") throw new ConfigError(["run(options, fn) needs the job: a function that gets the quota"]);
     const budgets = jobOf(given);
     const scopes = checkedScopes("run()", given.scopes ?? {});
     ambient.switchOn();
@@ -228,6 +233,13 @@ export function inProcess(parts: InProcessParts): InProcess {
       const error = refused(ctx, thrown);
       await close(error.status, error);
       throw error;
+    }
+    if (ctx.gone) {
+      // Nothing has begun, so nothing is charged.
+      ctx.charged = { kind: "nothing" };
+      await close(499, null);
+      for (const each of signals) each.throwIfAborted();
+      throw new GuardError("overloaded", "the gateway is shutting down; try again", { retryAfterMs: 1_000 });
     }
     let status = 500;
     try {
@@ -270,7 +282,10 @@ function explained(budgets: Step, path: string): Step {
   };
 }
 
+const isRecord = (value: unknown): boolean => typeof value === "object" && value !== null && !Array.isArray(value);
+
 function checkNames(what: string, given: object, known: readonly string[]): void {
+  if (!isRecord(given)) throw new ConfigError([`${what} expects an object with any of ${known.join(", ")}`]);
   for (const name of Object.keys(given))
     if (!known.includes(name)) throw new ConfigError([`${what} ${name}: there is no such option${hint(name, known)}`]);
 }

@@ -1,6 +1,7 @@
 /** The guard's options: what a host writes, what the code uses, and every mistake named at once. */
 import type { z } from "zod";
 import { ConfigError } from "./core/errors.ts";
+import { isPromise } from "./core/time.ts";
 import { crossProblems } from "./options/checks.ts";
 import { hint } from "./core/nearest.ts";
 import type { LimitOptions } from "./options/limits.ts";
@@ -36,12 +37,22 @@ export type CheckedOptions = { readonly ok: true; readonly options: ResolvedOpti
 
 /** Checks and resolves. `style` only decides how messages spell names. */
 export function checkOptions(input: unknown, style: PathStyle = "code"): CheckedOptions {
+  const promised = promisedProblems(input);
+  if (promised.length > 0) return { ok: false, problems: promised };
   const { options, problems: unbuilt } = splitUnbuilt(input);
   const parsed = optionsSchema.safeParse(options);
   const broken = parsed.success ? [] : schemaProblems(parsed.error.issues, options, optionNames(), style);
   // One line an option: after "not yet" or a malformed value, whatever else could be said of it is noise.
   const problems = distinct([...unbuilt, ...broken, ...crossProblems(options)]);
   return parsed.success && problems.length === 0 ? { ok: true, options: resolveParsed(parsed.data) } : { ok: false, problems };
+}
+
+/** A promise has no option of its own, so it would pass for an empty object: a guard without a limit, or a memory store where another was meant. */
+function promisedProblems(input: unknown): readonly Problem[] {
+  const message = "is a promise: await it first";
+  if (isPromise(input)) return [{ path: [], message }];
+  if (typeof input !== "object" || input === null) return [];
+  return Object.entries(input).flatMap(([name, value]): Problem[] => (isPromise(value) ? [{ path: [name], message }] : []));
 }
 
 /** Checks and resolves the options of `createGuard()`. Throws ConfigError that lists every problem, each by the option's path. */

@@ -90,6 +90,17 @@ export function pluginHost(name: string, parts: PluginHostParts): HostedPlugin {
     return once;
   }
 
+  /** A store of the host's may mind: the plugin's own end, and that of the others, comes all the same. */
+  function stopAll(): void {
+    for (const stop of [...stops]) {
+      try {
+        stop();
+      } catch (error) {
+        failed("watcher", error);
+      }
+    }
+  }
+
   const timers = pluginTimers(name, clock, (error) => failed("timer", error));
   const fetch = guardedFetch({ clock, transport: parts.transport, signal: ending.signal });
   const locks = recordLock({ records: parts.records, clock, owner: name });
@@ -103,7 +114,7 @@ export function pluginHost(name: string, parts: PluginHostParts): HostedPlugin {
     records: whileAlive(pluginRecords(name, shieldedRecords, untilTheEnd), alive),
     secrets: whileAlive(pluginSecrets(name, parts.kept, parts.box), alive),
     credentials: whileAlive(control.forPlugin(name), alive),
-    on: (event, listener) => untilTheEnd(events.on(event, shielded("listener", listener))),
+    on: (event, listener) => untilTheEnd(events.on(event, typeof listener === "function" ? shielded("listener", listener) : listener)),
     route: (path, step, options = {}) => void untilTheEnd(parts.routes.add(pluginRoute(path, step, options, route))),
     every: timers.every,
     lock: async (key, ttlMs) => locks.take(`plugin-locks/${name}/${checkKey(name, key)}`, ttlMs),
@@ -116,7 +127,7 @@ export function pluginHost(name: string, parts: PluginHostParts): HostedPlugin {
     host: whileAlive(host, alive),
     failed,
     async quiet() {
-      for (const stop of [...stops]) stop();
+      stopAll();
       await timers.stop();
     },
     end() {
@@ -124,7 +135,7 @@ export function pluginHost(name: string, parts: PluginHostParts): HostedPlugin {
       isOver = true;
       ending.abort(new GuardError("plugin_failed", `the plugin ${name} was torn down`));
       // What its teardown began.
-      for (const stop of [...stops]) stop();
+      stopAll();
       void timers.stop();
       control.drop(name);
     },

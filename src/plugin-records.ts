@@ -1,5 +1,5 @@
 import { ConfigError } from "./core/errors.ts";
-import type { RecordStore, StoredRecord } from "./core/store.ts";
+import type { PutOptions, RecordStore, StoredRecord } from "./core/store.ts";
 import { andThen } from "./core/time.ts";
 
 const MOST_LENGTH = 512;
@@ -22,6 +22,19 @@ export function checkPrefix(plugin: string, prefix: string): string {
   return prefix;
 }
 
+/** Before the store gets them: what it cannot keep is the plugin's mistake, and no sign that the store is ill. */
+export function checkRecord(plugin: string, key: string, value: unknown, { ttlMs }: PutOptions = {}): void {
+  const wrong = (why: string): ConfigError => new ConfigError([`the plugin ${plugin}: the record ${key} ${why}`]);
+  if (ttlMs !== undefined && !(Number.isFinite(ttlMs) && ttlMs > 0)) throw wrong("needs a ttlMs above 0");
+  let json: string | undefined;
+  try {
+    json = JSON.stringify(value);
+  } catch {
+    // A bigint, a circle.
+  }
+  if (json === undefined) throw wrong("must be JSON: text, numbers, booleans, null, lists and objects of these");
+}
+
 /** Records below one place: a plugin sees its own keys, and no others exist for it. `watching` hears of each watch, to end it with the plugin. */
 export function pluginRecords(plugin: string, records: RecordStore, watching: (stop: () => void) => () => void): RecordStore {
   const root = `plugins/${plugin}/`;
@@ -29,7 +42,11 @@ export function pluginRecords(plugin: string, records: RecordStore, watching: (s
   const own = (record: StoredRecord): StoredRecord => ({ ...record, key: record.key.slice(root.length) });
   return {
     get: (key) => andThen(records.get(inside(key)), (record) => record && own(record)),
-    put: (key, value, options) => records.put(inside(key), value, options),
+    put(key, value, options) {
+      const at = inside(key);
+      checkRecord(plugin, key, value, options);
+      return records.put(at, value, options);
+    },
     delete: (key) => records.delete(inside(key)),
     list: (prefix) => andThen(records.list(root + checkPrefix(plugin, prefix)), (found) => found.map(own)),
     watch: (prefix, fn) =>

@@ -1,3 +1,4 @@
+import { validateHeaderName, validateHeaderValue } from "node:http";
 import { isSource, type Answer } from "./core/answer.ts";
 import type { Context } from "./core/context.ts";
 import { ConfigError, GuardError } from "./core/errors.ts";
@@ -5,12 +6,15 @@ import { hint } from "./core/nearest.ts";
 import type { RouteOptions } from "./core/plugin.ts";
 import type { Step } from "./core/step.ts";
 import type { Clock } from "./core/time.ts";
+import { pluginStream } from "./plugin-stream.ts";
 
 const METHODS: ReadonlySet<string> = new Set(["GET", "POST", "PUT", "PATCH", "DELETE"]);
 const PATH = /^(?:\/|(?:\/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+)$/;
 /** Of one plugin. */
 const MOST_ROUTES = 256;
 const OPTIONS = ["public", "method"];
+/** They say where an answer ends, which is the edge's to know: a second opinion would make the rest of a body look like the next answer. */
+const FRAMING: ReadonlySet<string> = new Set(["content-length", "transfer-encoding", "connection", "keep-alive", "trailer", "upgrade"]);
 
 /** One route as the edge serves it. */
 export interface PluginRoute {
@@ -82,29 +86,67 @@ export function pluginRoute(path: string, step: Step, options: RouteOptions, par
 
 /** Refusals stay what they are; everything else that goes wrong is the plugin's fault, told in full to the log and not at all to the caller. */
 function answering(step: Step, { plugin, clock, deadlineMs, failed }: RouteParts): Step {
+  const refusal = (): GuardError => new GuardError("plugin_failed", `the plugin ${plugin} failed; the server's log says why`);
+
   return async function pluginStep(ctx) {
     try {
       const answer = await inTime(step, ctx);
       if (!isAnswer(answer)) throw new TypeError("the step returned no Answer { status, headers, body }; jsonAnswer(value) makes one");
-      // The edge adds to the headers; a plugin may return the same object each time.
-      const headers = [...answer.headers];
+      const headers = headersOf(answer);
       if (!headers.some((name, i) => i % 2 === 0 && name.toLowerCase() === "cache-control")) headers.push("cache-control", "no-store");
-      return { ...answer, headers };
+      const { body } = answer;
+      if (isSource(body) && ctx.method === "HEAD") {
+        // Nobody asked for it, and one without end would keep back whatever comes next on the connection.
+        body.cancel();
+        return { ...answer, headers, body: null };
+      }
+      return { ...answer, headers, body: isSource(body) ? pluginStream(body, { ctx, refusal, failed }) : body };
     } catch (error) {
       if (GuardError.is(error)) throw error;
       failed(error);
-      throw new GuardError("plugin_failed", `the plugin ${plugin} failed; the server's log says why`);
+      throw refusal();
     }
   };
 
   function inTime(run: Step, ctx: Context): Promise<Answer | void> {
     return new Promise((resolve, reject) => {
-      const timer = clock.timer(deadlineMs, () => reject(new Error(`the step did not answer within ${deadlineMs} ms`)));
+      let isLate = false;
+      const giveUp = (why: Error): void => {
+        isLate = true;
+        reject(why);
+      };
+      const timer = clock.timer(deadlineMs, () => giveUp(new Error(`the step did not answer within ${deadlineMs} ms`)));
+      // The guard closes, and does not wait for it.
+      ctx.onGone((reason) => reason && giveUp(reason));
+      /** What streams would wait for its reader without end. */
+      const inUse = (answer: Answer | void): Answer | void => {
+        if (isLate && isAnswer(answer) && isSource(answer.body)) answer.body.cancel();
+        return answer;
+      };
       Promise.resolve(ctx)
         .then(run)
-        .then(resolve, reject)
-        .finally(() => timer.cancel());
+        .finally(() => {
+          timer.cancel();
+          ctx.onGone(undefined);
+        })
+        .then(inUse)
+        .then(resolve, reject);
     });
+  }
+}
+
+/** A copy, because the edge adds to it and a plugin may return the same object each time. Throws for what HTTP cannot carry. */
+function headersOf({ headers, body }: Answer): string[] {
+  try {
+    return headers.filter((_text, i) => {
+      const [name, value] = headers.slice(i - (i % 2)) as [string, string];
+      validateHeaderName(name);
+      validateHeaderValue(name, value);
+      return !FRAMING.has(name.toLowerCase());
+    });
+  } catch (error) {
+    if (isSource(body)) body.cancel();
+    throw error;
   }
 }
 

@@ -3,7 +3,7 @@ import type { PluginSecrets } from "./core/plugin.ts";
 import type { SecretBox } from "./core/secret-box.ts";
 import { Secret } from "./core/secret.ts";
 import type { RecordStore } from "./core/store.ts";
-import { checkKey, checkPrefix } from "./plugin-records.ts";
+import { checkKey, checkPrefix, checkRecord } from "./plugin-records.ts";
 
 /** Tokens and passwords, not files. */
 const MOST_CHARACTERS = 65_536;
@@ -32,13 +32,15 @@ export function pluginSecrets(plugin: string, records: RecordStore, box: () => S
       return box().open(sealed, place);
     },
 
-    async put(key, value, options = {}) {
+    async put(key, given, options = {}) {
       const place = inside(key);
-      const text = value instanceof Secret ? value.reveal() : value;
+      const text = given instanceof Secret ? given.reveal() : given;
       if (typeof text !== "string" || text === "" || text.length > MOST_CHARACTERS) {
         throw new ConfigError([`the plugin ${plugin}: the secret ${key} must be text of 1 to ${MOST_CHARACTERS} characters, or a Secret`]);
       }
-      await records.put(place, { sealed: box().seal(text, place) } satisfies Sealed, options);
+      const value: Sealed = { sealed: box().seal(text, place) };
+      checkRecord(plugin, key, value, options);
+      await records.put(place, value, options);
     },
 
     async delete(key) {

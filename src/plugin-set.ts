@@ -85,22 +85,20 @@ async function setUp(clock: Clock, plugin: Plugin, hosted: HostedPlugin): Promis
   return within(clock, SETUP_MS, setting, late);
 }
 
-/** Nothing new begins, then the plugin's own teardown, then its host is shut: all of it in one deadline. What fails is logged. */
+/**
+ * Nothing new begins and what runs ends, then the plugin's own teardown, then its host is shut. Each of the first two has its own deadline: a timer that
+ * hangs must not keep the plugin from closing what it has open. What fails is logged.
+ */
 async function tearDown(clock: Clock, plugin: Plugin, hosted: HostedPlugin, teardown: unknown): Promise<void> {
-  const work = async (): Promise<void> => {
-    await hosted.quiet();
-    if (typeof teardown === "function") await call(teardown);
-  };
-  try {
-    await within(
-      clock,
-      TEARDOWN_MS,
-      work(),
-      () => new Error(`the plugin ${plugin.name} did not end within ${TEARDOWN_MS / 1_000} s and is left behind`),
-    );
-  } catch (error) {
-    hosted.failed("teardown", error);
+  async function inTime(work: Promise<void>, what: string): Promise<void> {
+    try {
+      await within(clock, TEARDOWN_MS, work, () => new Error(`${what} did not end within ${TEARDOWN_MS / 1_000} s and is left behind`));
+    } catch (error) {
+      hosted.failed("teardown", error);
+    }
   }
+  await inTime(hosted.quiet(), `a timer of the plugin ${plugin.name}`);
+  if (typeof teardown === "function") await inTime(call(teardown), `the plugin ${plugin.name}`);
   hosted.end();
 }
 

@@ -79,9 +79,12 @@ export function recordLock({ records, clock, owner = "quotaguard" }: RecordLockO
       const lock: PluginLock = {
         async extend() {
           if (released) return false;
+          const from = clock.monotonic();
           const extended = await replace(key, token, version, mark, ttlMs);
-          if (extended !== undefined) version = extended;
-          return extended !== undefined;
+          if (extended === undefined) return false;
+          version = extended;
+          // As with the first answer: one that took longer than the lock lasts says nothing about now.
+          return clock.monotonic() - from < ttlMs;
         },
         async release() {
           if (released) return;

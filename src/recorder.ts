@@ -144,8 +144,9 @@ function openRow(ctx: Context, lease: Lease | undefined): OpenRow {
 const heldBy = (ctx: Context): Amounts => largest(ctx.reservations, "held");
 
 /** What stays charged when nobody says what was used. */
-const chargedAsHeld = (ctx: Context): Amounts =>
-  ctx.charged?.kind === "input" ? largest(ctx.reservations, "input") : (ctx.row?.held ?? heldBy(ctx));
+const chargedAsHeld = (ctx: Context, row: LedgerRow): Amounts => (ctx.charged?.kind === "input" ? largest(ctx.reservations, "input") : row.held);
+
+const isServed = (reservation: Reservation): boolean => reservation.isServed === true;
 
 function largest(reservations: readonly Reservation[] | undefined, what: "held" | "input"): Amounts {
   if (!reservations) return NOTHING_HELD;
@@ -170,7 +171,13 @@ function closeRow(ctx: Context): LedgerRow {
   const { charged, outcome, startedAt, firstByteAt } = ctx;
   const metered = charged?.kind === "usage" ? charged : null;
   row.state = stateOf(ctx);
-  const held = row.state === "estimated" ? (chargedAsHeld(ctx).usd ?? null) : 0;
+  // Of what calls in this process are charged in its place, no estimate stands.
+  if (row.state === "estimated" && ctx.reservations?.some(isServed))
+    row.held = largest(
+      ctx.reservations.filter((each) => !isServed(each)),
+      "held",
+    );
+  const held = row.state === "estimated" ? (chargedAsHeld(ctx, row).usd ?? null) : 0;
   row.status = outcome?.status ?? 0;
   row.code = outcome?.code ?? null;
   row.latencyMs = ctx.services.clock.monotonic() - startedAt;

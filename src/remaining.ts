@@ -59,6 +59,8 @@ export function remainingRows(parts: RemainingParts): Rows {
   }
 
   return async function remaining(given) {
+    if (typeof given !== "object" || (given as object | null) === null)
+      throw new GuardError("scope_invalid", 'remaining() takes scope values, such as { user: "alice" }');
     for (const name of Object.keys(given)) {
       if (!declared.has(name)) throw new GuardError("scope_invalid", `unknown scope ${name}${hint(name, declared)}`, { scope: name });
     }

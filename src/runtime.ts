@@ -342,6 +342,7 @@ async function assemble(
       inProcess: NOBODY,
       calls: null,
       route: unreadCosts,
+      holdsMore: true,
       planner: planner({ ...everywhere, requiredByDefault: false }),
     }),
     lane: () => (lane ??= openLane()),

@@ -72,7 +72,7 @@ export class UnreadAnswer implements ResponseHandler, Source {
   }
 
   end(): void {
-    this.#over(true, this.#status < 400 ? "estimate" : "nothing");
+    this.#over(true, "estimate");
   }
 
   fail(error: GuardError): void {
@@ -115,8 +115,10 @@ export class UnreadAnswer implements ResponseHandler, Source {
     const { recorder } = this.#ctx.services;
     this.#ctx.onGone(undefined);
     if (this.#ctx.attempts > 0) {
-      const found = ending === "nothing" ? null : (this.#tail?.found() ?? null);
-      this.#ctx.charged = chargeFor(this.#ctx, this.#lease, this.#operation, null, ending, found).charged;
+      // Its head said that it was refused, whatever became of the rest.
+      const worth = this.#status < 400 ? ending : "nothing";
+      const found = worth === "nothing" ? null : (this.#tail?.found() ?? null);
+      this.#ctx.charged = chargeFor(this.#ctx, this.#lease, this.#operation, null, worth, found).charged;
       recorder.attempt(this.#ctx, this.#lease, this.#status || null, ended === true ? null : ended.code);
     }
     if (this.#status === 0 && ended !== true) this.#result.reject(ended);

@@ -101,6 +101,23 @@ test("a 401 asks once for each token, whatever its end", async () => {
   expect([await pass(1), token("a")]).toEqual([2, "t2"]);
 });
 
+test("a provider that refuses each new token is asked with growing pauses, until one was good for a while", async () => {
+  const { set, refresh, giving, put, pass } = kit();
+  refresh.add("openai", giving(100 * HOUR));
+  put("a", null);
+  const refused = (): void => refresh.unauthorized(set.find("a") as Credential);
+  refused();
+  expect(await pass(1)).toBe(1);
+  for (const [count, ms] of [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 300_000, 300_000].entries()) {
+    refused();
+    expect(await pass(ms - 1)).toBe(count + 1);
+    expect(await pass(1)).toBe(count + 2);
+  }
+  await pass(10 * MINUTE);
+  refused();
+  expect(await pass(1)).toBe(13);
+});
+
 test("requests that go on being refused do not hurry a refresher that fails", async () => {
   const { set, refresh, asked, put, pass } = kit();
   refresh.add("openai", () => {
@@ -148,6 +165,30 @@ test("a refresher that never answers costs a deadline, and what comes late is ta
   answers[0]?.({ apiKey: new Secret("late"), expiresAt: clock.now() + HOUR });
   await pass(0);
   expect([token("a"), answers.length]).toEqual(["late", 1]);
+});
+
+test("one that is late is not asked again while it is still asking, by any process, until its lock ends", async () => {
+  const one = kit();
+  const two = kit(one.clock, one.records);
+  const answers: ((given: RefreshedToken) => void)[] = [];
+  const never: RefreshFunction = () => new Promise((resolve) => void answers.push(resolve));
+  one.refresh.add("openai", never);
+  one.put("a", -1);
+  await one.pass(1);
+  two.refresh.add("openai", two.giving(HOUR));
+  two.put("a", -1);
+  for (let s = 0; s < 50; s += 1) await one.pass(1_000);
+  expect([answers.length, two.asked.length]).toEqual([1, 0]);
+  answers[0]?.({ apiKey: new Secret("late"), expiresAt: one.clock.now() + HOUR });
+  await one.pass(0);
+  // It has answered, so the next one may.
+  expect([one.token("a"), await two.pass(1_000)]).toEqual(["late", 1]);
+
+  const third = kit();
+  third.refresh.add("openai", never);
+  third.put("b", -1);
+  for (let s = 0; s < 62; s += 1) await third.pass(1_000);
+  expect(answers).toHaveLength(3);
 });
 
 test("one process at a time asks: the other one waits, and then asks for itself", async () => {

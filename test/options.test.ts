@@ -560,6 +560,8 @@ describe("every problem at once, by its path", () => {
     ["store object", { store: { get: 1 } }, "store.get: unknown option"],
     ["management path", { management: { path: "v0/" } }, "management.path: expected a path such as /v0/management, without a trailing slash"],
     ["not an object", 7, "options: expected an object, got a number"],
+    ["a promise of all", Promise.resolve({ limits: [] }), "options: is a promise: await it first"],
+    ["a promise of one", { store: Promise.resolve({ url: "memory" }) }, "store: is a promise: await it first"],
     ["list instead of object", { server: [] }, "server: expected an object, got a list"],
     ["null", { estimate: null }, "estimate: expected an object, got nothing (null)"],
     ["auth", { auth: true }, "auth: expected false, { masterKey, keys } or a function (key, req) => principal"],

@@ -237,6 +237,7 @@ describe("remaining() refuses", () => {
     ["a value that no scope can have", { user: "al ice" }, "the value of scope user must be"],
     ["a route of no name", { route: "" }, "the value of scope route must be"],
     ["a model that is no text", { model: 4 }, "the value of scope model must be"],
+    ["nothing, as of a login that is not there", undefined as never, "takes scope values"],
     ["a value of no kind", { user: {} }, "must be a string, a number or a bigint"],
   ])("%s", async (_what, scopes, message) => {
     const it = await host({ store: { url: "memory" }, limits: [USER_DAY] });

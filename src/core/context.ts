@@ -31,6 +31,8 @@ export interface Reservation {
   readonly input: Amounts;
   /** For a model call, where what was used is known or nothing was; else the host may or may not report it. */
   readonly forCall: boolean;
+  /** Calls of its handler, in this process, are charged in its place: its estimate does not stand. Absent = there were none. */
+  readonly isServed?: boolean;
 }
 
 /**
@@ -41,7 +43,8 @@ export type Charged =
   | { readonly kind: "nothing" }
   | {
       readonly kind: "usage";
-      readonly usage: Usage;
+      /** Null = only the cost was told: what was held of tokens stands. */
+      readonly usage: Usage | null;
       readonly provenance: "exact" | "counted";
       readonly rawNanoUsd: number | null;
       readonly billedNanoUsd: number | null;
@@ -162,6 +165,8 @@ export class Context {
   outputCap: number | undefined;
   /** Response headers that steps want on any answer: alternating names and values. */
   replyHeaders: string[] | undefined;
+  /** Who may serve the call, as it was when its budgets were costed: nobody else may. Opaque but to the guard that it is of. Written by `budgets`. */
+  offer: object | undefined;
   /** Written by `credentials`. */
   choice: Choice | undefined;
   /** Written by `passthrough`: the model that a request names which is no call; null = none was seen. */

@@ -155,11 +155,19 @@ export function guardLogger(host: Logger | undefined): Logger {
     const help = "code" in fields ? helpOf(fields.code) : undefined;
     return help === undefined ? fields : { ...fields, help };
   };
+  /** Lines come from timers and failures, where a throw would end the process: a logger that fails loses its line and nothing else. */
+  const say = (level: keyof Logger, fields: object, message: string): void => {
+    try {
+      host[level](fields, message);
+    } catch {
+      // There is nobody left to tell.
+    }
+  };
   return {
-    debug: (fields, message) => host.debug(fields, message),
-    info: (fields, message) => host.info(helpful(fields), message),
-    warn: (fields, message) => host.warn(helpful(fields), message),
-    error: (fields, message) => host.error(helpful(fields), message),
+    debug: (fields, message) => say("debug", fields, message),
+    info: (fields, message) => say("info", helpful(fields), message),
+    warn: (fields, message) => say("warn", helpful(fields), message),
+    error: (fields, message) => say("error", helpful(fields), message),
   };
 }
 
@@ -176,8 +184,9 @@ export function warningLogger(): Logger {
   const seen = new Set<string>();
   function warn(fields: object, message: string): void {
     const code = "code" in fields && typeof fields.code === "string" ? fields.code : undefined;
-    const key = code ?? message;
-    if (seen.has(key) || seen.size >= MOST_TOLD) return;
+    // "A request failed unexpectedly" is said of every mistake in a host's callbacks: each of those is told.
+    const key = code ?? `${message}\n${whyOf(fields)}`;
+    if (seen.has(key) || (seen.size >= MOST_TOLD && helpOf(code) === undefined)) return;
     seen.add(key);
     const { text, detail } = worded(fields, message);
     process.emitWarning(text, { type: "QuotaGuardWarning", ...(code === undefined ? {} : { code }), ...(detail === "" ? {} : { detail }) });
@@ -189,6 +198,12 @@ export function warningLogger(): Logger {
     warn: (fields, message) => (helpOf((fields as { code?: unknown }).code) === undefined ? undefined : warn(fields, message)),
     error: warn,
   };
+}
+
+function whyOf({ err }: { readonly err?: unknown }): string {
+  if (err === undefined) return "";
+  const { text, frames } = reasonOf(err);
+  return `${text}\n${frames}`;
 }
 
 function worded(fields: object, message: string): { readonly text: string; readonly detail: string } {

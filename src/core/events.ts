@@ -1,5 +1,6 @@
-import type { ErrorCode, GuardError } from "./errors.ts";
+import { ConfigError, type ErrorCode, type GuardError } from "./errors.ts";
 import type { Logger } from "./logger.ts";
+import { hint } from "./nearest.ts";
 import type { Scopes } from "./scope.ts";
 import type { Amounts, Unit } from "./store.ts";
 import type { Provenance, Usage } from "./usage.ts";
@@ -47,20 +48,39 @@ export interface GuardEvents {
   debt: { readonly requestId: string; readonly limit: string; readonly unit: Unit; readonly amount: number };
 }
 
+const NAMES: { readonly [name in keyof GuardEvents]: true } = {
+  request: true,
+  refused: true,
+  "would-refuse": true,
+  attempt: true,
+  settled: true,
+  ban: true,
+  debt: true,
+};
+
 type Listener<T> = (event: T) => void;
 
 /** A typed emitter whose listeners cannot break a request: a throw is logged. */
 export interface Events {
+  /** Returns a function that stops it. Throws ConfigError for an event that never comes. */
   on<K extends keyof GuardEvents>(name: K, listener: Listener<GuardEvents[K]>): () => void;
   /** Whether anybody listens: lets the hot path skip building the event. */
   has(name: keyof GuardEvents): boolean;
   emit<K extends keyof GuardEvents>(name: K, event: GuardEvents[K]): void;
 }
 
+/** JavaScript may give anything. */
+function unknownOf(given: unknown): string {
+  const name = String(given);
+  return name + hint(name, Object.keys(NAMES));
+}
+
 export function eventEmitter(logger: Logger): Events {
   const listeners = new Map<keyof GuardEvents, Set<Listener<never>>>();
   return {
     on(name, listener) {
+      if (!Object.hasOwn(NAMES, name)) throw new ConfigError([`on(): there is no event ${unknownOf(name)}`]);
+      if (typeof listener !== "function") throw new ConfigError([`on("${name}", listener) needs a function`]);
       let set = listeners.get(name);
       if (!set) listeners.set(name, (set = new Set()));
       set.add(listener);

@@ -20,8 +20,8 @@ export interface Plugin {
   /** 1 to 32 characters of a-z 0-9 -, beginning with a letter; once per guard. Names its records, secrets, routes and log lines. */
   readonly name: string;
   /**
-   * May return what ends it. It has 30 s; a throw stops the start: `ready()` rejects with `plugin_failed`, and plugins before it are torn down. The end has 5 s;
-   * by then nothing of the plugin runs any more (listeners, timers, watchers, routes), and the rest of `host` still works. The guard's own requests wait for
+   * May return what ends it. It has 30 s; a throw stops the start: `ready()` rejects with `plugin_failed`, and plugins before it are torn down. The end has 5 s,
+   * after at most 5 s for running timers; by then nothing of the plugin begins any more (listeners, timers, watchers, routes), and the rest of `host` still works. The guard's own requests wait for
    * `setup`, so it must not make one.
    */
   setup(host: PluginHost): MaybePromise<void | (() => MaybePromise<void>)>;

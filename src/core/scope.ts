@@ -1,4 +1,4 @@
-import { GuardError } from "./errors.ts";
+import { ConfigError, GuardError } from "./errors.ts";
 
 /** The value of each scope for one request: `{ team: "data", user: "alice" }`. An absent scope has no entry. */
 export type Scopes = Readonly<Record<string, string>>;
@@ -33,10 +33,11 @@ export function scopeValue(name: string, value: string): string {
   return value;
 }
 
-/** Turns what a host gave into checked, frozen scopes. */
-export function scopesFrom(input: Readonly<Record<string, unknown>>): Scopes {
+/** Turns what a host gave into checked, frozen scopes. Nullish = none. */
+export function scopesFrom(input: Readonly<Record<string, unknown>> | null | undefined): Scopes {
+  if (typeof (input ?? {}) !== "object" || Array.isArray(input)) throw new ConfigError(["scopes: expected an object such as { user: req.user?.id }"]);
   const scopes: Record<string, string> = {};
-  for (const [name, value] of Object.entries(input)) {
+  for (const [name, value] of Object.entries(input ?? {})) {
     if (value === null || value === undefined || value === "") continue;
     if (typeof value !== "string" && typeof value !== "number" && typeof value !== "bigint") {
       throw new GuardError("scope_invalid", `the value of scope ${name} must be a string, a number or a bigint`, { scope: name });

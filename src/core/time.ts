@@ -27,6 +27,9 @@ export const systemClock: Clock = {
   },
 };
 
+/** The last moment that a Date can tell, ms since the epoch. */
+export const LAST_MOMENT_MS = 8.64e15;
+
 export type MaybePromise<T> = T | Promise<T>;
 
 export function isPromise<T>(value: MaybePromise<T>): value is Promise<T> {

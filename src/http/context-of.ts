@@ -6,7 +6,7 @@ import { findUsage } from "../dialects/usage.ts";
 import { usdToNano } from "../core/money.ts";
 import { knownContext } from "./open.ts";
 
-/** Usage as a host reports it by hand. Tokens; `usd` when it knows the cost itself. Each report adds. */
+/** Usage as a host reports it by hand. Tokens; `usd` when it knows the cost itself. Each report adds. Of what no report names, the estimate stands. */
 export interface ReportedUsage {
   readonly model?: string;
   readonly inputTokens?: number;
@@ -42,7 +42,7 @@ interface Entry {
 class HostMeter implements RequestQuota {
   readonly #ctx: Context;
   readonly #byResponse = new Map<string, Entry>();
-  #reported: Reported = { usage: NO_USAGE, cost: NO_COST };
+  #reported: Reported = { usage: null, cost: NO_COST };
 
   constructor(ctx: Context) {
     this.#ctx = ctx;
@@ -61,6 +61,8 @@ class HostMeter implements RequestQuota {
   }
 
   meter(report: ReportedUsage | object): void {
+    // An SDK's `chunk.usage` may be null.
+    if (typeof report !== "object" || report === null) return;
     if (isReported(report)) this.#add(report);
     else if (!this.#take(report)) return;
     this.#apply();
@@ -77,7 +79,9 @@ class HostMeter implements RequestQuota {
       outputTokens: count(report.outputTokens, "outputTokens"),
     };
     const known = report.usd === undefined ? this.#price(report.model ?? null, usage) : sameCost(usdToNano(amount(report.usd)));
-    this.#reported = { usage: addUsage(this.#reported.usage, usage), cost: addCost(this.#reported.cost, known) };
+    const hasTokens = report.inputTokens !== undefined || report.outputTokens !== undefined;
+    const before = this.#reported.usage;
+    this.#reported = { usage: hasTokens ? addUsage(before ?? NO_USAGE, usage) : before, cost: addCost(this.#reported.cost, known) };
   }
 
   #take(report: object): boolean {
@@ -103,7 +107,7 @@ class HostMeter implements RequestQuota {
     }
     let { usage, cost } = this.#reported;
     for (const entry of this.#byResponse.values()) {
-      usage = addUsage(usage, entry.usage);
+      usage = addUsage(usage ?? NO_USAGE, entry.usage);
       cost = addCost(cost, this.#price(entry.model, entry.usage));
     }
     const { rawNanoUsd, billedNanoUsd } = cost ?? { rawNanoUsd: null, billedNanoUsd: null };
@@ -114,9 +118,9 @@ class HostMeter implements RequestQuota {
 
 type Cost = { readonly rawNanoUsd: number; readonly billedNanoUsd: number };
 
-/** What was reported by hand so far; a cost of null = some of it has no price. */
+/** What was reported by hand so far; a usage of null = no tokens were; a cost of null = some of it has no price. */
 interface Reported {
-  readonly usage: Usage;
+  readonly usage: Usage | null;
   readonly cost: Cost | null;
 }
 
@@ -127,8 +131,9 @@ const sameCost = (nanoUsd: number): Cost => ({ rawNanoUsd: nanoUsd, billedNanoUs
 const addCost = (a: Cost | null, b: Cost | null): Cost | null =>
   a && b ? { rawNanoUsd: a.rawNanoUsd + b.rawNanoUsd, billedNanoUsd: a.billedNanoUsd + b.billedNanoUsd } : null;
 
-const isReported = (report: object): report is ReportedUsage =>
-  ["inputTokens", "outputTokens", "usd"].some((field) => Object.hasOwn(report, field)) && !Object.hasOwn(report, "usage");
+/** Fields that an SDK leaves undefined say nothing: zero is said by a 0. */
+const isReported = (report: ReportedUsage): report is ReportedUsage =>
+  (report.inputTokens !== undefined || report.outputTokens !== undefined || report.usd !== undefined) && !Object.hasOwn(report, "usage");
 
 function count(value: number | undefined, field: string): number {
   if (value === undefined) return 0;

@@ -3,7 +3,7 @@ import type { Answer } from "../core/answer.ts";
 import type { Context } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Step } from "../core/step.ts";
-import { isPromise } from "../core/time.ts";
+import { isPromise, type MaybePromise } from "../core/time.ts";
 import { dialect, matchPath, type Matched } from "../dialects/index.ts";
 import type { Ambient } from "./ambient.ts";
 import { openContext, pathBelowMount, type OpenOptions } from "./open.ts";
@@ -18,7 +18,7 @@ export interface Handler {
   readonly step: Step;
 }
 
-export type OnRefused = (error: GuardError, req: IncomingMessage, res: ServerResponse, next: Next) => void;
+export type OnRefused = (error: GuardError, req: IncomingMessage, res: ServerResponse, next: Next) => MaybePromise<void>;
 
 const noEvents = (): Buffer => Buffer.alloc(0);
 
@@ -37,7 +37,9 @@ function refuse(
   if (ctx.services.events.has("refused")) ctx.services.events.emit("refused", { requestId: ctx.requestId, scopes: ctx.scopes ?? {}, error });
   if (onRefused) {
     if (!res.headersSent) setHeaders(res, ["x-request-id", ctx.requestId, ...refusalHeaders(error, false)]);
-    onRefused(error, req, res, next);
+    const answering = onRefused(error, req, res, next);
+    // Nobody else would hear of it: the client would wait, and Node ends a process whose promises fail unheard.
+    if (isPromise(answering)) answering.then(undefined, next);
     return;
   }
   const answer = matched ? dialectRefusal(error, matched.dialect, false) : problemRefusal(error);

@@ -39,6 +39,9 @@ export interface InProcessOptions extends OpenOptions {
 
 /** Statuses that a Response must not have a body with. */
 const BODYLESS = new Set([101, 204, 205, 304]);
+/** A Response can say no higher one: what a provider says beyond is told as a fault of the provider. */
+const LAST_STATUS = 599;
+const UNTOLD_STATUS = 502;
 
 export function inProcessFetch(options: InProcessOptions): InProcessFetch {
   return async function guardedFetch(input, init = {}) {
@@ -65,7 +68,14 @@ export function inProcessFetch(options: InProcessOptions): InProcessFetch {
       over();
       throw aborted.reason;
     }
-    return responseOf(answer, ctx, asked.matched, over);
+    try {
+      return responseOf(answer, ctx, asked.matched, over);
+    } catch (thrown) {
+      // Nobody will read it, and what it holds must not stay held.
+      if (isSource(answer.body)) answer.body.cancel();
+      over();
+      throw thrown;
+    }
   };
 }
 
@@ -174,12 +184,16 @@ function responseOf(answer: Answer, ctx: Context, matched: Matched | undefined, 
     if (name === "ratelimit" || name === "ratelimit-policy") headers.append(name, ours[i + 1] as string);
     else headers.set(name, ours[i + 1] as string);
   }
-  const { body, status } = answer;
+  const { body } = answer;
+  const status = answer.status > LAST_STATUS ? UNTOLD_STATUS : answer.status;
+  const isBodyless = BODYLESS.has(status);
   if (!isSource(body)) {
     over();
-    return new Response(body && !BODYLESS.has(status) ? new Uint8Array(body) : null, { status, headers });
+    return new Response(body && !isBodyless ? new Uint8Array(body) : null, { status, headers });
   }
-  return new Response(streamOf(body, ctx, matched, over), { status, headers });
+  // It ends by itself: nothing comes.
+  const stream = streamOf(body, ctx, matched, over);
+  return new Response(isBodyless ? null : stream, { status, headers });
 }
 
 /** A body that nobody reads fills its buffer and then stalls its source, which gives up after its idle time: a call always comes to an end. */

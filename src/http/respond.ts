@@ -80,13 +80,14 @@ class ResponseSink implements Sink {
   error(error: GuardError): void {
     this.#ctx.failure = error;
     error.requestId = this.#ctx.requestId;
-    if (this.#full) {
-      // It would not read the event either.
+    const event = this.#errorEvent(error);
+    // A reader that is full would not read the event either, and where there is none a plain end would pass for the whole.
+    if (this.#full || event.length === 0) {
       this.#over = true;
       this.#res.destroy();
       return;
     }
-    this.#pending.push(this.#errorEvent(error));
+    this.#pending.push(event);
     this.end();
   }
 

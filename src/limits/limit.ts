@@ -1,4 +1,5 @@
 import type { Principal } from "../core/context.ts";
+import { ConfigError } from "../core/errors.ts";
 import { usdToNano } from "../core/money.ts";
 import type { Scopes } from "../core/scope.ts";
 import type { Rule, Unit } from "../core/store.ts";
@@ -67,7 +68,7 @@ function numberOf(name: string, value: LimitValue, facts: LimitFacts): MaybeProm
   if (typeof value === "number") return value;
   return andThen(value(facts), (number) => {
     if (typeof number === "number" && Number.isFinite(number)) return number;
-    throw new TypeError(`the function of limit ${name} must return a number, or -1 for unlimited`);
+    throw new ConfigError([`the function of limit ${name} must return a number, or -1 for unlimited`]);
   });
 }
 

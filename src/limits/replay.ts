@@ -170,10 +170,10 @@ function kindOf(rule: Rule): Kind<Rule, LimitState> {
 
 /** What stayed charged in a unit that was held: the mirror of what budgets settle. */
 function spentOf({ state, usage, billedNanoUsd }: LedgerRow, unit: Unit, held: number): number {
-  if (state !== "settled" || usage === null) return held;
+  if (state !== "settled") return held;
+  if (unit === "usd") return billedNanoUsd ?? held;
+  if (usage === null) return held;
   switch (unit) {
-    case "usd":
-      return billedNanoUsd ?? held;
     case "input_tokens":
       return totalInputTokens(usage);
     case "output_tokens":

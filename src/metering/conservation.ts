@@ -20,13 +20,14 @@ export function ownerOf({ scopes, key }: LedgerRow): string {
 
 /** What a row contradicts in itself; null = it balances. Rows are self-contained, so nothing else is looked at. */
 function imbalanceOf(row: LedgerRow): string | null {
-  const { state, usage, provenance, rawNanoUsd, billedNanoUsd, held } = row;
+  const { state, dialect, usage, provenance, rawNanoUsd, billedNanoUsd, held } = row;
   switch (state) {
     case "intent":
       return null;
     case "settled":
-      if (usage === null) return "is settled without usage";
-      if (Object.values(usage).some((count) => !(count >= 0))) return `is settled with usage ${JSON.stringify(usage)}`;
+      // A host may know only what it cost.
+      if (usage === null && (dialect !== null || billedNanoUsd === null)) return "is settled without usage";
+      if (usage !== null && Object.values(usage).some((count) => !(count >= 0))) return `is settled with usage ${JSON.stringify(usage)}`;
       if (provenance !== "exact" && provenance !== "counted") return `is settled with usage that is ${provenance}`;
       return (rawNanoUsd === null) === (billedNanoUsd === null) ? null : `costs ${rawNanoUsd} nanoUSD and is billed ${billedNanoUsd}`;
     case "released":
@@ -36,7 +37,9 @@ function imbalanceOf(row: LedgerRow): string | null {
     case "estimated":
     case "unknown": {
       const expected = held.usd ?? null;
-      return billedNanoUsd === expected ? null : `is ${state}, held ${expected} nanoUSD and is billed ${billedNanoUsd}`;
+      // Where no answer came, the input's part of it.
+      const isPart = state === "estimated" && billedNanoUsd !== null && expected !== null && billedNanoUsd >= 0 && billedNanoUsd < expected;
+      return isPart || billedNanoUsd === expected ? null : `is ${state}, held ${expected} nanoUSD and is billed ${billedNanoUsd}`;
     }
   }
 }

@@ -5,14 +5,14 @@
 import type { Call } from "../core/call.ts";
 import type { Context } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
-import type { LimitStore, ReserveResult, Shortfall } from "../core/store.ts";
+import type { LimitStore, ReserveResult, Shortfall, Unit } from "../core/store.ts";
 import type { Step } from "../core/step.ts";
 import { andThen, isPromise, type MaybePromise } from "../core/time.ts";
 import { rateLimitHeaders, type HeaderStyle } from "../http/rate-limit-headers.ts";
 import type { Holds } from "../limits/holds.ts";
 import type { PlannedLimit, Planner, RequestScopes } from "../limits/plan.ts";
 import { chargesOf, heldOf, needsOf, NO_SCOPES, withoutHeld, type Charges, type Costs } from "./budgets/charges.ts";
-import { beyondHeld, correctAll, heldBy, heldOn, isPriced, settleAll, type BudgetWatch, type Held } from "./budgets/held.ts";
+import { beyondHeld, correctAll, heldBy, heldOn, isPriced, NOTHING, settleAll, type BudgetWatch, type Held } from "./budgets/held.ts";
 import { chargedOnce, fitsInstead, moveHolds, takeOver } from "./budgets/one-charge.ts";
 import { outside, refusalOf } from "./budgets/refusal.ts";
 import { shareRefusal, withoutStore } from "./budgets/without-store.ts";
@@ -23,6 +23,7 @@ export type { BudgetWatch } from "./budgets/held.ts";
 /** How often a reservation is worked out anew because the store knows other numbers, or another time. */
 const MOST_REPEATS = 3;
 const RETRY_AFTER_MS = 1_000;
+const NO_UNITS: ReadonlySet<Unit> = new Set();
 const UNSETTLED = {
   skew: "the store's clock does not agree with this server's; check the time of both",
   stale: "the limits are being changed at the moment; try again",
@@ -44,7 +45,7 @@ export interface BudgetsOptions {
   readonly calls: Costs | null;
   /** Prices requests of a host's own route. */
   readonly route: Costs;
-  /** The cost is this place's own word: where an earlier place of the request holds less of a counter, the rest is held here. @default false */
+  /** The cost is this place's own word: where an earlier place of the request holds less of a counter, the rest is held here. @default for model calls only */
   readonly holdsMore?: boolean;
   /** Which headers say what is left. @default "all" */
   readonly headers?: HeaderStyle;
@@ -91,11 +92,16 @@ export function budgetsStep(options: BudgetsOptions): Step {
     const all = planner.plan(ctx.scopes ?? NO_SCOPES, request);
     const held = heldBy(ctx, holds);
     const applying = withoutHeld(all, held);
-    const planned = ctx.outer ? chargedOnce(applying, ctx, holds) : applying;
+    const planned = ctx.outer ? chargedOnce(applying, ctx, holds, costs(call).says ?? always) : applying;
     const ask = { ctx, call, planned, cap, repeats, isMoved: false, isMore: false };
-    const others = options.holdsMore && held.length > 0 ? all.filter((each) => isPriced(each.limit.definition.unit) && !applying.includes(each)) : [];
+    const holdsMore = held.length > 0 && (options.holdsMore === true || (call !== null && options.calls !== null));
+    const others = holdsMore ? all.filter((each) => isPriced(each.limit.definition.unit) && !applying.includes(each)) : [];
     if (others.length === 0) return first(ask);
-    return andThen(first(ask), () => price({ ...ask, planned: others, isMore: true, opId: opIdOf(ctx) }, ctx.services.clock.now(), take));
+    return andThen(first(ask), () => {
+      // What the first ones have shortened stays short.
+      const more = { ...ask, planned: others, isMore: true, cap: cap ?? (call ? ctx.outputCap : undefined), opId: opIdOf(ctx) };
+      return price(more, ctx.services.clock.now(), take);
+    });
   }
 
   function first(ask: Omit<Ask, "opId">): MaybePromise<void> {
@@ -118,8 +124,9 @@ export function budgetsStep(options: BudgetsOptions): Step {
     };
     const giveBack = (error: unknown): never => {
       for (const held of (ctx.reservations?.splice(before) ?? []) as Held[]) {
+        const isOpen = held.ending === undefined;
         void holds.finish(held.store, held.opId, (held.ending = "release"));
-        watch.ended(held);
+        if (isOpen) watch.ended(held);
       }
       throw error;
     };
@@ -135,11 +142,15 @@ export function budgetsStep(options: BudgetsOptions): Step {
 
   function price(ask: Ask, nowMs: number, next: Next): MaybePromise<void> {
     const { ctx, call, planned, cap } = ask;
-    return andThen(costs(call).costOf(ctx, call, needsOf(ctx, planned), cap), (cost) =>
+    const needs = needsOf(ctx, planned);
+    // An earlier place has said what it costs: this one need not know.
+    return andThen(costs(call).costOf(ctx, call, ask.isMore ? { ...needs, enforced: NO_UNITS } : needs, cap), (cost) =>
       andThen(chargesOf(ctx, planned, cost, nowMs), (whole) => {
         const asked = ask.isMore ? beyondHeld(whole, heldBy(ctx, holds)) : whole;
-        if (ctx.outer) takeOver(ctx, asked.charges, holds);
-        return asked.charges.length === 0 ? undefined : next(ask, asked);
+        if (ctx.outer) takeOver(ctx, asked.charges, holds, call !== null);
+        if (asked.charges.length > 0) return next(ask, asked);
+        if (whole.charges.length > 0) capOutput(ctx, cost.outputCap);
+        return undefined;
       }),
     );
   }
@@ -234,7 +245,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
       ctx.after(settleAll);
       ctx.onCorrection(correctAll);
     } else ctx.reservations.push(held);
-    if (cost.outputCap !== undefined) ctx.outputCap = Math.min(ctx.outputCap ?? Infinity, cost.outputCap);
+    capOutput(ctx, cost.outputCap);
     watch.held(held, result.standings);
     for (const short of result.skipped) wouldRefuse(ctx, held, short);
     // Each limit is told once.
@@ -255,10 +266,27 @@ export function budgetsStep(options: BudgetsOptions): Step {
   }
 
   return function budgets(ctx) {
-    if (!ctx.carriesCall || !options.calls) return hold(ctx, null);
-    return andThen(ctx.call(), (call) => hold(ctx, call));
+    if (ctx.carriesCall && options.calls) return andThen(ctx.call(), (call) => hold(ctx, call));
+    const holding = hold(ctx, null);
+    return isPromise(holding) && ctx.charged === undefined ? untouched(ctx, holding) : holding;
   };
 }
+
+/** A client that leaves before all is held has used nothing yet: no handler has begun. */
+async function untouched(ctx: Context, holding: Promise<void>): Promise<void> {
+  ctx.charged = NOTHING;
+  try {
+    await holding;
+  } finally {
+    if (ctx.charged === NOTHING && !ctx.closed) ctx.charged = undefined;
+  }
+}
+
+function capOutput(ctx: Context, cap: number | undefined): void {
+  if (cap !== undefined) ctx.outputCap = Math.min(ctx.outputCap ?? Infinity, cap);
+}
+
+const always = (): boolean => true;
 
 const keyName = (ctx: Context): string | null => (ctx.principal && ctx.principal.name !== "host" ? ctx.principal.name : null);
 

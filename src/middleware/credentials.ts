@@ -23,6 +23,7 @@ export function credentialsStep({ pool, tokensOf, usageOf, holderOf }: Credentia
       andThen(holderOf(ctx, call), (credential) => {
         ctx.choice = pool.choose({
           model: call.model,
+          costed: ctx,
           opId: ctx.id,
           tokens: () => tokensOf(call),
           credential,

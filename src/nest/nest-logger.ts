@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import { Logger as NestLogger } from "@nestjs/common";
 import type { Logger } from "../core/logger.ts";
 
@@ -15,8 +16,17 @@ export function nestLogger(): Logger {
 /** One line: the message, then what is known besides. */
 function line(fields: object, message: string): string {
   const { err, ...more } = fields as { readonly err?: unknown };
-  const cause = err === undefined ? "" : `: ${err instanceof Error ? err.message : JSON.stringify(err)}`;
-  return `${message}${cause}${Object.keys(more).length === 0 ? "" : ` ${JSON.stringify(more)}`}`;
+  const cause = err === undefined ? "" : `: ${err instanceof Error ? err.message : shown(err)}`;
+  return `${message}${cause}${Object.keys(more).length === 0 ? "" : ` ${shown(more)}`}`;
+}
+
+/** As JSON; what is none, such as an answer that a plugin threw with its sockets, must not cost the line. */
+function shown(value: unknown): string {
+  try {
+    return JSON.stringify(value);
+  } catch {
+    return inspect(value, { depth: 2, breakLength: Infinity, maxStringLength: 1_000 });
+  }
 }
 
 function stackOf(fields: object): string | undefined {

@@ -13,6 +13,7 @@ import {
 import { ApplicationConfig, HttpAdapterHost, ModulesContainer } from "@nestjs/core";
 import { loadConfig } from "../config/load.ts";
 import { ConfigError } from "../core/errors.ts";
+import { isPromise } from "../core/time.ts";
 import { createGuard } from "../guard.ts";
 import type { GuardOptions } from "../options.ts";
 import { BudgetInterceptor } from "./budget-interceptor.ts";
@@ -82,6 +83,8 @@ export class QuotaGuardModule extends Configured implements NestModule, OnModule
 
   /** Without options it reads file and environment, as `createGuard()` does. Mistakes in the options stop the boot. */
   static override forRoot(options: QuotaGuardModuleOptions = loadConfig()): DynamicModule {
+    // Nest would copy what it has, and that is nothing.
+    if (isPromise(options)) throw new ConfigError(["QuotaGuardModule.forRoot(): its options are a promise; use forRootAsync({ useFactory })"]);
     return super.forRoot(options);
   }
 
@@ -146,6 +149,19 @@ export class QuotaGuardModule extends Configured implements NestModule, OnModule
   }
 }
 
+/** What a factory returned. Nothing would be a guard without a limit: a forgotten `return` must not pass for that. */
+function given(options: GuardOptions | null | undefined): GuardOptions {
+  if (typeof options !== "object" || options === null)
+    throw new ConfigError([
+      "QuotaGuardModule.forRootAsync(): the factory gave no options; does it return them? () => ({ … }) does, () => { … } does not",
+    ]);
+  const beside = ["mount", "isGlobal"].filter((name) => Object.hasOwn(options, name));
+  if (beside.length === 0) return options;
+  throw new ConfigError(
+    beside.map((name) => `${name}: stands beside useFactory, not in what it returns: forRootAsync({ ${name}: …, useFactory: () => ({ … }) })`),
+  );
+}
+
 for (const [index, token] of [QuotaGuardService, MOUNT, HttpAdapterHost, ApplicationConfig, ModulesContainer].entries()) {
   Inject(token)(QuotaGuardModule, undefined, index);
 }
@@ -153,7 +169,7 @@ Module({
   providers: [
     {
       provide: QuotaGuardService,
-      useFactory: (options: GuardOptions) => new QuotaGuardService(createGuard({ logger: nestLogger(), ...options })),
+      useFactory: (options: GuardOptions) => new QuotaGuardService(createGuard({ logger: nestLogger(), ...given(options) })),
       inject: [QUOTAGUARD_OPTIONS],
     },
   ],

@@ -21,8 +21,10 @@ export type CostFunction = { of(req: HostRequest): MaybePromise<CostValue> }["of
 
 export type { ResolvedCost } from "./cost.ts";
 
-/** Replaces the refusal that is sent. */
-export type RefusedFunction = { of(error: GuardError, req: HostRequest, res: ServerResponse, next: (error?: unknown) => void): void }["of"];
+/** Replaces the refusal that is sent. May be async; what it throws goes to the host's error handler. */
+export type RefusedFunction = {
+  of(error: GuardError, req: HostRequest, res: ServerResponse, next: (error?: unknown) => void): MaybePromise<void>;
+}["of"];
 
 /** Whether a request is none of the budgets' business. */
 export type SkipFunction = { of(req: HostRequest): MaybePromise<boolean> }["of"];
@@ -84,6 +86,8 @@ export interface RouteSurroundings {
   readonly declaredScopes: ReadonlySet<string>;
   /** Whether the request is an LLM call that we can price ourselves; on any other route limits of tokens and usd need `cost`. */
   readonly pricesCalls: boolean;
+  /** Whether an empty list is meant: a job may want nothing but the scopes of its calls. */
+  readonly mayHaveNone?: boolean;
 }
 
 let names: OptionNode | undefined;
@@ -93,6 +97,10 @@ export function resolveRouteBudget(input: RouteBudgetOptions, around: RouteSurro
   const tree = (names ??= optionTree(routeSchema));
   const parsed = routeSchema.safeParse(input);
   const problems: Problem[] = parsed.success ? [] : schemaProblems(parsed.error.issues, input, tree, "code");
+  // A list that came out empty by mistake would be a route without a budget.
+  if (parsed.success && parsed.data.limits?.length === 0 && !around.mayHaveNone) {
+    problems.push({ path: ["limits"], message: "is empty, so nothing would be counted; leave it out for all of the guard's limits" });
+  }
   problems.push(...(parsed.success ? limitsProblems(parsed.data, input, around) : []));
   const limits = parsed.success && problems.length === 0 ? limitsOf(parsed.data, around) : [];
   if (parsed.success) problems.push(...costProblems(parsed.data.cost, limits, around));

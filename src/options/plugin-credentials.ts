@@ -1,20 +1,22 @@
 /** What plugins give at run time: credentials, new tokens, what is left of quotas. Checked as the configuration is. */
 import { z } from "zod";
 import { ConfigError } from "../core/errors.ts";
+import { LAST_MOMENT_MS } from "../core/time.ts";
 import { schemaProblems } from "../options.ts";
 import { credentialSchema } from "./credentials.ts";
 import { formatPath, optionTree } from "./tree.ts";
 import { secret } from "./values.ts";
 
-const instantOrNever = () => z.number("expected ms since the epoch").int("expected whole ms since the epoch").nullable().default(null);
+const instant = (expected: string) => z.number(expected).min(0, expected).max(LAST_MOMENT_MS, expected);
+const instantOrNever = () => instant("expected ms since the epoch").int("expected whole ms since the epoch").nullable().default(null);
 const upsertSchema = credentialSchema.extend({ expiresAt: instantOrNever() });
 const tokenSchema = z.object({ apiKey: secret(), expiresAt: instantOrNever() });
 const factSchema = z.object({
   credential: z.string(),
   group: z.string().regex(/^\P{Cc}{1,64}$/u, "expected 1 to 64 characters"),
   remainingRatio: z.number("expected a number from 0 to 1").min(0).max(1),
-  resetsAt: z.number("expected ms since the epoch, or null").nullable(),
-  observedAt: z.number("expected ms since the epoch"),
+  resetsAt: instant("expected ms since the epoch, or null").nullable(),
+  observedAt: instant("expected ms since the epoch"),
   source: z.string().regex(/^\P{Cc}{1,32}$/u, "expected 1 to 32 characters"),
 });
 

@@ -32,6 +32,11 @@ export interface Offer {
   readonly tiers: readonly Tier[];
 }
 
+/** Where a request keeps the offer that it was costed over. Two guards may have to do with one request. */
+export interface OfferSlot {
+  offer: object | undefined;
+}
+
 export interface Offers {
   readonly credentials: CredentialSet;
   /** Grows whenever what is offered may have changed. */
@@ -40,6 +45,8 @@ export interface Offers {
   resolve(model: string): string;
   /** Everything that may serve the model. Throws `model_not_found` when nothing does. */
   of(model: string): Offer;
+  /** The one that a request was costed over first, in its slot: what comes later may be dearer. Throws as {@link Offers.of}. */
+  forRequest(request: OfferSlot, model: string): Offer;
   /** All credentials, for an operation that names no model. `operation` is what health is kept under. */
   any(operation: string): Offer;
 }
@@ -74,6 +81,8 @@ export function offers(options: OffersOptions): Offers {
   const most = table.size + MAX_REMEMBERED;
   const known = new Map<string, Offer>();
   const operations = new Map<string, Offer>();
+  /** Those of this guard. */
+  const ours = new WeakSet<object>();
   let providers: ReadonlySet<string> = new Set();
   let version = -1;
 
@@ -125,6 +134,18 @@ export function offers(options: OffersOptions): Offers {
     );
   }
 
+  function of(model: string): Offer {
+    if (version !== current()) renew();
+    let offer = known.get(model);
+    if (!offer) {
+      offer = find(model);
+      ours.add(offer);
+      if (known.size >= most) known.clear();
+      known.set(model, offer);
+    }
+    return offer;
+  }
+
   return {
     credentials,
     get version() {
@@ -134,15 +155,13 @@ export function offers(options: OffersOptions): Offers {
       if (version !== current()) renew();
       return split(model).name;
     },
-    of(model) {
-      if (version !== current()) renew();
-      let offer = known.get(model);
-      if (!offer) {
-        offer = find(model);
-        if (known.size >= most) known.clear();
-        known.set(model, offer);
-      }
-      return offer;
+    of,
+    forRequest(request, model) {
+      const { offer } = request;
+      if (offer !== undefined && ours.has(offer)) return offer as Offer;
+      const now = of(model);
+      request.offer = now;
+      return now;
     },
     any(operation) {
       if (version !== current()) renew();

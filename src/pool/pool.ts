@@ -5,7 +5,7 @@ import type { Scopes } from "../core/scope.ts";
 import { Attempts, type Asking, type AttemptParts } from "./attempts.ts";
 import type { Candidate, Strategy } from "./candidate.ts";
 import type { Health } from "./health.ts";
-import type { Offer, Offers } from "./offers.ts";
+import type { Offer, Offers, OfferSlot } from "./offers.ts";
 import type { Slots } from "./slots.ts";
 
 export interface PoolOptions {
@@ -22,6 +22,8 @@ export interface PoolOptions {
 /** What a model call wants. */
 export interface ModelRequest extends Asking {
   readonly model: string;
+  /** Where the offer is kept that it was costed over; absent = it was not. */
+  readonly costed?: OfferSlot;
   /** Only this credential: what the call names lives there. Absent or null = any. */
   readonly credential?: string | null;
 }
@@ -80,7 +82,7 @@ export function credentialPool(options: PoolOptions): Pool {
   return {
     choose(request) {
       const { model, credential = null } = request;
-      const offer = offers.of(model);
+      const offer = request.costed ? offers.forRequest(request.costed, model) : offers.of(model);
       return new Attempts(parts, credential === null ? offer : narrowed(offer, { credential }), strategy, request);
     },
     chooseAny(request) {

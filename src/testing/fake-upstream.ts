@@ -1,6 +1,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { systemClock, type Clock, type MaybePromise } from "../core/time.ts";
+import type { Composed } from "./fake-answers.ts";
 import { FAKE_DIALECTS, fakeRouteOf } from "./fake-dialect.ts";
 import { brokenOff, playReply, type FakeReply } from "./fake-exchange.ts";
 import { digestOf, redacted, type TruthEntry, type TruthTotals } from "./truth-log.ts";
@@ -218,9 +219,17 @@ export async function fakeUpstream(options: FakeUpstreamOptions = {}): Promise<F
       const reply = { status, body: dialect.error(status, id, message) };
       return playReply({ ...common, reply, stream: false, composed: null, plain: null });
     }
-    const reply = await replyTo({ id, method, path, headers, body: body ?? {} });
+    let reply: FakeReply;
+    let composed: Composed | null;
+    try {
+      reply = await replyTo({ id, method, path, headers, body: body ?? {} });
+      composed = found && body ? found.route.compose(body, reply, id, Math.floor(clock.now() / 1_000)) : null;
+    } catch (error) {
+      // Said in the answer: a connection that breaks would look like a fault of the app.
+      const said = dialect.error(500, id, `the script of fakeUpstream() failed: ${error instanceof Error ? error.message : String(error)}`);
+      return playReply({ ...common, reply: { status: 500, body: said }, stream: false, composed: null, plain: null });
+    }
     const paced = reply.delayMs === undefined && options.delayMs !== undefined ? { ...reply, delayMs: options.delayMs } : reply;
-    const composed = found && body ? found.route.compose(body, reply, id, Math.floor(clock.now() / 1_000)) : null;
     return playReply({ ...common, reply: paced, stream, composed, plain: list });
   }
 

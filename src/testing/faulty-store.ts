@@ -1,9 +1,10 @@
 import { GuardError } from "../core/errors.ts";
+import { hint } from "../core/nearest.ts";
 import type { Continuity, LimitStore, Store } from "../core/store.ts";
 import { systemClock, type Clock, type MaybePromise } from "../core/time.ts";
 import { recordingStore, type StoreRecording } from "./recording-store.ts";
 import { seededRandom } from "./seeded-random.ts";
-import { tappedStore, type StoreCall, type StorePart } from "./tapped-store.ts";
+import { STORE_PLACES, tappedStore, type StoreCall, type StorePlace } from "./tapped-store.ts";
 
 /**
  * What becomes of a call:
@@ -25,9 +26,6 @@ export interface StoreFaultRule {
   /** For `slow`, in ms of the clock. */
   readonly delayMs?: number;
 }
-
-/** Where a fault strikes: a whole part, or one operation of it. */
-export type StorePlace = StorePart | StoreCall;
 
 export interface FaultyStoreOptions {
   /** What is done when nothing is at fault. Default: a memory store on the same clock. */
@@ -160,7 +158,9 @@ export function faultyStore(options: FaultyStoreOptions = {}): FaultyStore {
     asked,
     recording: recorded.recording,
     fail(fault, ...where) {
-      rules.push({ ...(typeof fault === "string" ? { fault } : checked(fault)), where, seen: 0 });
+      const rule = typeof fault === "object" ? checked(fault) : { fault };
+      checkNames(rule.fault, where);
+      rules.push({ ...rule, where, seen: 0 });
     },
     recover(...where) {
       rules =
@@ -178,6 +178,15 @@ export function faultyStore(options: FaultyStoreOptions = {}): FaultyStore {
 }
 
 const promised = async <T>(run: () => MaybePromise<T>): Promise<T> => run();
+
+const FAULTS: { readonly [fault in StoreFault]: true } = { refuses: true, throws: true, "reply lost": true, hangs: true, late: true, slow: true };
+
+/** A fault that never strikes would let a test pass that proves nothing. */
+function checkNames(fault: string, where: readonly string[]): void {
+  if (!Object.hasOwn(FAULTS, fault)) throw new RangeError(`fail(): there is no fault ${fault}${hint(fault, Object.keys(FAULTS))}`);
+  if (where.length === 0) throw new RangeError('fail(): say where: "limits", "records", "strikes", "ledger", or one call such as "limits.reserve"');
+  for (const place of where) if (!STORE_PLACES.includes(place)) throw new RangeError(`fail(): a store has no ${place}${hint(place, STORE_PLACES)}`);
+}
 
 function checked(rule: StoreFaultRule): StoreFaultRule {
   const { fault, call, probability, delayMs } = rule;

@@ -12,6 +12,40 @@ export type StoreCall =
   | `ledger.${keyof Ledger}`
   | "ready";
 
+/** Where a fault strikes: a whole part, or one operation of it. */
+export type StorePlace = StorePart | StoreCall;
+
+const PLACES: { readonly [place in StorePlace]: true } = {
+  limits: true,
+  "limits.reserve": true,
+  "limits.settle": true,
+  "limits.release": true,
+  "limits.extend": true,
+  "limits.lapse": true,
+  "limits.expire": true,
+  "limits.peek": true,
+  records: true,
+  "records.get": true,
+  "records.put": true,
+  "records.delete": true,
+  "records.list": true,
+  strikes: true,
+  "strikes.strike": true,
+  "strikes.clear": true,
+  ledger: true,
+  "ledger.intent": true,
+  "ledger.close": true,
+  "ledger.flush": true,
+  "ledger.get": true,
+  "ledger.list": true,
+  "ledger.totals": true,
+  "ledger.scan": true,
+  "ledger.completeSince": true,
+  ready: true,
+};
+
+export const STORE_PLACES: readonly string[] = Object.keys(PLACES);
+
 /** Stands between a caller and a store: `run` carries the call out. `ledger.close` has nobody who waits for it, so only what happens at once counts. */
 export type Tap = <T>(call: StoreCall, run: () => MaybePromise<T>) => MaybePromise<T>;
 

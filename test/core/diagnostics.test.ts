@@ -53,6 +53,14 @@ describe("the table", () => {
 });
 
 describe("a host with a logger", () => {
+  test("that throws loses its lines, and the guard nothing", () => {
+    const broken = (): never => {
+      throw new Error("the disk is full");
+    };
+    const logger = guardLogger({ debug: broken, info: broken, warn: broken, error: broken });
+    for (const level of ["debug", "info", "warn", "error"] as const) expect(() => logger[level]({}, "a line")).not.toThrow();
+  });
+
   test("gets lines with the code and the help; what has no code is as it was", () => {
     const kept = keptLogger();
     const logger = guardLogger(kept);
@@ -126,6 +134,22 @@ describe("a host without a logger", () => {
     ]);
     expect(told[2]?.detail).toContain("diagnostics.test.ts");
     expect(JSON.stringify(told.map(({ message, detail }) => [message, detail]))).not.toContain(secret);
+  });
+
+  test("hears of each mistake in its callbacks, not only of the first, and of diagnostics after a flood of them", async () => {
+    const heard = warnings();
+    const logger = warningLogger();
+    const failed = (err: unknown): void => logger.error({ err }, "a request failed unexpectedly");
+    for (const route of ["/a", "/b", "/a", "/b"]) failed(new ConfigError([`the cost of ${route} says nothing about usd`]));
+    expect((await heard()).map(({ message }) => message)).toEqual([
+      "a request failed unexpectedly: the cost of /a says nothing about usd",
+      "a request failed unexpectedly: the cost of /b says nothing about usd",
+    ]);
+    const emit = vi.spyOn(process, "emitWarning").mockImplementation(() => undefined);
+    onTestFinished(() => emit.mockRestore());
+    for (let i = 0; i < 200; i += 1) failed(new ConfigError([`mistake ${i}`]));
+    logger.error({ code: "QG_STORE_DEGRADED" }, "away");
+    expect(emit.mock.calls.filter(([text]) => String(text) === "away")).toHaveLength(1);
   });
 
   test("a flood of different failures ends", () => {

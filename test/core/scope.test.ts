@@ -73,6 +73,12 @@ describe("what a host gives", () => {
     }
   });
 
+  test.each(["alice", ["alice"], 7, () => ({})])("%j is no scopes, and said so: a limit that is not required would let it pass", (given) => {
+    expect(() => scopesFrom(given as never)).toThrow("scopes: expected an object such as { user: req.user?.id }");
+  });
+
+  test.each([null, undefined])("%s is none", (given) => expect(scopesFrom(given)).toEqual({}));
+
   test("is frozen, and a name from the prototype changes no prototype", () => {
     const given = JSON.parse('{"__proto__":"alice","constructor":"bob","user":"eve"}') as Record<string, string>;
     const scopes = scopesFrom(given);

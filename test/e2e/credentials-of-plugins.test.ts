@@ -266,6 +266,23 @@ describe("a pause", () => {
   });
 });
 
+test("times that no calendar has are refused, so operators can go on looking", async () => {
+  const { kit, mine } = await withPlugin(["a"]);
+  const { credentials } = mine.host;
+  const now = kit.clock.now();
+  const fact = { credential: "a", group: "5h", remainingRatio: 1, resetsAt: now + 60_000, observedAt: now, source: "api" };
+  await expect(credentials.disable("a", "for good", Number.MAX_SAFE_INTEGER)).rejects.toThrow(/^until: /);
+  await expect(credentials.report({ ...fact, observedAt: -1e16 })).rejects.toThrow(/^report: observedAt: /);
+  await expect(credentials.report({ ...fact, resetsAt: 1e16 })).rejects.toThrow(/^report: resetsAt: /);
+  const upsert = (): void => credentials.upsert({ name: "b", provider: "openai", apiKey: "sk-upstream", expiresAt: Number.MAX_SAFE_INTEGER });
+  expect(upsert).toThrow(/expiresAt: /);
+  await credentials.disable("a", "until the last day", 8.64e15);
+  expect(await kit.manage("GET", "credentials")).toMatchObject({
+    status: 200,
+    body: { credentials: [{ name: "a", until: "+275760-09-13T00:00:00.000Z" }] },
+  });
+});
+
 describe("what is left of a quota", () => {
   test("is seen by all processes, by operators and in the metrics, until it is whole again", async () => {
     const store = { url: `sqlite:${databasePath()}` };

@@ -285,8 +285,29 @@ describe("run()", () => {
     ["a limit of its own", { cost: 1, limits: [DAY] }, /run\(\) limits: expected names/],
     ["an unknown option", { cost: 1, scope: {} }, /run\(\) scope: there is no such option/],
     ["a scope that nobody declares", { cost: 1, scopes: { usr: "a" } }, /run\(\) scopes\.usr: nobody declares this scope/],
+    ["a function for scopes", { cost: 1, scopes: () => ({ user: "alice" }) }, /run\(\) scopes: expected values/],
+    ["a function for the cost", { cost: () => 1, scopes: { user: "alice" } }, /run\(\) cost: there is no request to ask/],
+    ["one name in place of a list", { cost: 1, limits: "user-day" }, /run\(\) limits: expected a list/],
+    ["no options", undefined as never, /run\(\) expects an object with any of scopes, cost/],
   ])("%s is told", async (_name, options, message) => {
     const at = await host({ limits: LIMITS }, () => undefined);
     await expect(at.guard.run(options as never, () => 1)).rejects.toThrow(message);
+  });
+
+  test("a job that cannot be called is told, and charges nothing", async () => {
+    const at = await host({ limits: LIMITS }, () => undefined);
+    await expect(at.guard.run({ scopes: { user: "alice" }, cost: 0.5 }, "job" as never)).rejects.toThrow(/needs the job: a function/);
+    expect(await at.standing("user-day")).toEqual([0, 0]);
+  });
+
+  test("what it cost says nothing of its tokens: those stay as held", async () => {
+    const tokens = { name: "user-tokens", scope: "user", unit: "tokens", window: { limit: 1_000, per: "day" } } as const;
+    const at = await host({ limits: [DAY, tokens] }, () => undefined);
+    await at.guard.run({ scopes: { user: "alice" }, cost: { usd: 0.5, tokens: 400 } }, (quota) => quota.meter({ usd: 0.2 }));
+    await at.conserved();
+    expect([await at.standing("user-day"), await at.standing("user-tokens")]).toEqual([
+      [0.2, 0],
+      [400, 0],
+    ]);
   });
 });

@@ -367,6 +367,7 @@ describe("options", () => {
     ["an unknown one", { scope: {} }, /fetch\(\) scope: there is no such option.*scopes/],
     ["a scope that nobody declares", { scopes: { featur: "x" } }, /fetch\(\) scopes\.featur: nobody declares this scope.*feature/],
     ["a value that no scope can have", { scopes: { user: "a b" } }, /fetch\(\) scopes: the value of scope user/],
+    ["scopes that are none", { scopes: "alice" }, /fetch\(\) scopes: expected values such as/],
     ["an empty tag", { tag: "" }, /fetch\(\) tag: expected 1 to 128 characters/],
     ["a fetch that is none", { fetch: "https://x" }, /fetch\(\) fetch: expected a function/],
   ])("%s is told at once", (_name, options, message) => {

@@ -493,18 +493,20 @@ describe("refusals", () => {
       refusing("/throw", () => {
         throw new Error("of the host");
       });
+      refusing("/reject", () => Promise.reject(new Error("of the host, later")));
       app.use(
         (error: Error & { status?: number }, _req: Request, res: Reply, _next: () => void) =>
           void res.status(error.status ?? 502).send(error.message),
       );
     });
-    for (const path of ["/answer", "/fail", "/pass", "/throw"]) for (let i = 0; i < 5; i += 1) await it.post(path, path.slice(1));
+    for (const path of ["/answer", "/fail", "/pass", "/throw", "/reject"]) for (let i = 0; i < 5; i += 1) await it.post(path, path.slice(1));
     const answered = await it.post("/answer", "answer");
     expect([answered.status, await answered.json()]).toEqual([418, { code: "budget_exhausted", limit: "calls", url: "/answer" }]);
     expect(Number(answered.headers.get("retry-after"))).toBeGreaterThan(0);
     expect(answered.headers.get("ratelimit")).toMatch(/^"calls";r=0;t=\d+$/);
     expect(answered.headers.get("x-request-id")).toBeTruthy();
     expect([(await it.post("/fail", "fail")).status, (await it.post("/throw", "throw")).status]).toEqual([429, 502]);
+    expect((await it.post("/reject", "reject")).status).toBe(502);
     const passed = await it.post("/pass", "pass");
     expect([passed.status, await passed.text()]).toEqual([200, "passed"]);
   });

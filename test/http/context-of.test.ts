@@ -57,6 +57,26 @@ describe("what is reported by hand", () => {
     expect(used(ctx)).toMatchObject({ billedNanoUsd: 750_000_000, usage: { inputTokens: 3 } });
   });
 
+  test("in USD alone says nothing of tokens: what was held of them stands", () => {
+    const { ctx, quota } = metered();
+    quota.meter({ usd: 0.5 });
+    expect(used(ctx)).toMatchObject({ billedNanoUsd: 500_000_000, usage: null });
+    quota.meter(chunk("a", 5, 1));
+    expect(used(ctx)?.usage).toMatchObject({ inputTokens: 5, outputTokens: 1 });
+  });
+
+  test.each([
+    [{ inputTokens: undefined, outputTokens: undefined }],
+    [{ model: "known", inputTokens: undefined, outputTokens: undefined }],
+    [{ usd: undefined }],
+    [null],
+    [undefined],
+  ])("is ignored when it says nothing, as an SDK's usage of a provider that reports none: %j", (report) => {
+    const { ctx, quota } = metered();
+    quota.meter(report as object);
+    expect(ctx.charged).toBeUndefined();
+  });
+
   test("without a price has no cost, then or later", () => {
     const { ctx, quota } = metered();
     quota.meter({ inputTokens: 3 });
@@ -146,5 +166,5 @@ test("a report after the end is a correction, one before it is not", async () =>
   await ctx.close({ status: 200, code: null, error: null });
   expect(corrections).toBe(0);
   quota.meter(chunk("a", 5, 2));
-  expect([corrections, used(ctx)?.usage.outputTokens]).toEqual([1, 2]);
+  expect([corrections, used(ctx)?.usage?.outputTokens]).toEqual([1, 2]);
 });

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { ConfigError } from "../../src/core/errors.ts";
 import { isPromise } from "../../src/core/time.ts";
 import { isDynamic, ruleOf, sameCounter, shapeOf, type LimitDefinition, type LimitKind } from "../../src/limits/limit.ts";
 import { definition, FACTS } from "./definition-kit.ts";
@@ -78,7 +79,7 @@ describe("a limit that is a function", () => {
 
   test.each<[unknown]>([[NaN], [undefined], [null], ["5"], [{}], [Infinity]])("that answers %s is a mistake that names the limit", async (value) => {
     expect(() => rule(by(() => value as number))).toThrow("user-tokens");
-    await expect(rule(by(async () => value as number))).rejects.toThrow(TypeError);
+    await expect(rule(by(async () => value as number))).rejects.toThrow(ConfigError);
   });
 
   test.each([[-20], [-0.5]])("that answers %d is never unlimited: somebody subtracted what was spent", (value) => {

@@ -174,6 +174,7 @@ describe("what a row had charged", () => {
   test.each<[string, Partial<LedgerRow>, Record<string, number>]>([
     ["settled", { billedNanoUsd: 5 }, { requests: 1, tokens: 54_321, input_tokens: 321, output_tokens: 54_000, usd: 5 }],
     ["settled without a price", { billedNanoUsd: null }, { requests: 1, tokens: 54_321, input_tokens: 321, output_tokens: 54_000, usd: 7_000 }],
+    ["settled by its cost alone", { usage: null, billedNanoUsd: 5 }, { ...HELD, usd: 5 }],
     ["estimated", { state: "estimated", usage: null }, HELD],
     ["unknown", { state: "unknown", usage: null }, HELD],
     ["still open", { state: "intent", usage: null }, HELD],

@@ -2,11 +2,11 @@
 import { Controller, Injectable, Module, Post, type DynamicModule, type Type } from "@nestjs/common";
 import { NestFactory } from "@nestjs/core";
 import { ExpressAdapter } from "@nestjs/platform-express";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { createGuard, type GuardOptions } from "quotaguard";
 import { Budget, QuotaGuardModule, QuotaGuardService, type BudgetOptions } from "quotaguard/nest";
 import { KEY } from "../helpers/app.ts";
-import { closingAll, created, later, post, started } from "./nest-kit.ts";
+import { closed, closingAll, created, later, post, started } from "./nest-kit.ts";
 
 closingAll();
 
@@ -106,6 +106,16 @@ describe("the boot stops", () => {
     await expect(created(appWith(QuotaGuardModule.forRootAsync({ useFactory: () => wrong })))).rejects.toThrow(/^limts: unknown option/);
   });
 
+  test("a factory that forgets its return, or says where the gateway is mounted", async () => {
+    for (const none of [undefined, null]) {
+      const forgetful = QuotaGuardModule.forRootAsync({ useFactory: () => none as never });
+      await expect(created(appWith(forgetful))).rejects.toThrow(/the factory gave no options; does it return them\?/);
+    }
+    expect(() => QuotaGuardModule.forRoot(Promise.resolve({}) as object)).toThrow(/its options are a promise; use forRootAsync/);
+    const misplaced = QuotaGuardModule.forRootAsync({ useFactory: () => ({ mount: "/llm" }) as object });
+    await expect(created(appWith(misplaced))).rejects.toThrow(/^mount: stands beside useFactory/);
+  });
+
   async function boot(budget: string | BudgetOptions, place: "method" | "class", more: GuardOptions = options): Promise<void> {
     class Summaries {
       summarise() {
@@ -177,4 +187,17 @@ describe("the boot stops", () => {
       await expect(app.init()).rejects.toThrow("use @nestjs/platform-express; this app runs on Fastify");
     }
   });
+});
+
+test("the app's own log has a plugin's failure, whatever it threw", async () => {
+  const lines: string[] = [];
+  const keep = (line: string): void => void lines.push(line);
+  const logger = { log: keep, error: keep, warn: keep, debug: keep };
+  const circle: Record<string, unknown> = { status: 503, count: 1n };
+  circle.self = circle;
+  const plugin = { name: "probe", setup: () => vi.fn<() => Promise<void>>().mockRejectedValue(circle) };
+  const app = await created(QuotaGuardModule.forRoot({ ...options, plugins: [plugin] }), { logger });
+  await app.init();
+  await closed(app);
+  expect(lines).toContainEqual(expect.stringMatching(/^a teardown of the plugin failed: .*status: 503/));
 });

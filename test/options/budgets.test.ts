@@ -102,6 +102,11 @@ describe("route budgets", () => {
   test.each<readonly [string, unknown, string]>([
     ["style of headers", { cost: 1, headers: "standart" }, "budgets() headers: expected one of all, standard, legacy, none; did you mean standard?"],
     ["skip that is no function", { cost: 1, skip: true }, "budgets() skip: expected a function"],
+    [
+      "no limit at all",
+      { limits: [], cost: 1 },
+      "budgets() limits: is empty, so nothing would be counted; leave it out for all of the guard's limits",
+    ],
     ["unknown limit", { limits: ["user-dy"], cost: 1 }, "budgets() limits[0]: there is no limit user-dy among the guard's; did you mean user-day?"],
     ["unknown option", { limt: [], cost: 1 }, "budgets() limt: unknown option; did you mean limits?"],
     [

@@ -147,6 +147,12 @@ describe("where a plugin's fetch may go", () => {
     expect(seen.map(({ url }) => url)).toEqual(["/a"]);
   });
 
+  test("a password in the URL is refused, and not repeated", async () => {
+    const thrown: unknown = await fetching()("https://me:top-secret@example.org/").catch((error: unknown) => error);
+    expect(thrown).toBeInstanceOf(TypeError);
+    expect((thrown as Error).message).toBe("fetch: the URL holds a user or a password; send an authorization header");
+  });
+
   test("whoever asks for redirects is told", async () => {
     await expect(fetching()(server.url, { allow: [server.url], redirect: "follow" })).rejects.toThrow("redirects are never followed");
   });
@@ -210,6 +216,35 @@ describe("what it sends and returns", () => {
     const error = await refusal(fetch(server.url, { allow: [server.url], maxBytes: 1_000 }));
     expect(error.message).toContain("too large");
     expect(await (await fetch(server.url, { allow: [server.url], maxBytes: 1_001 })).text()).toHaveLength(1_001);
+  });
+
+  test("no longer than timeoutMs for a body that does not end, and its maker is told", async () => {
+    const clock = testClock();
+    let told: unknown;
+    const body = new ReadableStream<Uint8Array>({
+      start: (controller) => controller.enqueue(Buffer.from("once upon a time")),
+      cancel: (reason) => void (told = reason),
+    });
+    const init = { allow: [server.url], timeoutMs: 500, method: "POST", body, duplex: "half" } as const;
+    const asking = refusal(fetching({ clock })(server.url, init));
+    clock.advance(500);
+    const error = await asking;
+    expect([error.code, told, seen]).toEqual(["upstream_timeout", error, []]);
+  });
+
+  test("a body that does not end ends with the plugin", async () => {
+    const ending = new AbortController();
+    const init = { allow: [server.url], method: "POST", body: new ReadableStream(), duplex: "half" } as const;
+    const asking = fetching({ signal: ending.signal })(server.url, init);
+    const reason = new GuardError("plugin_failed", "torn down");
+    ending.abort(reason);
+    await expect(asking).rejects.toBe(reason);
+  });
+
+  test("a body may be a stream", async () => {
+    const body = new Blob(["a stre", "am"]).stream();
+    await fetching()(server.url, { allow: [server.url], method: "POST", body, duplex: "half" });
+    expect(seen.map((each) => [each.body, each.headers["content-length"]])).toEqual([["a stream", "8"]]);
   });
 
   test("no longer than timeoutMs, for the whole answer", async () => {

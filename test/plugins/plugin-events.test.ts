@@ -24,6 +24,12 @@ describe("listening", () => {
     ]);
   });
 
+  test("of an event that never comes, or that cannot be called, is told at once", async () => {
+    const { host } = await hosted(pluginKit());
+    expect(() => host.on("reqest" as never, () => {})).toThrow(/there is no event reqest; did you mean request\?/);
+    expect(() => host.on("request", undefined as never)).toThrow(/on\("request", listener\) needs a function/);
+  });
+
   test("ends when it is stopped, or with the plugin; others' listeners stay", async () => {
     const kit = pluginKit();
     const { host, set } = await hosted(kit);

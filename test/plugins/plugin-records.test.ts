@@ -79,6 +79,21 @@ describe("a plugin's records", () => {
     expect(await kit.records.list("")).toHaveLength(1);
   });
 
+  const circle: { self?: object } = {};
+  circle.self = circle;
+  test.each([
+    ["nothing", undefined],
+    ["a function", () => 1],
+    ["a bigint", 5n],
+    ["a circle", circle],
+  ])("no record is %s: the store never sees it, so it cannot be taken for ill", async (_what, value) => {
+    const kit = pluginKit();
+    const { host } = await hosted(kit, "reports");
+    expect(() => host.records.put("day", value)).toThrow(/the plugin reports: the record day must be JSON/);
+    expect(() => host.records.put("day", 1, { ttlMs: Number.NaN })).toThrow(/needs a ttlMs above 0/);
+    expect(await kit.records.list("")).toEqual([]);
+  });
+
   test.each(BAD_PREFIXES)("no prefix is %j", async (prefix) => {
     const { host } = await hosted(pluginKit());
     for (const use of [() => host.records.list(prefix), () => host.records.watch(prefix, () => {})]) expect(use).toThrow(ConfigError);
@@ -151,5 +166,6 @@ describe("a plugin's secrets", () => {
   ])("no value is %j", async (value) => {
     const { host } = await hosted(pluginKit());
     await expect(host.secrets.put("token", value)).rejects.toThrow("must be text of 1 to 65536 characters");
+    await expect(host.secrets.put("token", "v", { ttlMs: Number.NaN })).rejects.toThrow("the record token needs a ttlMs above 0");
   });
 });

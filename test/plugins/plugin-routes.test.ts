@@ -1,4 +1,6 @@
 // Plugins' routes as a client meets them: a real guard, a real app, real sockets.
+import { get } from "node:http";
+import { connect } from "node:net";
 import express, { type Express } from "express";
 import { afterEach, describe, expect, test } from "vitest";
 import {
@@ -6,6 +8,7 @@ import {
   definePlugin,
   GuardError,
   jsonAnswer,
+  type Answer,
   type Context,
   type GuardOptions,
   type PluginHost,
@@ -290,6 +293,7 @@ describe("what a step does", () => {
     ["returns rubbish", () => ({ status: 99, headers: [], body: null })],
     ["returns text", () => "hello" as never],
     ["returns odd headers", () => ({ status: 200, headers: ["a"], body: null })],
+    ["returns a header of two lines", () => ({ status: 200, headers: ["x-note", "a\r\nset-cookie: canary=1"], body: null })],
   ])("one that %s is 500 plugin_failed, told to the log and counted", async (_how, step) => {
     const { ask, logger, guard } = await running((host) => host.route("/x", step, { public: true }), { monitoring: { prometheusEnabled: true } });
     const failed = await ask("/probe/x");
@@ -309,6 +313,139 @@ describe("what a step does", () => {
     expect((await ask("/probe/x")).status).toBe(500);
     const line = logger.lines.find(({ fields }) => fields.plugin === "probe");
     expect((line?.fields.err as Error | undefined)?.message).toContain("within 50 ms");
+  });
+
+  test("a stream that comes after that is given up, and nobody reads it", async () => {
+    let answer: ((given: Answer) => void) | undefined;
+    const heard: string[] = [];
+    const body: Source = { start: () => void heard.push("start"), resume() {}, cancel: () => void heard.push("cancel") };
+    const { ask } = await running((host) => host.route("/x", () => new Promise<Answer>((resolve) => void (answer = resolve)), { public: true }), {
+      server: { requestTimeout: 50 },
+    });
+    expect((await ask("/probe/x")).status).toBe(500);
+    answer?.({ status: 200, headers: [], body });
+    await settled();
+    expect(heard).toEqual(["cancel"]);
+  });
+
+  test("a guard that closes waits for neither streams nor steps that have no end", async () => {
+    const heard: string[] = [];
+    const { ask, guard } = await running(
+      (host) => {
+        const body: Source = {
+          start: (sink) => void sink.chunk(Buffer.from("data: 1\n\n")),
+          resume() {},
+          cancel: () => void heard.push("cancelled"),
+        };
+        host.route("/events", () => ({ status: 200, headers: ["content-type", "text/event-stream"], body }), { public: true });
+        host.route("/slow", () => new Promise<never>(() => void heard.push("asked")), { public: true });
+      },
+      { server: { shutdownTimeout: 50 } },
+    );
+    const streaming = await ask("/probe/events");
+    const slow = ask("/probe/slow");
+    await expect.poll(() => heard).toEqual(["asked"]);
+    await guard.close();
+    // Broken off, so that nobody takes it for the whole.
+    await expect(streaming.text()).rejects.toThrow("terminated");
+    const refused = await slow;
+    expect([refused.status, await refused.json(), heard]).toEqual([503, expect.objectContaining({ code: "overloaded" }), ["asked", "cancelled"]]);
+  });
+
+  const asBuffer = (chunk: unknown): Buffer => chunk as Buffer;
+  const broken: readonly (readonly [string, Source])[] = [
+    [
+      "does not start",
+      {
+        start() {
+          throw new Error("canary");
+        },
+        resume() {},
+        cancel() {},
+      },
+    ],
+    [
+      "pushes text",
+      {
+        start(sink) {
+          sink.chunk(asBuffer("one "));
+          sink.chunk(asBuffer("two"));
+          sink.end();
+        },
+        resume() {},
+        cancel() {},
+      },
+    ],
+    [
+      "does not go on",
+      {
+        start(sink) {
+          // More than a socket takes at once: what comes next is asked for.
+          for (let i = 0; i < 8; i += 1) sink.chunk(Buffer.alloc(1_000_000));
+        },
+        resume() {
+          throw new Error("canary");
+        },
+        cancel() {
+          throw new Error("canary");
+        },
+      },
+    ],
+    [
+      "fails",
+      {
+        start(sink) {
+          sink.chunk(Buffer.from("a part"));
+          sink.error(new Error("canary") as GuardError);
+        },
+        resume() {},
+        cancel() {},
+      },
+    ],
+  ];
+
+  test.each(broken)("a stream that %s breaks its own answer and nothing else", async (_how, body) => {
+    const { ask } = await running((host) => {
+      host.route("/broken", () => ({ status: 200, headers: [], body }), { public: true });
+      host.route("/whole", () => jsonAnswer("well"), { public: true });
+    });
+    const received = ask("/probe/broken").then((answer) => answer.text());
+    await expect(received).rejects.toThrow(/terminated|fetch failed/);
+    expect(await (await ask("/probe/whole")).json()).toBe("well");
+  });
+
+  test("HEAD of a stream without end is answered, and the stream is given up", async () => {
+    const heard: string[] = [];
+    const body: Source = { start: () => void heard.push("start"), resume() {}, cancel: () => void heard.push("cancel") };
+    const events = (): Answer => ({ status: 200, headers: ["content-type", "text/event-stream"], body });
+    const { app } = await running((host) => host.route("/events", events, { public: true }));
+    const port = Number(new URL(app.url).port);
+    const received = await new Promise<string>((resolve, reject) => {
+      let all = "";
+      const socket = connect(port, "127.0.0.1", () => {
+        const head = "HEAD /llm/v0/management/plugins/probe/events HTTP/1.1\r\nhost: x\r\n\r\n";
+        socket.write(`${head}GET /elsewhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n`);
+      });
+      socket.on("data", (chunk: Buffer) => void (all += chunk.toString()));
+      socket.on("end", () => resolve(all)).on("error", reject);
+    });
+    expect(received).toMatch(/^HTTP\/1\.1 200 OK\r\n[^]*text\/event-stream[^]*\r\n\r\nHTTP\/1\.1 404 /);
+    expect(heard).toEqual(["cancel"]);
+  });
+
+  test("where an answer ends is not the plugin's to say", async () => {
+    const copied = ["Content-Length", "3", "x-kept", "yes", "transfer-encoding", "chunked", "connection", "close", "content-type", "text/plain"];
+    const { app } = await running((host) => host.route("/x", () => ({ status: 200, headers: copied, body: Buffer.from("hello") }), { public: true }));
+    const rawHeaders = await new Promise<string[]>((resolve, reject) => {
+      get(`${app.url}/llm/v0/management/plugins/probe/x`, (res) => resolve(res.resume().rawHeaders)).on("error", reject);
+    });
+    const named = rawHeaders.map((text, i) => (i % 2 === 0 ? `${text.toLowerCase()}: ${rawHeaders[i + 1]}` : "")).filter(Boolean);
+    expect(named.filter((line) => /^(?:content-|transfer-|connection|x-kept)/.test(line)).toSorted()).toEqual([
+      "connection: keep-alive",
+      "content-length: 5",
+      "content-type: text/plain",
+      "x-kept: yes",
+    ]);
   });
 
   test("an answer may be the same object each time, and a stream", async () => {

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { GuardError } from "../../src/core/errors.ts";
 import type { Plugin, PluginHost } from "../../src/core/plugin.ts";
+import type { RecordStore } from "../../src/core/store.ts";
 import { rejectionOf } from "../core/context-kit.ts";
 import { hosted, pluginKit, settled } from "./plugin-kit.ts";
 
@@ -131,6 +132,57 @@ describe("tearing down", () => {
     expect(kit.logger.lines.map(({ fields }) => [fields.plugin, (fields.err as Error).message])).toEqual([
       ["hangs", "the plugin hangs did not end within 5 s and is left behind"],
       ["throws", "cannot end"],
+    ]);
+  });
+
+  test("a timer that hangs costs 5 s, and the plugin is torn down all the same", async () => {
+    const kit = pluginKit();
+    const notes: string[] = [];
+    const hanging = noting("a", notes, {
+      setup(host) {
+        host.every(1_000, () => new Promise<void>(() => void notes.push("a hangs")));
+        return () => void notes.push("a is torn down");
+      },
+    });
+    const set = await kit.start([hanging]);
+    kit.clock.advance(1_000);
+    const closing = set.close();
+    await settled();
+    kit.clock.advance(4_999);
+    await settled();
+    expect(notes).toEqual(["a hangs"]);
+    kit.clock.advance(1);
+    await closing;
+    expect([notes, kit.failures]).toEqual([["a hangs", "a is torn down"], ["a teardown"]]);
+    expect(String(kit.logger.lines[0]?.fields.err)).toContain("a timer of the plugin a did not end within 5 s");
+  });
+
+  test("of a store that minds the end of a watch, nobody's end is lost", async () => {
+    const records = pluginKit().records;
+    const minding: RecordStore = {
+      ...records,
+      watch: () => () => {
+        throw new Error("the store is gone");
+      },
+    };
+    const kit = pluginKit({ records: minding });
+    const notes: string[] = [];
+    const watching = noting("b", notes, {
+      setup(host) {
+        host.records.watch("", () => undefined);
+        return () => {
+          notes.push("b is torn down");
+          host.records.watch("", () => undefined);
+        };
+      },
+    });
+    const set = await kit.start([noting("a", notes), watching]);
+    notes.length = 0;
+    await set.close();
+    expect(notes).toEqual(["b is torn down", "a is torn down"]);
+    expect([kit.failures, kit.control.asked]).toEqual([
+      ["b watcher", "b watcher"],
+      ["drop b", "drop a"],
     ]);
   });
 

@@ -175,6 +175,26 @@ describe("a lock whose store answers badly", () => {
     expect(await recordLock({ records: slow, clock }).take("other", 600)).toBeNull();
   });
 
+  test("is not extended when the answer took longer than it lasts", async () => {
+    const { records } = kit();
+    let delayMs = 0;
+    const slow: RecordStore = {
+      ...records,
+      put(...args) {
+        const version = records.put(...args);
+        clock.advance(delayMs);
+        return version;
+      },
+    };
+    const lock = held(await recordLock({ records: slow, clock }).take("job", 600));
+    delayMs = 599;
+    expect(await lock.extend()).toBe(true);
+    delayMs = 600;
+    expect(await lock.extend()).toBe(false);
+    // By now it is somebody else's.
+    held(await recordLock({ records, clock }).take("job", 1_000));
+  });
+
   test("is not taken by a store's failure", async () => {
     const { lossy, loseNext } = kit();
     loseNext();

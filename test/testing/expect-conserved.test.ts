@@ -113,6 +113,17 @@ test("refusals, errors, broken streams and failover balance as well; what has no
   expect(await check()).toMatchObject({ apart: { requests: expect.any(Number) }, exact: { requests: 2, settledTokens: expect.any(Number) } });
 });
 
+test("a place is free from its end on, whatever its reservation is corrected to later", async () => {
+  const store = recordingStore();
+  const charges = [{ key: "c:t:alice", rule: { kind: "concurrency", limit: 1 }, unit: "concurrent", amount: 1, enforce: true }] as const;
+  await store.limits.reserve("one", charges, 60_000);
+  await store.limits.lapse("one");
+  await store.limits.reserve("two", charges, 60_000);
+  expect(await store.limits.settle("one", { usd: 1 })).toBe("late");
+  await store.limits.release("two");
+  expect(await expectConserved({ store })).toMatchObject({ reservations: 2 });
+});
+
 test("works with lost replies: a settle that is asked for twice is one", async () => {
   const clock = testClock();
   const upstream = await fakeUpstream();

@@ -367,6 +367,19 @@ describe("the truth log", () => {
     expect(JSON.stringify(upstream.log)).not.toContain("canary");
   });
 
+  it("says in the answer what is wrong with its script", async () => {
+    for (const script of [
+      () => {
+        throw new Error("not like this");
+      },
+      { text: "no list" } as never,
+    ]) {
+      upstream.script(script);
+      const response = await post(hello);
+      expect([response.status, await response.text()]).toEqual([500, expect.stringContaining("the script of fakeUpstream() failed: ")]);
+    }
+  });
+
   it("is bounded, and its totals are not", async () => {
     const small = await fakeUpstream({ logLimit: 2, logBodyBytes: 10 });
     for (let i = 0; i < 4; i += 1) await (await fetch(`${small.url}/v1/chat/completions`, { method: "POST", body: JSON.stringify(hello) })).text();

@@ -164,6 +164,15 @@ test("a recording says what the store behind the faults did", async () => {
   expect([store.recording.unrecorded, store.recording.pending]).toEqual([0, 0]);
 });
 
+test.each<[string, readonly unknown[], RegExp]>([
+  ["a fault that there is not", ["refuse", "limits"], /there is no fault refuse; did you mean refuses\?/],
+  ["a place that there is not", ["refuses", "limits.reserv"], /a store has no limits\.reserv; did you mean limits\.reserve\?/],
+  ["no place", ["refuses"], /say where/],
+])("%s is told at once: it would never strike", (_what, given, message) => {
+  const fail = faultyStore().fail as (...given: readonly unknown[]) => void;
+  expect(() => fail(...given)).toThrow(message);
+});
+
 test("a recording has an end, and says so", () => {
   const store = recordingStore({ limit: 2 });
   for (const opId of ["a", "b", "c"]) void store.limits.release(opId);

@@ -207,10 +207,51 @@ describe("no secret is in it", () => {
     expect((await post(replay.url, { ...hello, messages: [{ role: "user", content: said }] }, { path })).status).toBe(200);
   });
 
+  const WITHIN = "acme/canary+pa rt";
+
+  test.each([
+    ["behind a line break of JSON", String.raw`{"text":"key:\nAIzaCanary1234567890abcdefgh"}`],
+    ["behind an escape of JSON", String.raw`{"text":"key\u003dsk-canary0123456789"}`],
+    ["behind an escape of a URL", "note=it%20is%20gsk_canary0123456789"],
+    ["behind a word for it", String.raw`{"text":"\tBearer canary-opaque-token"}`],
+    ["in a member of its name", '{"access_token" : "canary \\" opaque","expires_in":5}'],
+    ["in JSON inside of a text", String.raw`{"text":"{\"refresh_token\": \"1//0canary\"}"}`],
+    ["in a member of an MCP server", '{"authorization":"canary","headers":{"X-Api-Key":"canary"}}'],
+    ["in a form", "grant_type=refresh_token&client_secret=canary&refresh_token=1//0canary"],
+    ["in a signed URL", "https://blobs.example/a?se=1&X-Goog-Signature=canary&sig=canary"],
+    ["listed, with a slash that JSON escaped", JSON.stringify({ at: WITHIN }).replaceAll("/", String.raw`\/`)],
+    ["listed, in a form", `note=${encodeURIComponent(WITHIN).replaceAll("%20", "+").toLowerCase()}`],
+  ])("%s", (_where, text) => {
+    const cleaned = redaction([WITHIN]).bytes(text);
+    expect(cleaned).not.toMatch(/canary/i);
+    expect(cleaned).toHaveLength(text.length);
+  });
+
+  test.each(["", "u", "us", "user:"])("listed, inside of something that was coded, behind '%s'", (before) => {
+    const clean = redaction([WITHIN]);
+    for (const coding of ["base64", "base64url"] as const) {
+      const cleaned = clean.bytes(Buffer.from(`${before}${WITHIN};end`).toString(coding));
+      expect(Buffer.from(cleaned.replaceAll(/[^\w+/-]/g, "A"), "base64").toString("latin1")).not.toMatch(/anary/);
+      expect(cleaned).toContain("[redacted");
+    }
+  });
+
+  test("a query may name more of them", () => {
+    expect(redaction().path("/v1/x?X-Amz-Security-Token=canary&client_secret=canary&id_token=canary&limit=5")).toBe(
+      "/v1/x?X-Amz-Security-Token=[redacted]&client_secret=[redacted]&id_token=[redacted]&limit=5",
+    );
+  });
+
+  test("megabytes that begin like a key are no reason to give up", () => {
+    const clean = redaction();
+    for (const text of [`sk-${"a".repeat(8e6)}`, "eyJ".repeat(2e6)]) expect(clean.bytes(text)).toHaveLength(text.length);
+  });
+
   test("ordinary words are left alone", () => {
     const clean = redaction(["zz"]);
-    for (const words of ["key-value stores", "an org-wide sketch", "the bearer of news", "skills and task_force", "total_tokens: 12"])
-      expect(clean.bytes(words)).toBe(words);
+    const ordinary = ["key-value stores", "an org-wide sketch", "the bearer of news", "skills and task_force", "total_tokens: 12"];
+    const members = ['{"token":" Hello","max_tokens":5}', '{"signature":"EqQBCkYIBxgC"}', '{"secrets":"no"}', '{"name":"user_authentication"}'];
+    for (const words of [...ordinary, ...members]) expect(clean.bytes(words)).toBe(words);
     expect(() => redaction([""])).toThrow("an empty text would be found everywhere");
   });
 });

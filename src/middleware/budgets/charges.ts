@@ -28,6 +28,8 @@ export interface Costs {
   readonly costOf: (ctx: Context, call: Call | null, needs: Needs, cap?: number) => MaybePromise<Cost>;
   /** The most output tokens that fit into what a limit has left; absent = the output cannot be shortened. */
   readonly affordable?: (ctx: Context, call: Call, unit: Unit, available: number) => number;
+  /** Whether it tells how much of a unit of tokens or money is used; absent = of all. */
+  readonly says?: (unit: Unit) => boolean;
 }
 
 export const NO_SCOPES = Object.freeze({});

@@ -1,6 +1,6 @@
 /** What a request holds, and what becomes of it once the request is over. */
 import type { Charged, Context, Reservation } from "../../core/context.ts";
-import type { Amounts, Charge, LimitStore, Standing, Unit } from "../../core/store.ts";
+import { UNITS, type Amounts, type Charge, type LimitStore, type Standing, type Unit } from "../../core/store.ts";
 import { isPromise, type MaybePromise } from "../../core/time.ts";
 import { NO_USAGE, totalInputTokens, totalOutputTokens } from "../../core/usage.ts";
 import type { Ending, Holds } from "../../limits/holds.ts";
@@ -31,21 +31,23 @@ export interface Held extends Reservation {
   readonly isMore: boolean;
   /** How it was finished; undefined while it is open. */
   ending?: Ending;
+  /** From the first call on: only what its host meters itself is charged with it. */
+  isServed?: boolean;
   /** Its tokens and money are going over to a call in this process. */
   moving?: Promise<void>;
 }
 
 export const isPriced = (unit: Unit): boolean => unit !== "requests" && unit !== "concurrent";
 
+/** Whether it holds tokens or money. */
+export const holdsSum = (held: Held): boolean => held.charges.some(({ unit }) => isPriced(unit));
+
 /** Of a request whose tokens and money are charged elsewhere. */
 export const NOTHING_BUT_THE_REQUEST: Amounts = Object.freeze({ tokens: 0, input_tokens: 0, output_tokens: 0, usd: 0 });
 const CHARGED_ELSEWHERE: Charged = Object.freeze({ kind: "usage", usage: NO_USAGE, provenance: "exact", rawNanoUsd: 0, billedNanoUsd: 0 });
 
-/** Requests whose handlers called a provider through this guard: what those calls used is charged with them. */
-const servedWithin = new WeakSet<Context>();
-
-/** From now on a request's own estimate does not stand: only what its host meters itself is charged with it. */
-export const markServedWithin = (ctx: Context): void => void servedWithin.add(ctx);
+export const NOTHING: Charged = Object.freeze({ kind: "nothing" });
+const ESTIMATE: Charged = Object.freeze({ kind: "estimate" });
 
 /** What is settled, per unit; an absent unit keeps what was held. */
 function endingOf(charged: Charged, input: Amounts): Ending {
@@ -54,9 +56,12 @@ function endingOf(charged: Charged, input: Amounts): Ending {
   if (charged.kind === "estimate") return "lapse";
   if (charged.kind === "input") return { ...input, output_tokens: 0 };
   const { usage, billedNanoUsd } = charged;
-  const inputTokens = totalInputTokens(usage);
-  const outputTokens = totalOutputTokens(usage);
-  const actual: { [unit in Unit]?: number } = { input_tokens: inputTokens, output_tokens: outputTokens, tokens: inputTokens + outputTokens };
+  const actual: { [unit in Unit]?: number } = {};
+  if (usage !== null) {
+    actual.input_tokens = totalInputTokens(usage);
+    actual.output_tokens = totalOutputTokens(usage);
+    actual.tokens = actual.input_tokens + actual.output_tokens;
+  }
   if (billedNanoUsd !== null) actual.usd = billedNanoUsd;
   return actual;
 }
@@ -94,11 +99,19 @@ function withMore(held: Held, all: readonly Held[]): Held {
   return { ...held, charges: held.charges.map((charge) => ({ ...charge, amount: charge.amount + beyond(charge.key) })) };
 }
 
+/** The input's part of a reservation, and of what later ones hold beyond it. */
+function inputOf(held: Held, all: readonly Held[]): Amounts {
+  const more = all.filter(({ isMore }) => isMore);
+  if (held.isMore || more.length === 0) return held.input;
+  const most: { [unit in Unit]?: number } = { ...held.input };
+  for (const { input } of more) for (const unit of UNITS) if (input[unit] !== undefined) most[unit] = Math.max(most[unit] ?? 0, input[unit]);
+  return most;
+}
+
 /** What a request is charged when neither the proxy nor the host has said so. */
-function unsaid(ctx: Context, { forCall }: Reservation): Charged {
-  if (forCall || ctx.failure) return { kind: "nothing" };
-  if (!servedWithin.has(ctx)) return { kind: "estimate" };
-  return (ctx.charged = CHARGED_ELSEWHERE);
+function unsaid(ctx: Context, { forCall, isServed }: Reservation): Charged {
+  if (forCall || ctx.failure) return NOTHING;
+  return isServed ? CHARGED_ELSEWHERE : ESTIMATE;
 }
 
 /** After the response: one function for all requests, so that nothing is kept alive per request but the reservation itself. */
@@ -109,12 +122,18 @@ export const correctAll = (ctx: Context): MaybePromise<void> => finishAll(ctx, (
 
 function finishAll(ctx: Context, applies: (held: Held) => boolean): MaybePromise<void> {
   const pending: Promise<void>[] = [];
+  const said = ctx.charged;
+  let isElsewhere = false;
+  let isHere = said !== undefined;
   for (const held of (ctx.reservations ?? []) as Held[]) {
     if (!applies(held)) continue;
     const isFirst = held.ending === undefined;
-    const { holds, watch, store, opId, input } = held;
-    const charged: Charged = ctx.charged ?? unsaid(ctx, held);
+    const { holds, watch, store, opId } = held;
+    const charged: Charged = said ?? unsaid(ctx, held);
+    if (charged === CHARGED_ELSEWHERE) isElsewhere = true;
+    else if (holdsSum(held)) isHere = true;
     ctx.provenance = charged.kind === "usage" ? charged.provenance : charged.kind === "nothing" ? "void" : "estimated";
+    const input = charged.kind === "input" ? inputOf(held, heldBy(ctx, holds)) : held.input;
     const whole = held.isRemainder && charged === CHARGED_ELSEWHERE ? "lapse" : endingOf(charged, input);
     const ending = held.isMore && typeof whole === "object" ? nothingOf(whole) : whole;
     held.ending = ending;
@@ -123,5 +142,7 @@ function finishAll(ctx: Context, applies: (held: Held) => boolean): MaybePromise
     if (!held.isMore) watch.settled(ctx, withMore(held, heldBy(ctx, holds)), ending);
     if (done !== undefined && isPromise(done)) pending.push(done);
   }
+  // Another guard's estimate for the same request stands.
+  if (isElsewhere && !isHere) ctx.charged = CHARGED_ELSEWHERE;
   return pending.length === 0 ? undefined : Promise.all(pending).then(() => undefined);
 }

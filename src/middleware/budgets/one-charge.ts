@@ -3,11 +3,11 @@
  * has taken already, and the route's hold of tokens and money goes over to the calls, which are charged with what they use.
  */
 import type { Context } from "../../core/context.ts";
-import type { Charge, LimitStore, Shortfall } from "../../core/store.ts";
+import type { Charge, LimitStore, Shortfall, Unit } from "../../core/store.ts";
 import { isPromise, type MaybePromise } from "../../core/time.ts";
 import type { Holds } from "../../limits/holds.ts";
 import type { PlannedLimit } from "../../limits/plan.ts";
-import { isPriced, markServedWithin, NOTHING_BUT_THE_REQUEST, type Held } from "./held.ts";
+import { holdsSum, isPriced, NOTHING_BUT_THE_REQUEST, type Held } from "./held.ts";
 
 /** What the requests around a call hold of this guard's limits, nearest first. */
 function* heldAround(ctx: Context, holds: Holds): Iterable<readonly [Context, Held]> {
@@ -15,7 +15,9 @@ function* heldAround(ctx: Context, holds: Holds): Iterable<readonly [Context, He
     for (const held of (outer.reservations ?? []) as Held[]) if (held.holds === holds && !held.isRemainder) yield [outer, held];
 }
 
-const holdsSum = (held: Held): boolean => held.charges.some(({ unit }) => isPriced(unit));
+/** Whether all tokens and money that a request around holds are counted by these charges, too. */
+const isWithin = (held: Held, charges: readonly Charge[]): boolean =>
+  holdsSum(held) && held.charges.every(({ key, unit }) => !isPriced(unit) || charges.some((charge) => charge.key === key));
 
 /** Whether a charge of a request around stands for the calls in it, too. */
 function covers(outer: Context, { ending }: Held, { unit }: Charge): boolean {
@@ -25,15 +27,15 @@ function covers(outer: Context, { ending }: Held, { unit }: Charge): boolean {
 
 /**
  * What a call in this process has to be charged: not again what the requests around it were charged for it, but all counters of tokens and money that they
- * hold, so that none is left out when their holds go over to it.
+ * hold, so that none is left out when their holds go over to it. `says` tells for which units its cost is known: of others the holds stay where they are.
  */
-export function chargedOnce(planned: readonly PlannedLimit[], ctx: Context, holds: Holds): readonly PlannedLimit[] {
+export function chargedOnce(planned: readonly PlannedLimit[], ctx: Context, holds: Holds, says: (unit: Unit) => boolean): readonly PlannedLimit[] {
   const covered = new Set<string>();
   const more = new Map<string, PlannedLimit>();
   for (const [outer, held] of heldAround(ctx, holds)) {
     held.charges.forEach((charge, i) => {
       if (covers(outer, held, charge)) covered.add(charge.key);
-      else if (isPriced(charge.unit)) more.set(charge.key, held.limits[i] as PlannedLimit);
+      else if (isPriced(charge.unit) && says(charge.unit)) more.set(charge.key, held.limits[i] as PlannedLimit);
     });
   }
   for (const { key } of planned) more.delete(key);
@@ -41,14 +43,14 @@ export function chargedOnce(planned: readonly PlannedLimit[], ctx: Context, hold
   return [...planned.filter(({ key }) => !covered.has(key)), ...more.values()];
 }
 
-/** A call that costs something was made: the estimates of the requests around it do not stand any more. */
-export function takeOver(ctx: Context, charges: readonly Charge[], holds: Holds): void {
-  if (!charges.some(({ unit, amount }) => isPriced(unit) && amount > 0)) return;
-  for (const [outer, held] of heldAround(ctx, holds)) if (holdsSum(held)) markServedWithin(outer);
+/** A model call, or another that costs something, was made: the estimates of the requests around it do not stand any more. */
+export function takeOver(ctx: Context, charges: readonly Charge[], holds: Holds, isCall: boolean): void {
+  if (!isCall && !charges.some(({ unit, amount }) => isPriced(unit) && amount > 0)) return;
+  for (const [, held] of heldAround(ctx, holds)) if (isWithin(held, charges)) held.isServed = true;
 }
 
 /** What is charged already, and may be charged less: open, or as an estimate that nobody has corrected. */
-const isMovable = (held: Held): boolean => (held.ending === undefined || held.ending === "lapse") && holdsSum(held);
+const isMovable = (held: Held): boolean => held.isServed === true && (held.ending === undefined || held.ending === "lapse");
 
 /** A place is freed by finishing its reservation, and its request goes on: such a hold stays until the request is over. */
 const isTied = ({ ending, charges }: Held): boolean => ending === undefined && charges.some(({ unit }) => unit === "concurrent");

@@ -350,7 +350,7 @@ export class Attempt implements ResponseHandler, Source {
   /** What the request is charged, as one figure for the credential's own limits: null when nothing is. */
   #usedTokens(): number | null {
     const { charged } = this.#ctx;
-    if (charged?.kind === "usage") return totalInputTokens(charged.usage) + totalOutputTokens(charged.usage);
+    if (charged?.kind === "usage" && charged.usage) return totalInputTokens(charged.usage) + totalOutputTokens(charged.usage);
     return charged?.kind === "input" || charged?.kind === "estimate" ? this.#settings.inputTokens(this.#call) : null;
   }
 

@@ -43,7 +43,8 @@ function countersOf(reservations: readonly Reservation[]): Iterable<Counter> {
 }
 
 function takenBy({ made, ended, corrected, deadlineMs, kept }: Reservation, index: number, rule: Rule, amount: number): Taken {
-  const at = corrected ?? ended;
+  // A place is free from the end on, whatever is corrected later.
+  const at = rule.kind === "concurrency" ? ended : (corrected ?? ended);
   // Unclear is given the benefit of the doubt, too: as if all of it had been given back at once.
   const back = kept === null ? { amount, at: made } : at === null ? null : { amount: Math.max(0, amount - (kept[index] ?? 0)), at };
   if (rule.kind === "sliding") return { amount, made, back, leavesMs: made.startMs + rule.perMs };
