@@ -25,7 +25,8 @@ export function idempotencyOf(
   metrics: Metrics | null,
 ): Idempotency {
   if (!idempotency) return { step: noStep, close: async () => {} };
-  const isInMemory = store.name === "memory";
+  // A combination is named after both of its stores; the records are of the first.
+  const isInMemory = store.name.split("+")[0] === "memory";
   const records = isInMemory ? shelf({ records: store.records, clock, maxKeys: MAX_KEYS_IN_MEMORY, maxBytes: MAX_BYTES_IN_MEMORY }) : store.records;
   const owner = randomBytes(12).toString("base64url");
   const table = claims({ records, clock, logger, ttlMs: idempotency.ttlMs, owner });
