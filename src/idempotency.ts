@@ -4,6 +4,7 @@ import type { Services } from "./core/context.ts";
 import { noStep, type Step } from "./core/step.ts";
 import type { Store } from "./core/store.ts";
 import type { Metrics } from "./metering/metrics.ts";
+import { markServedWithin } from "./middleware/budgets/held.ts";
 import { idempotencyStep } from "./middleware/idempotency.ts";
 import { claims } from "./middleware/idempotency/claims.ts";
 import { shelf } from "./middleware/idempotency/shelf.ts";
@@ -36,6 +37,7 @@ export function idempotencyOf(
       clock,
       maxBodyBytes: idempotency.maxBodyBytes,
       counted: (outcome) => metrics?.idempotency(outcome),
+      servedWithin: markServedWithin,
     }),
     close: table.close,
   };

@@ -488,6 +488,29 @@ describe("where it stands", () => {
     expect(await (await ask("/other")).text()).toBe("mine");
   });
 
+  test("inside a route with a budget: what is told again is not charged to the route either", async () => {
+    const upstream = await provider();
+    const guard = closeLater(createGuard({ ...gatewayOptions(upstream), limits }));
+    await guard.ready();
+    const client = new OpenAI(guard.sdk());
+    const app = express();
+    app.post("/ask", guard.auth(), guard.budgets({ limits: ["tokens"], cost: { tokens: 5_000 } }), async (_req, res) => {
+      const answer = await client.chat.completions.create({ model: MODEL, messages: [] }, { headers: { "Idempotency-Key": "k" } });
+      res.json(answer.usage);
+    });
+    const { url } = closeLater(await listen(app));
+    const ask = async () => {
+      const usage = await (await fetch(`${url}/ask`, { method: "POST", headers: { authorization: `Bearer ${KEY}` } })).json();
+      await quiet(guard);
+      const [tokens] = (await guard.remaining({ user: "alice" })).filter(({ name }) => name === "tokens");
+      return { usage: usage as { total_tokens: number }, used: tokens?.used };
+    };
+    const one = await ask();
+    expect(one.used).toBe(one.usage.total_tokens);
+    expect(await ask()).toEqual(one);
+    expect(upstream.log).toHaveLength(1);
+  });
+
   test.each(["over HTTP", "in process", "in process, with its own key"])("under the OpenAI SDK %s", async (where) => {
     const upstream = await provider();
     const isOwn = where.endsWith("own key");
