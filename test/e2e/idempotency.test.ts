@@ -167,8 +167,18 @@ function framesOf(text: string): string[] {
 }
 
 describe("whose a key is", () => {
-  test("another client's same key is another one, and never gets this one's answer", async () => {
-    const kit = await accounts(["x"]);
+  test.each([
+    ["with scopes of its own", { user: "bob" }],
+    ["of the same team and user", { user: "alice" }],
+  ])("another client's same key is another one, and never gets this one's answer: %s", async (_whose, scopes) => {
+    const kit = await accounts(["x"], {
+      auth: {
+        keys: [
+          { name: "alice", key: KEY, scopes: { user: "alice" } },
+          { name: "bob", key: OTHER_KEY, scopes },
+        ],
+      },
+    });
     const one = await kit.ask(asking(3), keyed("same"));
     const two = await kit.ask(asking(3), { ...keyed("same"), key: OTHER_KEY });
     expect([one.status, two.status]).toEqual([200, 200]);
