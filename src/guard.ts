@@ -12,7 +12,7 @@ import { eventEmitter, type Events } from "./core/events.ts";
 import { idFactory } from "./core/id.ts";
 import { OpenSet } from "./core/open-set.ts";
 import type { ScopesInput } from "./core/scope.ts";
-import { sequence, type Step } from "./core/step.ts";
+import { noStep, sequence, type Step } from "./core/step.ts";
 import type { Ledger } from "./core/store.ts";
 import { andThen, systemClock, type MaybePromise } from "./core/time.ts";
 import { partHandler, type Handler, type Next, type OnRefused } from "./http/handler.ts";
@@ -26,6 +26,7 @@ import { pluginEdge } from "./management/plugin-routes.ts";
 import { managementRouter } from "./management/router.ts";
 import { priceBook } from "./metering/prices.ts";
 import { authStep, modelAccess, type AuthMode } from "./middleware/auth.ts";
+import { KEY_HEADER } from "./middleware/idempotency/fingerprint.ts";
 import { lanePaths } from "./middleware/passthrough/operations.ts";
 import { passthroughHandler, type PassthroughHandler } from "./middleware/passthrough/passthrough.ts";
 import { scopesStep } from "./middleware/scopes.ts";
@@ -74,6 +75,11 @@ export interface QuotaGuard<LimitNames extends string = string> {
    * charge a limit once, at the largest cost that one of them says. Throws ConfigError that names every wrong option.
    */
   budgets(options?: RouteBudgetOptions<LimitNames>, onCalls?: boolean): Handler;
+  /**
+   * Answers a model call that comes again with the same `Idempotency-Key` from what the first one got. Behind `auth` and `scopes`, before `budgets`; does nothing
+   * without the header, and on other paths. Throws ConfigError when `idempotency` is off.
+   */
+  idempotency(): Handler;
   credentials(): Handler;
   proxy(): Handler;
   models(): Handler;
@@ -223,8 +229,10 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     of: fromHost ? (host) => fromHost(host as HostRequest) : null,
   });
   const access = modelAccess(offered.offers.resolve);
+  const idempotent = options.idempotency ? lazy((built) => built.idempotency) : noStep;
   const credentials = lazy((built) => built.credentials);
   const proxy = lazy((built) => built.proxy);
+  const keyed = sequence(access, idempotent);
   const fail2ban = lazy((built) => built.fail2ban);
   const models = lazy((built) => built.models);
   /** What is passed through unread, behind `chain`. */
@@ -244,10 +252,12 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     lazy,
     call: sequence(
       access,
+      idempotent,
       lazy((built) => built.callBudgets(true)),
       credentials,
       proxy,
     ),
+    idempotency: idempotent,
     models,
     credentials: () => offered.credentials,
   });
@@ -265,6 +275,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
         ...admission,
         scopes,
         access,
+        idempotent,
         lazy((built) => built.callBudgets(false)),
         credentials,
         proxy,
@@ -313,6 +324,11 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
         : budgets;
       const refuse: OnRefused | undefined = onRefused ? (error, req, res, next) => onRefused(error, req as HostRequest, res, next) : undefined;
       return partHandler("budgets", step, opening, { ambient, onRefused: refuse });
+    },
+    idempotency() {
+      if (!options.idempotency) throw new ConfigError(["idempotency: is off, so guard.idempotency() has nothing to do"]);
+      // What a key may not ask for now it is not told again either; elsewhere there is no call that has a model.
+      return part("idempotency", (ctx) => (ctx.carriesCall && ctx.headers[KEY_HEADER] !== undefined ? keyed(ctx) : undefined));
     },
     credentials: () => part("credentials", sequence(access, credentials)),
     proxy: () => part("proxy", proxy),
@@ -367,5 +383,3 @@ function declare(declared: Map<string, LimitDefinition>, limit: LimitDefinition)
   }
   declared.set(limit.name, known);
 }
-
-const noStep: Step = () => undefined;

@@ -65,6 +65,8 @@ export interface InProcessParts {
   readonly lazy: (build: (built: Runtime) => Step) => Step;
   /** Through the guard's credentials. */
   readonly call: Step;
+  /** For calls that go out with the SDK's own key, too. */
+  readonly idempotency: Step;
   readonly models: Step;
   readonly credentials: () => Iterable<Credential>;
 }
@@ -106,7 +108,7 @@ export function inProcess(parts: InProcessParts): InProcess {
     if (isUnderstood && matched.kind === "models") return lazy(({ attempts }) => ownKeyOperation({ ...attempts, fetch, isBilled: false }, request));
     return lazy(({ attempts, inProcess: { ownCalls, ownOperations } }) =>
       isUnderstood
-        ? sequence(ownCalls, ownKeyCall({ ...attempts, fetch }, request))
+        ? sequence(parts.idempotency, ownCalls, ownKeyCall({ ...attempts, fetch }, request))
         : sequence(explained(ownOperations, versionedPath(url)), ownKeyOperation({ ...attempts, fetch, isBilled: true }, request)),
     );
   }

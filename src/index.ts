@@ -2,7 +2,7 @@
 export { createGuard, type GatewayHandler, type QuotaGuard } from "./guard.ts";
 export type { FetchOptions, RunOptions, SdkOptions } from "./in-process.ts";
 export { quotaGuard } from "./quota-guard.ts";
-export { auth, budgets, credentials, fail2ban, models, passthrough, proxy, scopes } from "./parts.ts";
+export { auth, budgets, credentials, fail2ban, idempotency, models, passthrough, proxy, scopes } from "./parts.ts";
 export { contextOf, type ReportedUsage, type RequestQuota } from "./http/context-of.ts";
 export type { Handler } from "./http/handler.ts";
 export type { InProcessFetch } from "./http/in-process.ts";

@@ -22,6 +22,9 @@ export function budgets(options: GuardOptions & Pick<RouteBudgetOptions, "cost" 
   return createGuard(rest).budgets({ cost, skip, headers, onRefused }, true);
 }
 
+/** Answers a model call that comes again with the same `Idempotency-Key` from what the first one got. */
+export const idempotency = (options: GuardOptions = {}): Handler => createGuard(options).idempotency();
+
 /** Chooses credentials for the proxy behind it. */
 export const credentials = (options: GuardOptions): Handler => createGuard(options).credentials();
 

@@ -21,10 +21,10 @@ export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
     },
     close(ctx) {
       // Listing models costs nothing and is nobody's bill.
-      if (ctx.attempts === 0 && !ctx.reservations && !ctx.failure) return;
+      if (ctx.attempts === 0 && !ctx.reservations && !ctx.failure && ctx.replayOf === undefined) return;
       const row = closeRow(ctx);
-      // Strangers are counted, not written down: their number is theirs to choose.
-      if (row.code !== "unauthenticated" && row.code !== "auth_conflict") ledger.close(row);
+      // Strangers are counted, not written down: their number is theirs to choose. A request whose answer is given again has its row.
+      if (row.code !== "unauthenticated" && row.code !== "auth_conflict" && ctx.replayOf === undefined) ledger.close(row);
       metrics?.request(row);
       const { events } = ctx.services;
       if (!events.has("request")) return;
@@ -39,6 +39,7 @@ export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
         costUsd: row.billedNanoUsd === null ? null : nanoToUsd(row.billedNanoUsd),
         code: row.code,
         status: row.status,
+        ...(ctx.replayOf === undefined ? {} : { replayOf: ctx.replayOf }),
         ...(ctx.tag === null ? {} : { tag: ctx.tag }),
       });
     },

@@ -27,6 +27,7 @@ import type { PassthroughLane } from "./middleware/passthrough/lane.ts";
 import { holderOfFiles } from "./middleware/passthrough/named-files.ts";
 import { lanePaths } from "./middleware/passthrough/operations.ts";
 import { directNames, ownership } from "./middleware/passthrough/ownership.ts";
+import { idempotencyOf } from "./idempotency.ts";
 import { inProcessBudgets, type InProcessBudgets } from "./in-process-budgets.ts";
 import { modelsStep } from "./middleware/models.ts";
 import type { AttemptSettings } from "./middleware/proxy/attempt.ts";
@@ -74,6 +75,7 @@ export interface Runtime {
   readonly inProcess: InProcessBudgets;
   readonly attempts: AttemptSettings;
   readonly fail2ban: Step;
+  readonly idempotency: Step;
   readonly credentials: Step;
   readonly proxy: Step;
   readonly models: Step;
@@ -206,6 +208,7 @@ async function assemble(
   const pauses = credentialPauses({ credentials, pauses: lent.pauses, clock, logger });
   const lock = recordLock({ records: store.records, clock });
   const control = credentialControl({ options, credentials, providers: providerTable(), lent, pauses, lock, clock, logger });
+  const idempotency = idempotencyOf(options, services, store, metrics);
   const fence = await clientFence(options, services, store, metrics);
   const shared = {
     resolve: offered.resolve,
@@ -328,6 +331,7 @@ async function assemble(
     inProcess: inProcessBudgets({ shared, costs, unread: unreadCosts, everywhere }),
     attempts,
     fail2ban: fence.step,
+    idempotency: idempotency.step,
     credentials: credentialsStep({ pool: lent.pool, tokensOf, holderOf, ...(isBuiltIn ? {} : { usageOf }) }),
     proxy: proxyStep({
       services,
@@ -358,6 +362,7 @@ async function assemble(
         async () => (await lane)?.close(),
         () => control.close(),
         () => lent.close(),
+        () => idempotency.close(),
         () => fence.close(),
         () => lastRows(() => flush(() => watch.ledger.flush())),
         () => watch.stop(),

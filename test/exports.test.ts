@@ -15,7 +15,7 @@ const PROMISED: Readonly<Record<string, readonly string[]>> = {
   quotaguard: [
     ...["createGuard", "quotaGuard", "contextOf", "GuardError", "memoryStore", "defineStore", "combineStores", "loadConfig"],
     ...["definePlugin", "jsonAnswer"],
-    ...["auth", "scopes", "fail2ban", "budgets", "credentials", "proxy", "passthrough", "models"],
+    ...["auth", "scopes", "fail2ban", "budgets", "idempotency", "credentials", "proxy", "passthrough", "models"],
   ],
   "quotaguard/stores/redis": ["redisStore"],
   "quotaguard/stores/sqlite": ["sqliteStore"],

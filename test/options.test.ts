@@ -625,7 +625,6 @@ describe("not yet", () => {
     ["router.policy", { router: { policy: "balanced" } }],
     ["router.policies", { router: { policies: [{}] } }],
     ["router.fallbackChains", { router: { fallbackChains: { a: ["b"] } } }],
-    ["idempotency", { idempotency: { ttl: "24h" } }],
     ["prices.rules", { prices: { rules: [{}] } }],
     ["prices.files", { prices: { files: ["a"] } }],
     ["monitoring.opentelemetry", { monitoring: { opentelemetry: true } }],

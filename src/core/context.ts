@@ -1,3 +1,4 @@
+import type { Answer } from "./answer.ts";
 import type { Call } from "./call.ts";
 import type { Choice, Fault, Lease } from "./credential.ts";
 import type { ErrorCode, GuardError } from "./errors.ts";
@@ -159,6 +160,10 @@ export class Context {
   outer: Context | undefined;
   /** The caller's label for it. Written by the edge. */
   tag: string | null = null;
+  /** Sees the answer of a later step before it is delivered; what it returns goes to the client. Written by `idempotency`. */
+  recording: ((answer: Answer) => Answer) | undefined;
+  /** The request whose answer this one was given again: it cost nothing. Written by `idempotency`. */
+  replayOf: string | undefined;
   /** Written by `budgets`; several steps may each add one. */
   reservations: Reservation[] | undefined;
   /** The output cap in tokens that `budgets` held and the proxy must send; undefined = leave the client's. */

@@ -18,6 +18,8 @@ export interface GuardEvents {
     readonly costUsd: number | null;
     readonly code: ErrorCode | "client_closed" | null;
     readonly status: number;
+    /** The id of the request whose answer this one was given again, for its `Idempotency-Key`. */
+    readonly replayOf?: string;
     /** The caller's label for it: that of `guard.fetch({ tag })`. */
     readonly tag?: string;
   };

@@ -8,6 +8,9 @@ import { isPromise, type MaybePromise } from "./time.ts";
  */
 export type Step = (ctx: Context) => MaybePromise<Answer | void>;
 
+/** Does nothing. */
+export const noStep: Step = () => undefined;
+
 /** Runs steps in the order written until one answers. Only a step that really waits costs an await. */
 export function sequence(...steps: readonly Step[]): Step {
   return function runSteps(ctx) {

@@ -73,7 +73,7 @@ function run(
       handOver(ctx, res);
       if (ambient) ambient.enter(ctx, [req, res], next);
       else next();
-    } else respond(res, ctx, answer, matched ? dialect(matched.dialect).errorEvent : noEvents);
+    } else respond(res, ctx, ctx.recording ? ctx.recording(answer) : answer, matched ? dialect(matched.dialect).errorEvent : noEvents);
   };
   try {
     if (ctx.failure) throw ctx.failure;

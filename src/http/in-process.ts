@@ -152,7 +152,7 @@ async function answerOf(options: InProcessOptions, ctx: Context, asked: SdkReque
     claim(ctx, around, await options.scopesOf(init));
     const answer = await step(ctx);
     if (answer === undefined) throw new Error("no step answered the in-process call");
-    return answer;
+    return ctx.recording ? ctx.recording(answer) : answer;
   } catch (thrown) {
     const error = asGuardError(thrown, ctx);
     error.requestId = ctx.requestId;

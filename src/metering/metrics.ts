@@ -34,6 +34,8 @@ export interface Metrics {
   /** How the store fares now, and how many settlements wait for it. */
   store(degraded: boolean, waitingSettlements: number): void;
   conservationViolation(): void;
+  /** What became of a request with an `Idempotency-Key`. */
+  idempotency(outcome: string): void;
   /** A strategy of a host's or a plugin's threw, or picked nobody that it may. */
   strategyFailed(strategy: string): void;
   /** A candidate was passed over. */
@@ -168,6 +170,7 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
   const degraded = series.gauge("store_degraded", "1 = the store or the ledger cannot be used, or lost counters are being rebuilt", {})();
   const waiting = series.gauge("waiting_settlements", "Settlements that wait for the store", {})();
   const violations = series.counter("conservation_violations_total", "Ledger rows that do not balance; anything but 0 is a bug", {})();
+  const keyed = series.counter("idempotency_total", "Requests with an Idempotency-Key, by what became of them", { outcome: OPEN });
   const rejections = series.counter("selection_rejected_total", "Candidates that were passed over", { reason: OPEN });
   const pluginErrors = series.counter("plugin_errors_total", "Failures of what plugins brought", { plugin: OPEN, part: OPEN });
   const firstBytes = firstByte();
@@ -275,6 +278,7 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
       waiting.set(waitingSettlements);
     },
     conservationViolation: () => violations.add(1),
+    idempotency: (outcome) => keyed(outcome).add(1),
     selectionRejected: (reason) => rejections(reason).add(1),
     pluginError: (plugin, part) => pluginErrors(plugin, part).add(1),
     onScrape: (fn) => series.onScrape(fn),

@@ -9,6 +9,7 @@ import type { Clock } from "../core/time.ts";
 import type { StrategyName } from "../pool/strategies/index.ts";
 import { resolveCredential, type ParsedCredential } from "./credentials.ts";
 import { resolveFail2ban, type ResolvedFail2ban } from "./fail2ban.ts";
+import { resolveIdempotency, type ResolvedIdempotency } from "./idempotency.ts";
 import { resolveLimit, type ResolvedLimit } from "./limits.ts";
 import { resolvePassthrough, type ResolvedPassthrough } from "./passthrough.ts";
 import { DEFAULT_SCOPE_HEADERS, type AuthFunction, type ParsedOptions, type ScopesFunction } from "./schema.ts";
@@ -110,6 +111,8 @@ export interface ResolvedOptions {
   readonly fail2ban: ResolvedFail2ban | null;
   /** Null = nothing is passed through. */
   readonly passthrough: ResolvedPassthrough | null;
+  /** Null = the header means nothing. */
+  readonly idempotency: ResolvedIdempotency | null;
   readonly prices: { readonly markupPct: number };
   readonly management: { readonly key: Secret | null; readonly path: string };
   readonly secrets: { readonly key: Secret | null };
@@ -157,6 +160,7 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
     },
     fail2ban: resolveFail2ban(options.fail2ban),
     passthrough: resolvePassthrough(options.passthrough),
+    idempotency: resolveIdempotency(options.idempotency),
     prices: options.prices,
     management: options.management,
     secrets: options.secrets,

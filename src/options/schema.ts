@@ -8,6 +8,7 @@ import { STRATEGY_NAMES, type StrategyName } from "../pool/strategies/index.ts";
 import type { Transport } from "../upstream/transport.ts";
 import { credentialSchema, patterns } from "./credentials.ts";
 import { fail2banSchema } from "./fail2ban.ts";
+import { idempotencySchema } from "./idempotency.ts";
 import { limitSchema, type HostRequest } from "./limits.ts";
 import { passthroughSchema } from "./passthrough.ts";
 import { pluginsOption } from "./plugins.ts";
@@ -212,6 +213,8 @@ export const optionsSchema = z.strictObject({
   fail2ban: fail2banSchema.default(false),
   /** Files, images, audio and the like; `false` = off. */
   passthrough: passthroughSchema.prefault({}),
+  /** Model calls with an `Idempotency-Key`; `false` = the header means nothing. */
+  idempotency: idempotencySchema.prefault({}),
   prices: z.strictObject({ markupPct: z.number().min(0).max(10_000).default(0) }).prefault({}),
   management: z
     .strictObject({

@@ -1,0 +1,44 @@
+/** Idempotency keys, kept in the guard's store. */
+import { randomBytes } from "node:crypto";
+import type { Services } from "./core/context.ts";
+import { noStep, type Step } from "./core/step.ts";
+import type { Store } from "./core/store.ts";
+import type { Metrics } from "./metering/metrics.ts";
+import { markServedWithin } from "./middleware/budgets/held.ts";
+import { idempotencyStep } from "./middleware/idempotency.ts";
+import { claims } from "./middleware/idempotency/claims.ts";
+import { shelf } from "./middleware/idempotency/shelf.ts";
+import type { ResolvedOptions } from "./options/resolved.ts";
+
+/** What the memory store keeps of them: a fifth of its records, and as much as a small process can spare. */
+const MAX_KEYS_IN_MEMORY = 20_000;
+const MAX_BYTES_IN_MEMORY = 64 * 1024 * 1024;
+
+export interface Idempotency {
+  readonly step: Step;
+  close(): Promise<void>;
+}
+
+export function idempotencyOf(
+  { idempotency }: ResolvedOptions,
+  { clock, logger }: Pick<Services, "clock" | "logger">,
+  store: Store,
+  metrics: Metrics | null,
+): Idempotency {
+  if (!idempotency) return { step: noStep, close: async () => {} };
+  // A combination is named after both of its stores; the records are of the first.
+  const isInMemory = store.name.split("+")[0] === "memory";
+  const records = isInMemory ? shelf({ records: store.records, clock, maxKeys: MAX_KEYS_IN_MEMORY, maxBytes: MAX_BYTES_IN_MEMORY }) : store.records;
+  const owner = randomBytes(12).toString("base64url");
+  const table = claims({ records, clock, logger, ttlMs: idempotency.ttlMs, owner });
+  return {
+    step: idempotencyStep({
+      claims: table,
+      clock,
+      maxBodyBytes: idempotency.maxBodyBytes,
+      counted: (outcome) => metrics?.idempotency(outcome),
+      servedWithin: markServedWithin,
+    }),
+    close: table.close,
+  };
+}
