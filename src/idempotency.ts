@@ -4,7 +4,8 @@ import type { Services } from "./core/context.ts";
 import { noStep, type Step } from "./core/step.ts";
 import type { Store } from "./core/store.ts";
 import type { Metrics } from "./metering/metrics.ts";
-import { markServedWithin } from "./middleware/budgets/held.ts";
+import type { Holds } from "./limits/holds.ts";
+import { servedBefore } from "./middleware/budgets/one-charge.ts";
 import { idempotencyStep } from "./middleware/idempotency.ts";
 import { claims } from "./middleware/idempotency/claims.ts";
 import { shelf } from "./middleware/idempotency/shelf.ts";
@@ -23,6 +24,7 @@ export function idempotencyOf(
   { idempotency }: ResolvedOptions,
   { clock, logger }: Pick<Services, "clock" | "logger">,
   store: Store,
+  holds: Holds,
   metrics: Metrics | null,
 ): Idempotency {
   if (!idempotency) return { step: noStep, close: async () => {} };
@@ -37,7 +39,7 @@ export function idempotencyOf(
       clock,
       maxBodyBytes: idempotency.maxBodyBytes,
       counted: (outcome) => metrics?.idempotency(outcome),
-      servedWithin: markServedWithin,
+      servedBefore: (ctx) => servedBefore(ctx, holds),
     }),
     close: table.close,
   };

@@ -29,8 +29,8 @@ export interface IdempotencyOptions {
   /** Larger answers are passed on and not kept. */
   readonly maxBodyBytes: number;
   readonly counted: (outcome: IdempotencyOutcome) => void;
-  /** A request that was made inside of this one cost nothing, because its answer was given again. */
-  readonly servedWithin: (outer: Context) => void;
+  /** A request cost nothing, because an answer was given again: neither do the requests that it was made inside of. */
+  readonly servedBefore: (ctx: Context) => void;
 }
 
 const LOST: Readonly<Record<Lost, string>> = {
@@ -65,7 +65,7 @@ function endingOf({ charged }: Context, recording: Recording): Ending | null {
 }
 
 /** Must stand behind whatever says who asks and what it may do, and before what charges. */
-export function idempotencyStep({ claims, clock, maxBodyBytes, counted, servedWithin }: IdempotencyOptions): Step {
+export function idempotencyStep({ claims, clock, maxBodyBytes, counted, servedBefore }: IdempotencyOptions): Step {
   /** A twin waits for a moment: most answers come soon. It may also become the first, when that one was refused. */
   async function waited(ctx: Context, take: () => Promise<Taken>, place: string): Promise<Taken> {
     const changed = change(clock);
@@ -106,7 +106,7 @@ export function idempotencyStep({ claims, clock, maxBodyBytes, counted, servedWi
         counted("replayed");
         ctx.replayOf = taken.requestId;
         ctx.charged = { kind: "nothing" };
-        for (let { outer } = ctx; outer; outer = outer.outer) servedWithin(outer);
+        servedBefore(ctx);
         return replay(taken.answer);
       case "open":
         counted("in_progress");

@@ -49,6 +49,11 @@ export function takeOver(ctx: Context, charges: readonly Charge[], holds: Holds,
   for (const [, held] of heldAround(ctx, holds)) if (isWithin(held, charges)) held.isServed = true;
 }
 
+/** A request got an answer that was paid for before: what the requests around it hold for it is not charged either. */
+export function servedBefore(ctx: Context, holds: Holds): void {
+  for (const [, held] of heldAround(ctx, holds)) if (holdsSum(held)) held.isServed = true;
+}
+
 /** What is charged already, and may be charged less: open, or as an estimate that nobody has corrected. */
 const isMovable = (held: Held): boolean => held.isServed === true && (held.ending === undefined || held.ending === "lapse");
 
