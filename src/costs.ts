@@ -25,7 +25,9 @@ export interface CostParts {
 }
 
 const notPriced = (): GuardError =>
-  new GuardError("model_not_priced", "this model has no price, and a money limit applies; give it one under models[].price", { param: "model" });
+  new GuardError("model_not_priced", "this model has no price, and a money limit applies; give it one under models[].price or prices.rules", {
+    param: "model",
+  });
 
 /** Who may serve a call, as far as prices go. */
 interface Servers {
@@ -48,16 +50,16 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
     };
   }
 
-  function usdCeiling(call: Call, inputTokens: number, outputTokens: number): number {
+  function usdCeiling(ctx: Context, call: Call, inputTokens: number, outputTokens: number): number {
     const name = offers.resolve(call.model);
     const pairs = offers.of(call.model).candidates.map(({ credential }) => ({ model: name, credential: credential.name }));
-    const billed = prices.ceiling(pairs, inputTokens, outputTokens);
+    const billed = prices.of(ctx).ceiling(pairs, inputTokens, outputTokens);
     if (billed === null) throw notPriced();
     return billed;
   }
 
   return {
-    costOf(_ctx, given, { units, capsOutput }, cap) {
+    costOf(ctx, given, { units, capsOutput }, cap) {
       const call = given as Call;
       // Also refuses a model that nobody offers, before anything is held.
       offers.of(call.model);
@@ -67,13 +69,13 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
       const expected = amountsOf(known, "expected");
       const capped = cap ?? (capsOutput && parts.capOutput && known.cappedByDefault ? known.ceilingOutputTokens / call.choices : undefined);
       return {
-        ceiling: units.has("usd") ? { ...ceiling, usd: usdCeiling(call, ceiling.input_tokens, ceiling.output_tokens) } : ceiling,
-        expected: units.has("usd") ? { ...expected, usd: usdCeiling(call, expected.input_tokens, expected.output_tokens) } : expected,
-        input: inputPart(known.inputTokens, units.has("usd") ? usdCeiling(call, known.inputTokens, 0) : null),
+        ceiling: units.has("usd") ? { ...ceiling, usd: usdCeiling(ctx, call, ceiling.input_tokens, ceiling.output_tokens) } : ceiling,
+        expected: units.has("usd") ? { ...expected, usd: usdCeiling(ctx, call, expected.input_tokens, expected.output_tokens) } : expected,
+        input: inputPart(known.inputTokens, units.has("usd") ? usdCeiling(ctx, call, known.inputTokens, 0) : null),
         outputCap: call.operation === "embeddings" ? undefined : capped,
       };
     },
-    affordable(_ctx, call, unit, available) {
+    affordable(ctx, call, unit, available) {
       const known = estimateOf(call, undefined);
       const ceiling = amountsOf(known, "ceiling");
       if (unit === "output_tokens") return Math.floor(available / call.choices);
@@ -83,7 +85,7 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
       let [low, high] = [0, Math.floor(ceiling.output_tokens / call.choices)];
       while (low < high) {
         const middle = Math.ceil((low + high) / 2);
-        if (usdCeiling(call, ceiling.input_tokens, middle * call.choices) <= available) low = middle;
+        if (usdCeiling(ctx, call, ceiling.input_tokens, middle * call.choices) <= available) low = middle;
         else high = middle - 1;
       }
       return low;
@@ -149,7 +151,7 @@ function statedAmounts({ usd, tokens, inputTokens, outputTokens }: Extract<Resol
 function modelAmounts(parts: CostParts, ctx: Context, cost: Extract<ResolvedCost, { kind: "model" }>, units: ReadonlySet<Unit>): Amounts {
   const input = countInput(parts, ctx, cost.input);
   const output = cost.maxOutputTokens;
-  const usd = units.has("usd") ? parts.prices.ceiling([{ model: parts.resolve(cost.model), credential: null }], input, output) : undefined;
+  const usd = units.has("usd") ? parts.prices.of(ctx).ceiling([{ model: parts.resolve(cost.model), credential: null }], input, output) : undefined;
   if (usd === null) throw notPriced();
   return defined({ usd, tokens: input + output, input_tokens: input, output_tokens: output });
 }

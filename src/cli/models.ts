@@ -1,6 +1,7 @@
 import type { Credential } from "../core/credential.ts";
 import { systemClock } from "../core/time.ts";
-import { priceBook, type Price } from "../metering/prices.ts";
+import { guardPrices } from "../guard-prices.ts";
+import type { Price } from "../metering/price.ts";
 import { modelDiscovery } from "../middleware/models/discovery.ts";
 import { resolveOptions } from "../options.ts";
 import type { ResolvedOptions } from "../options/resolved.ts";
@@ -101,14 +102,14 @@ async function askProviders(options: ResolvedOptions, { catalogue }: Offered, fl
   });
 }
 
-function modelRows(options: ResolvedOptions, { offers }: Offered, listing: Listing): readonly ModelRow[] {
-  const prices = priceBook({ models: options.models, markupPct: options.prices.markupPct });
+function modelRows(options: ResolvedOptions, { offers, credentials }: Offered, listing: Listing): readonly ModelRow[] {
+  const prices = guardPrices(options, { clock: systemClock, credentials });
   const aliases = Object.keys(options.modelAlias).map((alias) => ({ alias, name: offers.resolve(alias), serving: servingOf(offers, alias) }));
 
   function rowOf({ name, model, credential }: Candidate): ModelRow {
     const entries = options.models.filter((entry) => entry.name === name);
     const entry = entries.find((item) => item.credential === credential.name) ?? entries.find((item) => item.credential === undefined);
-    const price = prices.lookup(name, credential.name);
+    const price = prices.find(name, credential.name)?.price;
     return {
       model: name,
       providerModel: model,
@@ -116,7 +117,7 @@ function modelRows(options: ResolvedOptions, { offers }: Offered, listing: Listi
       aliases: aliases.filter((each) => each.name === name && each.serving.includes(credential)).map(({ alias }) => alias),
       rpm: entry?.rpm ?? options.server.defaultModelsRpm,
       tpm: entry?.tpm ?? -1,
-      price: price && shownPrice(price),
+      price: price ? shownPrice(price) : null,
     };
   }
 
@@ -137,7 +138,8 @@ function servingOf(offers: Offers, model: string): readonly Credential[] {
 }
 
 /** Prices are kept in nano-USD per token, times the divisor. */
-function shownPrice({ divisor, perRequest, ...price }: Price): ShownPrice {
+function shownPrice({ bands }: Price): ShownPrice {
+  const { divisor, perRequest, ...price } = (bands[0] as Price["bands"][number]).rates;
   const perMtok = ({ near }: { readonly near: number }): number => rounded(near / divisor / 1_000);
   return {
     inputPerMtok: perMtok(price.inputTokens),

@@ -92,7 +92,7 @@ class HostMeter implements RequestQuota {
   }
 
   #price(model: string | null, usage: Usage): Cost | null {
-    return model === null ? null : this.#ctx.services.pricer.cost(model, null, usage);
+    return model === null ? null : this.#ctx.services.pricer.of(this.#ctx).cost(model, null, usage);
   }
 
   #apply(): void {
@@ -106,13 +106,14 @@ class HostMeter implements RequestQuota {
       usage = addUsage(usage, entry.usage);
       cost = addCost(cost, this.#price(entry.model, entry.usage));
     }
-    const { rawNanoUsd, billedNanoUsd } = cost ?? { rawNanoUsd: null, billedNanoUsd: null };
-    this.#ctx.charged = { kind: "usage", usage, provenance: "exact", rawNanoUsd, billedNanoUsd };
+    const { rawNanoUsd, billedNanoUsd, priceVersion } = cost ?? { rawNanoUsd: null, billedNanoUsd: null, priceVersion: null };
+    this.#ctx.charged = { kind: "usage", usage, provenance: "exact", rawNanoUsd, billedNanoUsd, priceVersion: priceVersion ?? null };
     if (this.#ctx.closed) this.#ctx.correct();
   }
 }
 
-type Cost = { readonly rawNanoUsd: number; readonly billedNanoUsd: number };
+/** A version of undefined = nothing was priced so far, of null = some of it was said by the host. */
+type Cost = { readonly rawNanoUsd: number; readonly billedNanoUsd: number; readonly priceVersion: string | null | undefined };
 
 /** What was reported by hand so far; a cost of null = some of it has no price. */
 interface Reported {
@@ -120,12 +121,15 @@ interface Reported {
   readonly cost: Cost | null;
 }
 
-const NO_COST: Cost = { rawNanoUsd: 0, billedNanoUsd: 0 };
+const NO_COST: Cost = { rawNanoUsd: 0, billedNanoUsd: 0, priceVersion: undefined };
 
-const sameCost = (nanoUsd: number): Cost => ({ rawNanoUsd: nanoUsd, billedNanoUsd: nanoUsd });
+const sameCost = (nanoUsd: number): Cost => ({ rawNanoUsd: nanoUsd, billedNanoUsd: nanoUsd, priceVersion: null });
 
-const addCost = (a: Cost | null, b: Cost | null): Cost | null =>
-  a && b ? { rawNanoUsd: a.rawNanoUsd + b.rawNanoUsd, billedNanoUsd: a.billedNanoUsd + b.billedNanoUsd } : null;
+function addCost(a: Cost | null, b: Cost | null): Cost | null {
+  if (!a || !b) return null;
+  const priceVersion = a.priceVersion === undefined || a.priceVersion === b.priceVersion ? b.priceVersion : "mixed";
+  return { rawNanoUsd: a.rawNanoUsd + b.rawNanoUsd, billedNanoUsd: a.billedNanoUsd + b.billedNanoUsd, priceVersion };
+}
 
 const isReported = (report: object): report is ReportedUsage =>
   ["inputTokens", "outputTokens", "usd"].some((field) => Object.hasOwn(report, field)) && !Object.hasOwn(report, "usage");

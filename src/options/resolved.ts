@@ -6,11 +6,13 @@ import type { Scopes } from "../core/scope.ts";
 import type { Secret } from "../core/secret.ts";
 import type { StrategyFunction } from "../core/strategy.ts";
 import type { Clock } from "../core/time.ts";
+import type { ModelPrice } from "../metering/price.ts";
 import type { StrategyName } from "../pool/strategies/index.ts";
 import { resolveCredential, type ParsedCredential } from "./credentials.ts";
 import { resolveFail2ban, type ResolvedFail2ban } from "./fail2ban.ts";
 import { resolveLimit, type ResolvedLimit } from "./limits.ts";
 import { resolvePassthrough, type ResolvedPassthrough } from "./passthrough.ts";
+import type { ResolvedPrices } from "./prices.ts";
 import { DEFAULT_SCOPE_HEADERS, type AuthFunction, type ParsedOptions, type ScopesFunction } from "./schema.ts";
 import { resolveLedger, resolveStore, type ResolvedLedger, type ResolvedStore } from "./stores.ts";
 import { PROVIDER_IDS, providerRow } from "../upstream/providers.ts";
@@ -36,16 +38,6 @@ export interface WaitingCredential {
   readonly credential: ParsedCredential;
 }
 
-/** USD, as written: a number or decimal text. */
-export interface ResolvedPrice {
-  readonly inputPerMtok: number | string;
-  readonly outputPerMtok: number | string;
-  readonly cacheReadPerMtok?: number | string | undefined;
-  readonly cacheWritePerMtok?: number | string | undefined;
-  readonly reasoningPerMtok?: number | string | undefined;
-  readonly perRequest?: number | string | undefined;
-}
-
 export interface ResolvedModel {
   readonly name: string;
   readonly model?: string;
@@ -53,7 +45,7 @@ export interface ResolvedModel {
   /** Per minute on each credential that serves it; -1 = unlimited, absent = the default. */
   readonly rpm?: number;
   readonly tpm?: number;
-  readonly price?: ResolvedPrice;
+  readonly price?: ModelPrice;
   readonly maxOutputTokens?: number;
 }
 
@@ -110,7 +102,7 @@ export interface ResolvedOptions {
   readonly fail2ban: ResolvedFail2ban | null;
   /** Null = nothing is passed through. */
   readonly passthrough: ResolvedPassthrough | null;
-  readonly prices: { readonly markupPct: number };
+  readonly prices: ResolvedPrices;
   readonly management: { readonly key: Secret | null; readonly path: string };
   readonly secrets: { readonly key: Secret | null };
   readonly monitoring: { readonly prometheusEnabled: boolean; readonly metricsPublic: boolean };

@@ -39,7 +39,14 @@ export const isPriced = (unit: Unit): boolean => unit !== "requests" && unit !==
 
 /** Of a request whose tokens and money are charged elsewhere. */
 export const NOTHING_BUT_THE_REQUEST: Amounts = Object.freeze({ tokens: 0, input_tokens: 0, output_tokens: 0, usd: 0 });
-const CHARGED_ELSEWHERE: Charged = Object.freeze({ kind: "usage", usage: NO_USAGE, provenance: "exact", rawNanoUsd: 0, billedNanoUsd: 0 });
+const CHARGED_ELSEWHERE: Charged = Object.freeze({
+  kind: "usage",
+  usage: NO_USAGE,
+  provenance: "exact",
+  rawNanoUsd: 0,
+  billedNanoUsd: 0,
+  priceVersion: null,
+});
 
 /** Requests whose handlers called a provider through this guard: what those calls used is charged with them. */
 const servedWithin = new WeakSet<Context>();
