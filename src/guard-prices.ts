@@ -1,16 +1,40 @@
+import { silentLogger, type Logger } from "./core/logger.ts";
 import type { Clock } from "./core/time.ts";
-import { NO_SOURCES, type PriceSources } from "./metering/price-source.ts";
+import { NO_SOURCES } from "./metering/price-source.ts";
 import { priceBook, type PriceBook, type PricedCredentials } from "./metering/prices.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 import { patternMatcher } from "./pool/patterns.ts";
+import { priceFiles, type PriceFileState } from "./price-files.ts";
+import { undiciTransport, type Transport } from "./upstream/transport.ts";
 
 export interface GuardPricesParts {
-  readonly clock: Pick<Clock, "now">;
+  readonly clock: Clock;
   readonly credentials: PricedCredentials;
-  readonly sources?: PriceSources;
+  /** Is told of files that cannot be read. */
+  readonly logger?: Logger;
 }
 
-/** The prices of a guard: one book for what is held, what is settled and what is shown. Throws ConfigError. */
-export function guardPrices({ models, prices }: ResolvedOptions, { clock, credentials, sources = NO_SOURCES }: GuardPricesParts): PriceBook {
-  return priceBook({ ...prices, models, sources, credentials, matcherOf: patternMatcher, clock });
+/** The prices of a guard: one book for what is held, what is settled and what is shown. */
+export interface GuardPrices extends PriceBook {
+  /** Reads the price files; until then they price nothing. Never rejects. */
+  load(): Promise<void>;
+  files(): readonly PriceFileState[];
+  close(): Promise<void>;
+}
+
+/** Throws ConfigError for what cannot be a price. */
+export function guardPrices(options: ResolvedOptions, { clock, credentials, logger = silentLogger }: GuardPricesParts): GuardPrices {
+  const { models, prices, resilience, transport } = options;
+  // The host's own is the host's to close.
+  const make = (): Transport =>
+    transport
+      ? { send: (request, handler) => transport.send(request, handler), close: async () => {} }
+      : undiciTransport({ connectTimeoutMs: resilience.connectTimeoutMs, clock });
+  const files = prices.files.length === 0 ? null : priceFiles({ ...prices, clock, logger, transport: make });
+  return {
+    ...priceBook({ ...prices, models, sources: files ?? NO_SOURCES, credentials, matcherOf: patternMatcher, clock }),
+    load: async () => files?.load(),
+    files: () => files?.states() ?? [],
+    close: async () => files?.close(),
+  };
 }

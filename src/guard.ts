@@ -142,7 +142,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   checkSurroundings(options, logger);
   const events = eventEmitter(logger);
   const offered = offeredBy(options);
-  const prices = guardPrices(options, { clock, credentials: offered.credentials });
+  const prices = guardPrices(options, { clock, credentials: offered.credentials, logger });
   const services: { -readonly [K in keyof Services]: Services[K] } = { clock, logger, events, pricer: prices, recorder: notStarted };
   const ambient = ambientRequests();
   const open = new OpenSet<Context>();

@@ -20,13 +20,13 @@ import { planner } from "./limits/plan.ts";
 import { limitRegistry } from "./limits/registry.ts";
 import { exactTokenizer, fastTokenizer } from "./limits/tokenizer.ts";
 import type { Metrics } from "./metering/metrics.ts";
-import type { PriceBook } from "./metering/prices.ts";
 import { budgetsStep } from "./middleware/budgets.ts";
 import { credentialsStep } from "./middleware/credentials.ts";
 import type { PassthroughLane } from "./middleware/passthrough/lane.ts";
 import { holderOfFiles } from "./middleware/passthrough/named-files.ts";
 import { lanePaths } from "./middleware/passthrough/operations.ts";
 import { directNames, ownership } from "./middleware/passthrough/ownership.ts";
+import type { GuardPrices } from "./guard-prices.ts";
 import { inProcessBudgets, type InProcessBudgets } from "./in-process-budgets.ts";
 import { modelsStep } from "./middleware/models.ts";
 import type { AttemptSettings } from "./middleware/proxy/attempt.ts";
@@ -95,7 +95,7 @@ export interface RuntimeInit {
   readonly declared: () => Iterable<LimitDefinition>;
   /** Whether there are clients in this process. */
   readonly inProcess: { readonly isOn: boolean };
-  readonly prices: PriceBook;
+  readonly prices: GuardPrices;
   readonly openRequests: () => number;
   readonly status: () => "ok" | "starting" | "closing" | "unavailable";
 }
@@ -283,6 +283,7 @@ async function assemble(
   const rebuild = continuity ? rebuilding({ continuity, registry, declared: init.declared, ...shares, clock, logger }) : null;
   // The last thing that may fail, and before anything is decided.
   await rebuild?.start();
+  await prices.load();
 
   return {
     ledger: watch.ledger,
@@ -357,6 +358,7 @@ async function assemble(
         async () => (await lane)?.close(),
         () => control.close(),
         () => lent.close(),
+        () => prices.close(),
         () => fence.close(),
         () => lastRows(() => flush(() => watch.ledger.flush())),
         () => watch.stop(),

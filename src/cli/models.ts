@@ -2,6 +2,7 @@ import type { Credential } from "../core/credential.ts";
 import { systemClock } from "../core/time.ts";
 import { guardPrices } from "../guard-prices.ts";
 import type { Price } from "../metering/price.ts";
+import type { PriceBook } from "../metering/prices.ts";
 import { modelDiscovery } from "../middleware/models/discovery.ts";
 import { resolveOptions } from "../options.ts";
 import type { ResolvedOptions } from "../options/resolved.ts";
@@ -57,7 +58,10 @@ export async function models(flags: CommonFlags): Promise<number> {
   const offered = offeredBy(options);
   const credentials = await askProviders(options, offered, flags);
   const listing = modelListing({ ...offered, models: options.models, aliases: options.modelAlias });
-  const rows = modelRows(options, offered, listing);
+  const prices = guardPrices(options, { clock: systemClock, credentials: offered.credentials });
+  await prices.load();
+  await prices.close();
+  const rows = modelRows(options, offered, listing, prices);
   const warnings = [...config.warnings, ...unserved(options, listing, rows), ...unlisted(options, offered, rows)];
   const failed = credentials.filter(({ problem }) => problem !== null);
   if (flags.json) print(JSON.stringify({ ok: failed.length === 0, config: config.file, warnings, models: rows, credentials }));
@@ -102,8 +106,7 @@ async function askProviders(options: ResolvedOptions, { catalogue }: Offered, fl
   });
 }
 
-function modelRows(options: ResolvedOptions, { offers, credentials }: Offered, listing: Listing): readonly ModelRow[] {
-  const prices = guardPrices(options, { clock: systemClock, credentials });
+function modelRows(options: ResolvedOptions, { offers }: Offered, listing: Listing, prices: PriceBook): readonly ModelRow[] {
   const aliases = Object.keys(options.modelAlias).map((alias) => ({ alias, name: offers.resolve(alias), serving: servingOf(offers, alias) }));
 
   function rowOf({ name, model, credential }: Candidate): ModelRow {

@@ -178,9 +178,11 @@ const priceRow = ({ tiers, ...price }: ModelPrice): { readonly [name: string]: S
 
 const dateOf = (ms: number | undefined): string | undefined => (ms === undefined ? undefined : new Date(ms).toISOString());
 
-function pricesRow({ rules, ...prices }: ResolvedPrices): Shown {
+function pricesRow({ rules, files, refreshMs, ...prices }: ResolvedPrices): Shown {
   return {
     ...prices,
+    files,
+    refresh: formatDuration(refreshMs),
     rules: rules.map(({ price, from, until, ...rule }) => ({ ...rule, price: price && priceRow(price), from: dateOf(from), until: dateOf(until) })),
   };
 }

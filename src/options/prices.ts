@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { PriceRule } from "../metering/price-rules.ts";
-import { instant, label, list } from "./values.ts";
+import { duration, instant, label, list } from "./values.ts";
 
 const usd = () => {
   const expected = "expected USD as a number of 0 or more, or as decimal text";
@@ -84,6 +84,24 @@ const ruleSchema = z
     if (from !== undefined && until !== undefined && from >= until) ctx.addIssue({ code: "custom", path: ["until"], message: "must be after from" });
   });
 
+export const isPriceUrl = (file: string): boolean => /^[a-z][a-z0-9+.-]+:\/\//i.test(file);
+
+/** Prices decide what is held and billed, so nobody on the way may change them. */
+function fileProblem(file: string, ctx: z.RefinementCtx): void {
+  if (!isPriceUrl(file)) return;
+  const url = URL.canParse(file) ? new URL(file) : null;
+  const message = !url
+    ? "is not a valid URL"
+    : url.username !== "" || url.password !== ""
+      ? "must not contain a user or password"
+      : url.protocol === "https:" || (url.protocol === "http:" && isHere(url.hostname))
+        ? null
+        : "must be a path or an https:// URL; http:// only for an address of this machine";
+  if (message !== null) ctx.addIssue({ code: "custom", message });
+}
+
+const isHere = (hostname: string): boolean => hostname === "localhost" || hostname === "[::1]" || /^127\.\d+\.\d+\.\d+$/.test(hostname);
+
 export const pricesSchema = z.strictObject({
   /** Percent on top of what the provider bills. */
   markupPct: z.number().min(0).max(10_000).default(0),
@@ -107,9 +125,17 @@ export const pricesSchema = z.strictObject({
       }
     })
     .default([]),
+  /** Paths or URLs of price lists, in the shape of LiteLLM's or of models.dev's. The first that prices a model counts. */
+  files: list(label(2_048).superRefine(fileProblem)).default([]),
+  /** How often they are read again. */
+  refresh: duration(1_000).default(3_600_000),
 });
+
+export const resolvePrices = ({ refresh, ...prices }: z.output<typeof pricesSchema>): ResolvedPrices => ({ ...prices, refreshMs: refresh });
 
 export interface ResolvedPrices {
   readonly markupPct: number;
+  readonly files: readonly string[];
+  readonly refreshMs: number;
   readonly rules: readonly PriceRule[];
 }

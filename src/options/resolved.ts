@@ -12,7 +12,7 @@ import { resolveCredential, type ParsedCredential } from "./credentials.ts";
 import { resolveFail2ban, type ResolvedFail2ban } from "./fail2ban.ts";
 import { resolveLimit, type ResolvedLimit } from "./limits.ts";
 import { resolvePassthrough, type ResolvedPassthrough } from "./passthrough.ts";
-import type { ResolvedPrices } from "./prices.ts";
+import { resolvePrices, type ResolvedPrices } from "./prices.ts";
 import { DEFAULT_SCOPE_HEADERS, type AuthFunction, type ParsedOptions, type ScopesFunction } from "./schema.ts";
 import { resolveLedger, resolveStore, type ResolvedLedger, type ResolvedStore } from "./stores.ts";
 import { PROVIDER_IDS, providerRow } from "../upstream/providers.ts";
@@ -149,7 +149,7 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
     },
     fail2ban: resolveFail2ban(options.fail2ban),
     passthrough: resolvePassthrough(options.passthrough),
-    prices: options.prices,
+    prices: resolvePrices(options.prices),
     management: options.management,
     secrets: options.secrets,
     monitoring: options.monitoring,

@@ -18,7 +18,6 @@ const OPTIONS: readonly { readonly path: string; readonly off?: (value: unknown)
   { path: "router.ignoreEstimated" },
   { path: "router.fallbackChains", off: (value) => isOff(value) || isEmptyMap(value) },
   { path: "idempotency" },
-  { path: "prices.files" },
   { path: "monitoring.opentelemetry" },
   { path: "monitoring.requestLog" },
   { path: "telegram" },

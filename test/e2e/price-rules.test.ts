@@ -1,4 +1,7 @@
 // Prices by rule: whose they are, from when they count, and that what is held, billed and written down are of one price.
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
 import type { GuardOptions } from "quotaguard";
 import { testClock } from "quotaguard/testing";
@@ -31,8 +34,9 @@ async function start(more: GuardOptions): Promise<void> {
 const ask = (key: string = KEY) => chat(gateway.url, { model: "gpt-4o", messages: [], max_tokens: MAX_OUTPUT }, { key });
 async function row(response: Response) {
   await response.clone().text();
-  await expect.poll(() => gateway.guard.admin.health().openRequests).toBe(0);
-  return gateway.guard.ledger.get(response.headers.get("x-request-id") as string);
+  const id = response.headers.get("x-request-id") as string;
+  await expect.poll(async () => (await gateway.guard.ledger.get(id))?.state ?? "intent").not.toBe("intent");
+  return gateway.guard.ledger.get(id);
 }
 
 describe("an org's own price", () => {
@@ -84,6 +88,36 @@ test("a price that rises while a request is under way does not charge more than 
   expect(before).toMatchObject({ held: { usd: ceilingOf(1) }, billedNanoUsd: billOf(1) });
   expect(after).toMatchObject({ held: { usd: ceilingOf(1_000) }, billedNanoUsd: billOf(1_000) });
   expect(after?.priceVersion).not.toBe(before?.priceVersion);
+});
+
+test("a price file that changes while a request is under way does not change what that one costs; those after it it does", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "quotaguard-price-file-"));
+  const file = join(folder, "prices.json");
+  const write = (perMtok: number) =>
+    writeFileSync(
+      file,
+      JSON.stringify({ "gpt-4o": { litellm_provider: "openai", input_cost_per_token: perMtok / 1e6, output_cost_per_token: perMtok / 1e6 } }),
+    );
+  write(1);
+  const clock = testClock();
+  await start({ clock, prices: { files: [file], refresh: "1m" } });
+  let answer = (): void => {};
+  gateway.upstream.script({ hold: new Promise<void>((resolve) => (answer = resolve)) });
+  const open = ask();
+  await gateway.upstream.received(1);
+  gateway.upstream.script({});
+  write(500);
+  clock.advance(60_000);
+  await expect.poll(async () => (await row(await ask(OTHER_KEY)))?.held.usd).toBe(ceilingOf(500));
+  answer();
+  expect(await row(await open)).toMatchObject({
+    held: { usd: ceilingOf(1) },
+    billedNanoUsd: billOf(1),
+    priceVersion: expect.stringMatching(/^file:/),
+  });
+  expect(await row(await ask())).toMatchObject({ held: { usd: ceilingOf(500) }, billedNanoUsd: billOf(500) });
+  await gateway.guard.close();
+  rmSync(folder, { recursive: true });
 });
 
 test("rows say no version where no price was applied", async () => {

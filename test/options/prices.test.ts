@@ -35,6 +35,30 @@ describe("a price", () => {
   });
 });
 
+describe("prices.files", () => {
+  const files = (file: unknown): readonly string[] => problemsOf({ prices: { files: [file] } });
+
+  test("are paths, https URLs, or URLs of this machine", () => {
+    for (const good of [
+      "./prices.json",
+      "/etc/prices.json",
+      "https://models.dev/api.json",
+      "http://127.0.0.1:8000/p",
+      "http://localhost/p",
+      "http://[::1]/p",
+    ])
+      expect(files(good)).toEqual([]);
+  });
+
+  test("must be what nobody on the way can change, and hold no password", () => {
+    for (const bad of ["http://models.dev/api.json", "http://10.0.0.5/p", "http://127.0.0.1.evil.example/p", "ftp://h/p", "file:///etc/p"])
+      expect(files(bad)).toEqual(["prices.files[0]: must be a path or an https:// URL; http:// only for an address of this machine"]);
+    expect(files("https://u:secret@h/p")).toEqual(["prices.files[0]: must not contain a user or password"]);
+    expect(files("https://")).toEqual(["prices.files[0]: is not a valid URL"]);
+    expect(files("")).toHaveLength(1);
+  });
+});
+
 describe("prices.rules", () => {
   test("resolve with their dates in ms", () => {
     const rule = {
@@ -48,6 +72,8 @@ describe("prices.rules", () => {
     };
     expect(resolveOptions({ prices: { rules: [rule] } }).prices).toEqual({
       markupPct: 0,
+      files: [],
+      refreshMs: 3_600_000,
       rules: [{ ...rule, from: Date.UTC(2027, 0, 1), until: Date.UTC(2027, 0, 31, 23) }],
     });
   });
