@@ -27,6 +27,8 @@ export interface PriceFiles extends PriceSources {
   /** Reads all of them, and from then on again and again. Never rejects. */
   load(): Promise<void>;
   states(): readonly PriceFileState[];
+  /** What is in force of a file; null = nothing. */
+  sourceOf(file: string): PriceFile | null;
   /** Stops reading. */
   close(): Promise<void>;
 }
@@ -41,7 +43,6 @@ export interface PriceFilesOptions {
 }
 
 interface Entry extends PriceFileState {
-  readonly text: string | null;
   readonly source: PriceFile | null;
 }
 
@@ -50,7 +51,7 @@ export function priceFiles({ files, refreshMs, clock, logger, transport }: Price
   let made: Transport | undefined;
   const ask = guardedFetch({ clock, transport: () => (made ??= transport()), signal: ending.signal });
   const entries = new Map<string, Entry>(
-    files.map((file) => [file, { file: shownFile(file), models: 0, readAt: null, problem: null, text: null, source: null }]),
+    files.map((file) => [file, { file: shownFile(file), models: 0, readAt: null, problem: null, source: null }]),
   );
   let current: readonly PriceSource[] = [];
   let timer: Timer | undefined;
@@ -71,9 +72,9 @@ export function priceFiles({ files, refreshMs, clock, logger, transport }: Price
       const text = await textOf(file);
       const readAt = clock.now();
       // The same text is the same prices: nobody has to look anything up anew.
-      const source = text === before.text && before.source ? before.source : priceFile(text, before.file);
+      const source = text === before.source?.text ? before.source : priceFile(text, before.file);
       if (before.problem !== null) logger.info({ file: before.file, models: source.models }, "the price file could be read again");
-      return { file: before.file, models: source.models, readAt, problem: null, text, source };
+      return { file: before.file, models: source.models, readAt, problem: null, source };
     } catch (error) {
       const problem = (error as Error).message;
       if (before.problem === null && !ending.signal.aborted) {
@@ -105,6 +106,7 @@ export function priceFiles({ files, refreshMs, clock, logger, transport }: Price
     },
     load,
     states: () => [...entries.values()].map(({ file, models, readAt, problem }) => ({ file, models, readAt, problem })),
+    sourceOf: (file) => entries.get(file)?.source ?? null,
     async close() {
       ending.abort(new Error("the guard is closing"));
       timer?.cancel();

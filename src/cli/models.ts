@@ -1,7 +1,6 @@
 import type { Credential } from "../core/credential.ts";
 import { systemClock } from "../core/time.ts";
 import { guardPrices } from "../guard-prices.ts";
-import type { Price } from "../metering/price.ts";
 import type { PriceBook } from "../metering/prices.ts";
 import { modelDiscovery } from "../middleware/models/discovery.ts";
 import { resolveOptions } from "../options.ts";
@@ -15,16 +14,7 @@ import { undiciTransport } from "../upstream/transport.ts";
 import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
 import { progress } from "./progress.ts";
 import { serverConfig } from "./server-config.ts";
-
-/** USD per million tokens, and per request. What the provider bills: a markup comes on top. */
-interface ShownPrice {
-  readonly inputPerMtok: number;
-  readonly cacheReadPerMtok: number;
-  readonly cacheWritePerMtok: number;
-  readonly outputPerMtok: number;
-  readonly reasoningPerMtok: number;
-  readonly perRequest: number;
-}
+import { shownPrice, type ShownPrice } from "./shown-price.ts";
 
 /** A model as some credentials serve it: those for which everything else is the same. */
 interface ModelRow {
@@ -139,23 +129,6 @@ function servingOf(offers: Offers, model: string): readonly Credential[] {
     return [];
   }
 }
-
-/** Prices are kept in nano-USD per token, times the divisor. */
-function shownPrice({ bands }: Price): ShownPrice {
-  const { divisor, perRequest, ...price } = (bands[0] as Price["bands"][number]).rates;
-  const perMtok = ({ near }: { readonly near: number }): number => rounded(near / divisor / 1_000);
-  return {
-    inputPerMtok: perMtok(price.inputTokens),
-    cacheReadPerMtok: perMtok(price.cacheReadTokens),
-    cacheWritePerMtok: perMtok(price.cacheWriteTokens),
-    outputPerMtok: perMtok(price.outputTokens),
-    reasoningPerMtok: perMtok(price.reasoningTokens),
-    perRequest: rounded(perRequest.near / divisor / 1e9),
-  };
-}
-
-/** Without the noise of a binary fraction. */
-const rounded = (usd: number): number => Number(usd.toPrecision(12));
 
 /** What the configuration names, and no credential is known to offer. */
 function unserved({ models: entries, modelAlias }: ResolvedOptions, listing: Listing, rows: readonly ModelRow[]): string[] {

@@ -8,6 +8,8 @@ export interface PriceFile extends PriceSource {
   readonly shape: "litellm" | "models.dev";
   /** How many models it prices. */
   readonly models: number;
+  /** As it was read. */
+  readonly text: string;
 }
 
 /** What others call the providers that we know by another name. */
@@ -50,6 +52,7 @@ export function priceFile(text: string, name: string): PriceFile {
     name,
     shape: isDev ? "models.dev" : "litellm",
     models: prices.length,
+    text,
     find(model, provider) {
       const known = byName.get(model) ?? NONE;
       return provider === null || ANYBODY.has(provider) ? known : known.filter((each) => each.provider === provider);
