@@ -68,10 +68,10 @@ export async function importPrices(file: string, flags: PriceImportFlags): Promi
   const target = options.prices.files.find((each) => !isPriceUrl(each));
   if (flags.write && target === undefined)
     throw new ConfigError(["prices.files: names no path that the list could be saved as; add one, such as ./prices.json"]);
-  const [before, after] = [prices, prices.withFile(target ?? file, list)];
+  const changed = prices.withFile(target ?? file, list);
   const changes = candidatesOf(options, offered)
-    .map((candidate) => ({ now: rowOf(candidate, before), then: rowOf(candidate, after) }))
-    .filter(({ now, then }) => now.version !== then.version);
+    .map((candidate) => ({ before: rowOf(candidate, prices), after: rowOf(candidate, changed) }))
+    .filter(({ before, after }) => before.version !== after.version);
   if (flags.write) await save(target as string, list.text);
   const saved = flags.write ? (target as string) : null;
   if (flags.json) print(JSON.stringify({ ok: true, shape: list.shape, models: list.models, changes, saved }));
@@ -91,14 +91,20 @@ async function save(path: string, text: string): Promise<void> {
 }
 
 interface Change {
-  readonly now: PriceRow;
-  readonly then: PriceRow;
+  readonly before: PriceRow;
+  readonly after: PriceRow;
 }
 
 function printChanges(flags: CommonFlags, title: string, changes: readonly Change[], saved: string | null): void {
   const paint = painter(flags);
   print(title);
-  const lines = changes.map(({ now, then }) => [now.model, now.credential, priceText(now.price), priceText(then.price), then.version ?? ""]);
+  const lines = changes.map(({ before, after }) => [
+    before.model,
+    before.credential,
+    priceText(before.price),
+    priceText(after.price),
+    after.version ?? "",
+  ]);
   const head = ["model", "credential", "now", "then", "version"];
   if (lines.length > 0) print(table([head, ...lines], { paint: (text, row) => (row === 0 ? paint("dim", text) : text) }));
   const what = changes.length === 0 ? "no price changes" : `${changes.length} ${changes.length === 1 ? "price changes" : "prices change"}`;

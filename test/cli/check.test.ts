@@ -153,7 +153,7 @@ describe("check", () => {
   });
 
   test("prices by rule or from a file are prices; a file that cannot be read is told", async () => {
-    const limited = `${file()}limits: [{ name: user-day, scope: user, unit: usd, window: { limit: 5, per: day } }]\n`;
+    const limited = yaml("limits: [{ name: user-day, scope: user, unit: usd, window: { limit: 5, per: day } }]\n");
     const price = "{ input_per_mtok: 1, output_per_mtok: 1 }";
     expect((await check(`${limited}prices: { rules: [{ price: ${price} }] }\n`)).ok).toBe(true);
     const broken = await check(`${limited}prices: { files: [gone.json] }\n`);

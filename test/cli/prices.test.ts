@@ -98,7 +98,9 @@ describe("prices import", () => {
     place.write("new.json", list(2e-6));
     const { changes, ...rest } = await json(file, "import", "new.json");
     expect(rest).toEqual({ code: 0, ok: true, shape: "litellm", models: 1, saved: null });
-    expect(changes).toMatchObject([{ now: { model: "gpt-4o", price: { inputPerMtok: 1 } }, then: { model: "gpt-4o", price: { inputPerMtok: 2 } } }]);
+    expect(changes).toMatchObject([
+      { before: { model: "gpt-4o", price: { inputPerMtok: 1 } }, after: { model: "gpt-4o", price: { inputPerMtok: 2 } } },
+    ]);
     expect(saved()).toBe(list(1e-6));
     const { stdout } = await run(file, "import", "new.json");
     expect(stdout).toMatch(/^gpt-4o +main +1 \/ 4 +2 \/ 8 +file:/m);
