@@ -26,7 +26,9 @@ export interface CostParts {
 }
 
 const notPriced = (): GuardError =>
-  new GuardError("model_not_priced", "this model has no price, and a money limit applies; give it one under models[].price", { param: "model" });
+  new GuardError("model_not_priced", "this model has no price, and a money limit applies; give it one under models[].price or prices.rules", {
+    param: "model",
+  });
 
 /** Who may serve a call, as far as prices go. */
 interface Servers {
@@ -62,7 +64,7 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
   function usdCeiling(ctx: Context, call: Call, inputTokens: number, outputTokens: number): number {
     const { name, candidates } = servingOf(ctx, call);
     const pairs = candidates.map(({ credential }) => ({ model: name, credential: credential.name }));
-    const billed = prices.ceiling(pairs, inputTokens, outputTokens);
+    const billed = prices.of(ctx).ceiling(pairs, inputTokens, outputTokens);
     if (billed === null) throw notPriced();
     return billed;
   }
@@ -161,7 +163,7 @@ function statedAmounts({ usd, tokens, inputTokens, outputTokens }: Extract<Resol
 function modelAmounts(parts: CostParts, ctx: Context, cost: Extract<ResolvedCost, { kind: "model" }>, units: ReadonlySet<Unit>): Amounts {
   const input = countInput(parts, ctx, cost.input);
   const output = cost.maxOutputTokens;
-  const usd = units.has("usd") ? parts.prices.ceiling([{ model: parts.resolve(cost.model), credential: null }], input, output) : undefined;
+  const usd = units.has("usd") ? parts.prices.of(ctx).ceiling([{ model: parts.resolve(cost.model), credential: null }], input, output) : undefined;
   if (usd === null) throw notPriced();
   return defined({ usd, tokens: input + output, input_tokens: input, output_tokens: output });
 }

@@ -24,7 +24,6 @@ import { asProblem } from "./http/problem.ts";
 import { sameCounter, type LimitDefinition } from "./limits/limit.ts";
 import { pluginEdge } from "./management/plugin-routes.ts";
 import { managementRouter } from "./management/router.ts";
-import { priceBook } from "./metering/prices.ts";
 import { authStep, modelAccess, type AuthMode } from "./middleware/auth.ts";
 import { KEY_HEADER } from "./middleware/idempotency/fingerprint.ts";
 import { lanePaths } from "./middleware/passthrough/operations.ts";
@@ -40,6 +39,7 @@ import { checkSurroundings } from "./check-surroundings.ts";
 import { doubleCharges } from "./double-charges.ts";
 import { drainer } from "./drain.ts";
 import { inProcess, type FetchOptions, type RunOptions, type SdkOptions } from "./in-process.ts";
+import { guardPrices } from "./guard-prices.ts";
 import { gatewayOf, named, type HandleRequest } from "./gateway.ts";
 import { startingAdmin } from "./starting-admin.ts";
 
@@ -147,9 +147,9 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   const logger = guardLogger(options.logger);
   checkSurroundings(options, logger);
   const events = eventEmitter(logger);
-  const prices = priceBook({ models: options.models, markupPct: options.prices.markupPct });
-  const services: { -readonly [K in keyof Services]: Services[K] } = { clock, logger, events, pricer: prices, recorder: notStarted };
   const offered = offeredBy(options);
+  const prices = guardPrices(options, { clock, credentials: offered.credentials, logger });
+  const services: { -readonly [K in keyof Services]: Services[K] } = { clock, logger, events, pricer: prices, recorder: notStarted };
   const ambient = ambientRequests();
   const open = new OpenSet<Context>();
   /** Credentials may come with plugins, too. */

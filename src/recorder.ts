@@ -139,6 +139,7 @@ function openRow(ctx: Context, lease: Lease | undefined): OpenRow {
     rawNanoUsd: null,
     billedNanoUsd: null,
     limit: null,
+    priceVersion: null,
   };
 }
 
@@ -189,5 +190,6 @@ function closeRow(ctx: Context): LedgerRow {
   row.rawNanoUsd = metered ? metered.rawNanoUsd : held;
   row.billedNanoUsd = metered ? metered.billedNanoUsd : held;
   row.limit = outcome?.error?.limit ?? null;
+  row.priceVersion = metered?.priceVersion ?? null;
   return row;
 }

@@ -20,7 +20,6 @@ import { planner } from "./limits/plan.ts";
 import { limitRegistry } from "./limits/registry.ts";
 import { exactTokenizer, fastTokenizer } from "./limits/tokenizer.ts";
 import type { Metrics } from "./metering/metrics.ts";
-import type { PriceBook } from "./metering/prices.ts";
 import { budgetsStep } from "./middleware/budgets.ts";
 import { credentialsStep } from "./middleware/credentials.ts";
 import type { PassthroughLane } from "./middleware/passthrough/lane.ts";
@@ -28,6 +27,7 @@ import { holderOfFiles } from "./middleware/passthrough/named-files.ts";
 import { lanePaths } from "./middleware/passthrough/operations.ts";
 import { directNames, ownership } from "./middleware/passthrough/ownership.ts";
 import { idempotencyOf } from "./idempotency.ts";
+import type { GuardPrices } from "./guard-prices.ts";
 import { inProcessBudgets, type InProcessBudgets } from "./in-process-budgets.ts";
 import { modelsStep } from "./middleware/models.ts";
 import type { AttemptSettings } from "./middleware/proxy/attempt.ts";
@@ -97,7 +97,7 @@ export interface RuntimeInit {
   readonly declared: () => Iterable<LimitDefinition>;
   /** Whether there are clients in this process. */
   readonly inProcess: { readonly isOn: boolean };
-  readonly prices: PriceBook;
+  readonly prices: GuardPrices;
   readonly openRequests: () => number;
   readonly status: () => "ok" | "starting" | "closing" | "unavailable";
 }
@@ -286,6 +286,7 @@ async function assemble(
   const rebuild = continuity ? rebuilding({ continuity, registry, declared: init.declared, ...shares, clock, logger }) : null;
   // The last thing that may fail, and before anything is decided.
   await rebuild?.start();
+  await prices.load();
 
   return {
     ledger: watch.ledger,
@@ -363,6 +364,7 @@ async function assemble(
         () => control.close(),
         () => lent.close(),
         () => idempotency.close(),
+        () => prices.close(),
         () => fence.close(),
         () => lastRows(() => flush(() => watch.ledger.flush())),
         () => watch.stop(),

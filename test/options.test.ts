@@ -116,7 +116,7 @@ describe("defaults", () => {
       },
       fail2ban: null,
       passthrough: { paths: "default", cost: {} },
-      prices: { markupPct: 0 },
+      prices: { markupPct: 0, rules: [], files: [], refreshMs: 3_600_000 },
       management: { key: null, path: "/v0/management" },
       secrets: { key: null },
       monitoring: { prometheusEnabled: false, metricsPublic: false },
@@ -346,7 +346,7 @@ describe("every problem at once, by its path", () => {
       limitWith({ bucket: { capacity: 1, refill: 1 } }),
       "limits[0].bucket.refill: unknown option; did you mean refillPerSec?",
     ],
-    ["nothing like it", { prices: { zzz: 1 } }, "prices.zzz: unknown option; known here: markupPct, rules, files"],
+    ["nothing like it", { prices: { zzz: 1 } }, "prices.zzz: unknown option; known here: markupPct, rules, files, refresh"],
   ];
   test.each(unknown)("unknown option: %s", (_what, options, line) => expect(problemsOf(options)).toContain(line));
 
@@ -625,8 +625,6 @@ describe("not yet", () => {
     ["router.policy", { router: { policy: "balanced" } }],
     ["router.policies", { router: { policies: [{}] } }],
     ["router.fallbackChains", { router: { fallbackChains: { a: ["b"] } } }],
-    ["prices.rules", { prices: { rules: [{}] } }],
-    ["prices.files", { prices: { files: ["a"] } }],
     ["monitoring.opentelemetry", { monitoring: { opentelemetry: true } }],
     ["monitoring.requestLog", { monitoring: { requestLog: 1_000 } }],
     ["plugins.telegram", { plugins: { telegram: true } }],
@@ -649,7 +647,7 @@ describe("not yet", () => {
         resilience: { circuitBreaker: false },
         fail2ban: false,
         passthrough: false,
-        prices: { markupPct: 0, rules: [], files: [] },
+        prices: { markupPct: 0 },
         monitoring: { opentelemetry: false, requestLog: -1 },
         plugins: [],
       }),

@@ -1,7 +1,9 @@
 import { describeOptions } from "../config/report.ts";
 import { systemClock } from "../core/time.ts";
+import { guardPrices } from "../guard-prices.ts";
 import { resolveOptions } from "../options.ts";
 import type { ResolvedCredential, ResolvedOptions } from "../options/resolved.ts";
+import { credentialSet } from "../pool/credential-set.ts";
 import { askProvider } from "../upstream/ask.ts";
 import { undiciTransport, type Transport } from "../upstream/transport.ts";
 import { cautions } from "./cautions.ts";
@@ -20,7 +22,7 @@ export async function check(flags: CommonFlags): Promise<number> {
   const options = resolveOptions(config);
   const rows = describeOptions(options, config.sources);
   const stores = await checkStores(options);
-  const findings = [...configFindings(options), ...stores.findings, ...(await credentialFindings(options))];
+  const findings = [...configFindings(options), ...(await priceFindings(options)), ...stores.findings, ...(await credentialFindings(options))];
   const warnings = [...config.warnings, ...cautions(options), ...stores.warnings];
   const failed = findings.filter(({ ok }) => !ok);
   if (flags.json) {
@@ -60,15 +62,25 @@ function configFindings(options: ResolvedOptions): Finding[] {
       : { what: "client auth", ok: false, detail: "nobody may call: set server.master_key or keys" },
   );
   if (options.credentials.length === 0) findings.push({ what: "credentials", ok: false, detail: "none: nothing can be served" });
-  const priced = new Set(options.models.filter(({ price }) => price).map(({ name }) => name));
+  const { rules, files } = options.prices;
+  const isPriced = files.length > 0 || [...options.models, ...rules].some(({ price }) => price);
   const money = options.limits.find(({ unit }) => unit === "usd");
-  if (money && priced.size === 0)
+  if (money && !isPriced)
     findings.push({
       what: `limit ${money.name}`,
       ok: false,
       detail: "counts USD, and no model has a price: every call would be refused with model_not_priced",
     });
   return findings;
+}
+
+async function priceFindings(options: ResolvedOptions): Promise<readonly Finding[]> {
+  const prices = guardPrices(options, { clock: systemClock, credentials: credentialSet(options.credentials) });
+  await prices.load();
+  await prices.close();
+  return prices
+    .files()
+    .map(({ file, models, problem }) => ({ what: `price file ${file}`, ok: problem === null, detail: problem ?? `${models} models` }));
 }
 
 function keysText(keys: number, hasMaster: boolean): string {

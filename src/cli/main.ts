@@ -4,6 +4,7 @@ import { Command } from "commander";
 import { awake } from "../core/awake.ts";
 import { VERSION } from "../core/version.ts";
 import { EXIT_USAGE, reportFailure, type CommonFlags } from "./output.ts";
+import type { PriceImportFlags, PriceListFlags } from "./prices.ts";
 import type { ServeFlags } from "./serve.ts";
 
 const program = new Command("quotaguard")
@@ -32,6 +33,21 @@ common(program.command("models").description("list the models that clients may a
   const { models } = await import("./models.ts");
   process.exitCode = await models(flags);
 });
+
+const prices = program.command("prices").description("what models cost here, and who says so");
+common(prices.command("list").description("list the price of each model at each credential"))
+  .option("--model <name>", "only this model, or those of a pattern")
+  .option("--org <name>", "as it is for this org")
+  .action(async (flags: PriceListFlags) => {
+    const { listPrices } = await import("./prices.ts");
+    process.exitCode = await listPrices(flags);
+  });
+common(prices.command("import <file>").description("check a price list (a path or URL), and show what it would change"))
+  .option("--write", "save it as the first path in prices.files")
+  .action(async (file: string, flags: PriceImportFlags) => {
+    const { importPrices } = await import("./prices.ts");
+    process.exitCode = await importPrices(file, flags);
+  });
 
 // Whoever reads may stop reading (`| head`): no reason to fail.
 for (const stream of [process.stdout, process.stderr]) {

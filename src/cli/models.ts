@@ -1,6 +1,7 @@
 import type { Credential } from "../core/credential.ts";
 import { systemClock } from "../core/time.ts";
-import { priceBook, type Price } from "../metering/prices.ts";
+import { guardPrices } from "../guard-prices.ts";
+import type { PriceBook } from "../metering/prices.ts";
 import { modelDiscovery } from "../middleware/models/discovery.ts";
 import { resolveOptions } from "../options.ts";
 import type { ResolvedOptions } from "../options/resolved.ts";
@@ -13,16 +14,7 @@ import { undiciTransport } from "../upstream/transport.ts";
 import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
 import { progress } from "./progress.ts";
 import { serverConfig } from "./server-config.ts";
-
-/** USD per million tokens, and per request. What the provider bills: a markup comes on top. */
-interface ShownPrice {
-  readonly inputPerMtok: number;
-  readonly cacheReadPerMtok: number;
-  readonly cacheWritePerMtok: number;
-  readonly outputPerMtok: number;
-  readonly reasoningPerMtok: number;
-  readonly perRequest: number;
-}
+import { shownPrice, type ShownPrice } from "./shown-price.ts";
 
 /** A model as some credentials serve it: those for which everything else is the same. */
 interface ModelRow {
@@ -56,7 +48,10 @@ export async function models(flags: CommonFlags): Promise<number> {
   const offered = offeredBy(options);
   const credentials = await askProviders(options, offered, flags);
   const listing = modelListing({ ...offered, models: options.models, aliases: options.modelAlias });
-  const rows = modelRows(options, offered, listing);
+  const prices = guardPrices(options, { clock: systemClock, credentials: offered.credentials });
+  await prices.load();
+  await prices.close();
+  const rows = modelRows(options, offered, listing, prices);
   const warnings = [...config.warnings, ...unserved(options, listing, rows), ...unlisted(options, offered, rows)];
   const failed = credentials.filter(({ problem }) => problem !== null);
   if (flags.json) print(JSON.stringify({ ok: failed.length === 0, config: config.file, warnings, models: rows, credentials }));
@@ -101,14 +96,13 @@ async function askProviders(options: ResolvedOptions, { catalogue }: Offered, fl
   });
 }
 
-function modelRows(options: ResolvedOptions, { offers }: Offered, listing: Listing): readonly ModelRow[] {
-  const prices = priceBook({ models: options.models, markupPct: options.prices.markupPct });
+function modelRows(options: ResolvedOptions, { offers }: Offered, listing: Listing, prices: PriceBook): readonly ModelRow[] {
   const aliases = Object.keys(options.modelAlias).map((alias) => ({ alias, name: offers.resolve(alias), serving: servingOf(offers, alias) }));
 
   function rowOf({ name, model, credential }: Candidate): ModelRow {
     const entries = options.models.filter((entry) => entry.name === name);
     const entry = entries.find((item) => item.credential === credential.name) ?? entries.find((item) => item.credential === undefined);
-    const price = prices.lookup(name, credential.name);
+    const price = prices.find(name, credential.name)?.price;
     return {
       model: name,
       providerModel: model,
@@ -116,7 +110,7 @@ function modelRows(options: ResolvedOptions, { offers }: Offered, listing: Listi
       aliases: aliases.filter((each) => each.name === name && each.serving.includes(credential)).map(({ alias }) => alias),
       rpm: entry?.rpm ?? options.server.defaultModelsRpm,
       tpm: entry?.tpm ?? -1,
-      price: price && shownPrice(price),
+      price: price ? shownPrice(price) : null,
     };
   }
 
@@ -135,22 +129,6 @@ function servingOf(offers: Offers, model: string): readonly Credential[] {
     return [];
   }
 }
-
-/** Prices are kept in nano-USD per token, times the divisor. */
-function shownPrice({ divisor, perRequest, ...price }: Price): ShownPrice {
-  const perMtok = ({ near }: { readonly near: number }): number => rounded(near / divisor / 1_000);
-  return {
-    inputPerMtok: perMtok(price.inputTokens),
-    cacheReadPerMtok: perMtok(price.cacheReadTokens),
-    cacheWritePerMtok: perMtok(price.cacheWriteTokens),
-    outputPerMtok: perMtok(price.outputTokens),
-    reasoningPerMtok: perMtok(price.reasoningTokens),
-    perRequest: rounded(perRequest.near / divisor / 1e9),
-  };
-}
-
-/** Without the noise of a binary fraction. */
-const rounded = (usd: number): number => Number(usd.toPrecision(12));
 
 /** What the configuration names, and no credential is known to offer. */
 function unserved({ models: entries, modelAlias }: ResolvedOptions, listing: Listing, rows: readonly ModelRow[]): string[] {

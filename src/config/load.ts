@@ -4,6 +4,7 @@ import { ConfigError } from "../core/errors.ts";
 import { Secret } from "../core/secret.ts";
 import { checkOptions, optionNames, type GuardOptions } from "../options.ts";
 import { nearest } from "../core/nearest.ts";
+import { isPriceUrl } from "../options/prices.ts";
 import { isServerUrl } from "../options/stores.ts";
 import { formatPath, type OptionNode, type OptionPath, type Problem } from "../options/tree.ts";
 import { AS_WRITTEN, likeAutoAiRouter, translateAutoAiRouter, type Translated } from "./auto-ai-router.ts";
@@ -21,7 +22,7 @@ import { findConfigFile, readConfigFile, readDotEnv, type ConfigFile, type Envir
 import { liteLlmProblems } from "./litellm.ts";
 import { MODELS_FILE, moreModels, type MoreModels, type MoreModelsOptions } from "./more-models.ts";
 import { originLabel, placeOf, sourceLabel, type Origin, type Origins } from "./origin.ts";
-import { storeUrlFrom } from "./text.ts";
+import { pathFrom, storeUrlFrom } from "./text.ts";
 import { readYaml, type FileOptions } from "./yaml.ts";
 
 export interface LoadConfigOptions {
@@ -128,14 +129,17 @@ function readFile(file: ConfigFile, env: Environment): ReadFile {
   return { ...read, options: placed(read.options, file.folder), warnings: [], foreign: null, mixed };
 }
 
-/** Relative paths of stores start at the folder. */
+/** Relative paths of stores and price files start at the folder. */
 function placed(options: Fields, folder: string): Fields {
   let result = options;
   for (const section of ["store", "ledger"]) {
     const url = isPlain(options[section]) ? options[section].url : undefined;
     if (typeof url === "string") result = setAt(result, [section, "url"], storeUrlFrom(url, folder)) as Fields;
   }
-  return result;
+  const files = isPlain(options.prices) ? options.prices.files : undefined;
+  if (!Array.isArray(files)) return result;
+  const from = (file: unknown): unknown => (typeof file === "string" && !isPriceUrl(file) ? pathFrom(file, folder) : file);
+  return setAt(result, ["prices", "files"], files.map(from)) as Fields;
 }
 
 /** Without it, whoever adds one option of ours to a file that worked is told that everything else in it is wrong. */

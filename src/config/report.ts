@@ -1,10 +1,12 @@
 /** The options in force, one row each, for `quotaguard check`. */
 import { Secret } from "../core/secret.ts";
+import type { ModelPrice } from "../metering/price.ts";
 import { optionNames } from "../options.ts";
 import type { ResolvedCost } from "../options/cost.ts";
 import type { ResolvedClientBans, ResolvedFail2ban } from "../options/fail2ban.ts";
 import type { ResolvedLimit } from "../options/limits.ts";
 import type { ResolvedPassthrough } from "../options/passthrough.ts";
+import type { ResolvedPrices } from "../options/prices.ts";
 import type { ResolvedAuth, ResolvedCredential, ResolvedModel, ResolvedOptions } from "../options/resolved.ts";
 import { placeOf } from "../options/stores.ts";
 import { formatPath, type OptionPath } from "../options/tree.ts";
@@ -89,7 +91,7 @@ function asWritten(options: ResolvedOptions): Shown {
     },
     fail2ban: bansRow(options.fail2ban),
     passthrough: passthroughRow(options.passthrough),
-    prices: options.prices,
+    prices: pricesRow(options.prices),
     management: options.management,
     secrets: options.secrets,
     monitoring: options.monitoring,
@@ -168,7 +170,20 @@ function modelRow({ rpm, tpm, price, ...model }: ResolvedModel): Shown {
     ...model,
     rpm: rpm === undefined ? undefined : numberOf(rpm),
     tpm: tpm === undefined ? undefined : numberOf(tpm),
-    price: price && { ...price },
+    price: price && priceRow(price),
+  };
+}
+
+const priceRow = ({ tiers, ...price }: ModelPrice): { readonly [name: string]: Shown } => ({ ...price, tiers: tiers?.map((tier) => ({ ...tier })) });
+
+const dateOf = (ms: number | undefined): string | undefined => (ms === undefined ? undefined : new Date(ms).toISOString());
+
+function pricesRow({ rules, files, refreshMs, ...prices }: ResolvedPrices): Shown {
+  return {
+    ...prices,
+    files,
+    refresh: formatDuration(refreshMs),
+    rules: rules.map(({ price, from, until, ...rule }) => ({ ...rule, price: price && priceRow(price), from: dateOf(from), until: dateOf(until) })),
   };
 }
 

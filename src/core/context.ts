@@ -49,6 +49,8 @@ export type Charged =
       readonly provenance: "exact" | "counted";
       readonly rawNanoUsd: number | null;
       readonly billedNanoUsd: number | null;
+      /** Of the prices that say so; null = there was none, or the cost was said without one. */
+      readonly priceVersion: string | null;
     }
   | { readonly kind: "input" }
   | { readonly kind: "estimate" };
@@ -60,9 +62,22 @@ export interface Outcome {
   readonly error: GuardError | null;
 }
 
-/** Prices a usage: nano-USD, raw and after markup; null = the model has no price. */
-export interface Pricer {
-  cost(model: string, credential: string | null, usage: Usage): { readonly rawNanoUsd: number; readonly billedNanoUsd: number } | null;
+/** Nano-USD, before and after markup, and what was applied: the same text for the same prices. */
+export interface PricedCost {
+  readonly rawNanoUsd: number;
+  readonly billedNanoUsd: number;
+  readonly priceVersion: string;
+}
+
+export interface Prices {
+  /** Prices a usage; null = the model has no price. */
+  cost(model: string, credential: string | null, usage: Usage): PricedCost | null;
+}
+
+/** Itself it is the prices of now, for no org in particular. */
+export interface Pricer extends Prices {
+  /** What a request is held and settled by: the prices for its org, as they were when it first asked. */
+  of(ctx: Context): Prices;
 }
 
 /** Writes what happened: ledger rows, metrics and events. */

@@ -43,6 +43,8 @@ export interface LedgerRow extends LedgerIntent {
   readonly billedNanoUsd: number | null;
   /** For a refusal by a limit. */
   readonly limit: string | null;
+  /** Which prices the cost is by: the same text for the same prices. Null = charged as held, said by the host, or not priced. */
+  readonly priceVersion: string | null;
 }
 
 /** The row of a request that has not ended: what only its end can tell is empty. */
@@ -59,4 +61,5 @@ export const openRow = (intent: LedgerIntent): LedgerRow => ({
   rawNanoUsd: null,
   billedNanoUsd: null,
   limit: null,
+  priceVersion: null,
 });

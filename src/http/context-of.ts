@@ -96,7 +96,7 @@ class HostMeter implements RequestQuota {
   }
 
   #price(model: string | null, usage: Usage): Cost | null {
-    return model === null ? null : this.#ctx.services.pricer.cost(model, null, usage);
+    return model === null ? null : this.#ctx.services.pricer.of(this.#ctx).cost(model, null, usage);
   }
 
   #apply(): void {
@@ -110,13 +110,14 @@ class HostMeter implements RequestQuota {
       usage = addUsage(usage ?? NO_USAGE, entry.usage);
       cost = addCost(cost, this.#price(entry.model, entry.usage));
     }
-    const { rawNanoUsd, billedNanoUsd } = cost ?? { rawNanoUsd: null, billedNanoUsd: null };
-    this.#ctx.charged = { kind: "usage", usage, provenance: "exact", rawNanoUsd, billedNanoUsd };
+    const { rawNanoUsd, billedNanoUsd, priceVersion } = cost ?? { rawNanoUsd: null, billedNanoUsd: null, priceVersion: null };
+    this.#ctx.charged = { kind: "usage", usage, provenance: "exact", rawNanoUsd, billedNanoUsd, priceVersion: priceVersion ?? null };
     if (this.#ctx.closed) this.#ctx.correct();
   }
 }
 
-type Cost = { readonly rawNanoUsd: number; readonly billedNanoUsd: number };
+/** A version of undefined = nothing was priced so far, of null = some of it was said by the host. */
+type Cost = { readonly rawNanoUsd: number; readonly billedNanoUsd: number; readonly priceVersion: string | null | undefined };
 
 /** What was reported by hand so far; a usage of null = no tokens were; a cost of null = some of it has no price. */
 interface Reported {
@@ -124,12 +125,15 @@ interface Reported {
   readonly cost: Cost | null;
 }
 
-const NO_COST: Cost = { rawNanoUsd: 0, billedNanoUsd: 0 };
+const NO_COST: Cost = { rawNanoUsd: 0, billedNanoUsd: 0, priceVersion: undefined };
 
-const sameCost = (nanoUsd: number): Cost => ({ rawNanoUsd: nanoUsd, billedNanoUsd: nanoUsd });
+const sameCost = (nanoUsd: number): Cost => ({ rawNanoUsd: nanoUsd, billedNanoUsd: nanoUsd, priceVersion: null });
 
-const addCost = (a: Cost | null, b: Cost | null): Cost | null =>
-  a && b ? { rawNanoUsd: a.rawNanoUsd + b.rawNanoUsd, billedNanoUsd: a.billedNanoUsd + b.billedNanoUsd } : null;
+function addCost(a: Cost | null, b: Cost | null): Cost | null {
+  if (!a || !b) return null;
+  const priceVersion = a.priceVersion === undefined || a.priceVersion === b.priceVersion ? b.priceVersion : "mixed";
+  return { rawNanoUsd: a.rawNanoUsd + b.rawNanoUsd, billedNanoUsd: a.billedNanoUsd + b.billedNanoUsd, priceVersion };
+}
 
 /** Fields that an SDK leaves undefined say nothing: zero is said by a 0. */
 const isReported = (report: ReportedUsage): report is ReportedUsage =>

@@ -1,21 +1,11 @@
-import type { Pricer } from "../core/context.ts";
+import type { Context, PricedCost, Pricer, Prices } from "../core/context.ts";
 import { ConfigError } from "../core/errors.ts";
 import { MAX_AMOUNT, usdToNano } from "../core/money.ts";
-import type { Usage } from "../core/usage.ts";
-
-/** What a model costs, as written: USD per million tokens, as numbers or decimal text. */
-export interface ModelPrice {
-  readonly inputPerMtok: number | string;
-  readonly outputPerMtok: number | string;
-  /** Input that a prompt cache served. Default: as input. */
-  readonly cacheReadPerMtok?: number | string | undefined;
-  /** Input that was stored in a prompt cache. Default: as input (Anthropic asks a quarter more: say so). */
-  readonly cacheWritePerMtok?: number | string | undefined;
-  /** Hidden output. Default: as output. */
-  readonly reasoningPerMtok?: number | string | undefined;
-  /** USD for each request, on top. Default 0. */
-  readonly perRequest?: number | string | undefined;
-}
+import type { Clock } from "../core/time.ts";
+import { markup } from "./markup.ts";
+import { compilePrice, costOf, dearest, mostOf, versionOf, type ModelPrice, type Price } from "./price.ts";
+import { priceRules, type MatcherOf, type PriceRule, type ReadRule } from "./price-rules.ts";
+import { NO_SOURCES, type PriceSources } from "./price-source.ts";
 
 /** An entry of `models[]`, as far as prices go. */
 export interface PricedModel {
@@ -27,10 +17,24 @@ export interface PricedModel {
   readonly price?: ModelPrice | undefined;
 }
 
+/** Which provider a credential is an account at. */
+export interface PricedCredentials {
+  /** Grows with each change. */
+  readonly version: number;
+  find(name: string): { readonly provider: string } | undefined;
+}
+
 export interface PriceBookOptions {
+  /** The operator's rules come first, then the entries of `models[]`, then the sources in their order. */
+  readonly rules: readonly PriceRule[];
   readonly models: readonly PricedModel[];
-  /** Percent on top of what the provider bills. */
+  readonly sources: PriceSources;
+  /** Percent on top of what the provider bills, where no rule says another. */
   readonly markupPct: number;
+  readonly credentials: PricedCredentials;
+  /** Reads a model pattern. */
+  readonly matcherOf: MatcherOf;
+  readonly clock: Pick<Clock, "now">;
 }
 
 export interface ModelAndCredential {
@@ -38,237 +42,278 @@ export interface ModelAndCredential {
   readonly credential: string | null;
 }
 
-export interface PriceBook extends Pricer {
+/** What applies to a model at a credential, and who says so. */
+export interface AppliedPrice {
+  readonly price: Price;
+  readonly markupPct: number;
+  /** For people: an option's path, or the name of a source. */
+  readonly source: string;
+  /** The same for the same prices, and another for others: rows carry it. */
+  readonly version: string;
+}
+
+/** The prices of one moment, for one org. */
+export interface PriceSheet extends Prices {
   /**
-   * The price of a model at a credential: of the entry bound to it, else of the unbound one. Without a credential: the unbound one, else the dearest
-   * of the bound ones, class by class. Null = not priced, which is never the same as free.
+   * The price of a model at a credential: of the rule, entry or source that is bound to it or its provider, else of an unbound one. Without a credential: the
+   * unbound one, else the dearest of the bound ones, class by class. Null = not priced, which is never the same as free.
    */
-  lookup(model: string, credential: string | null): Price | null;
+  find(model: string, credential: string | null): AppliedPrice | null;
   /**
    * The most that so many tokens can be billed as, in nano-USD after markup, wherever they may be served. Input may turn out to be cached or
-   * written to a cache, output to be reasoning: the dearest class counts. Null = one of the pairs has no price, or there is none.
+   * written to a cache, output to be reasoning, and a request smaller than expected: the dearest class and size count. Null = one of the pairs has no price,
+   * or there is none.
    */
   ceiling(pairs: readonly ModelAndCredential[], inputTokens: number, outputTokens: number): number | null;
 }
 
-/** A price in whole numbers: a cost is `(sum of tokens x class + perRequest) / divisor` nano-USD. */
-export interface Price {
-  readonly inputTokens: Factor;
-  readonly cacheReadTokens: Factor;
-  readonly cacheWriteTokens: Factor;
-  readonly outputTokens: Factor;
-  readonly reasoningTokens: Factor;
-  readonly perRequest: Factor;
-  readonly divisor: number;
+/** Itself it is the prices of now, for no org in particular. */
+export interface PriceBook extends Pricer, PriceSheet {
+  of(ctx: Pick<Context, "scopes">): PriceSheet;
+  /** What holds, held or will hold at a time (wall clock, ms), by the sources that there are now. */
+  at(org: string | null, atMs: number): PriceSheet;
 }
 
-/** `exact` is used where a product leaves the safe integers, and only there `near` may be rounded. */
-interface Factor {
-  readonly near: number;
-  readonly exact: bigint;
-}
+/** Client-made names are many: so many are remembered. */
+const MAX_REMEMBERED = 10_000;
 
-const CLASSES = ["inputTokens", "cacheReadTokens", "cacheWriteTokens", "outputTokens", "reasoningTokens"] as const;
-const INPUT_CLASSES = ["inputTokens", "cacheReadTokens", "cacheWriteTokens"] as const;
-const OUTPUT_CLASSES = ["outputTokens", "reasoningTokens"] as const;
-
-/** USD per million tokens is 1000 nano-USD per token. */
-const NANO_PER_TOKEN_DIGITS = 3;
-const NANO_DIGITS = 9;
-/** More decimals than any price has; what lies beyond is rounded up. */
-const MOST_DECIMALS = 12;
-
-/** A decimal: `digits / 10^decimals`. */
-interface Decimal {
-  readonly digits: bigint;
-  readonly decimals: number;
-}
-
-const DECIMAL = /^(\d+)(?:\.(\d+))?(?:e([+-]?\d{1,3}))?$/;
-
-function decimalOf(value: number | string, option: string): Decimal {
-  // Fifteen digits are what a double can hold of a decimal: 0.1 + 0.2 is meant to be 0.3.
-  const parts = DECIMAL.exec(typeof value === "number" ? value.toPrecision(15) : value);
-  if (!parts) throw new ConfigError([`${option}: expected USD as a number or decimal text from 0 up, such as 2.5 or "0.075"`]);
-  const fraction = parts[2] ?? "";
-  let digits = BigInt((parts[1] as string) + fraction);
-  let decimals = fraction.length - Number(parts[3] ?? 0);
-  if (decimals < 0) return { digits: digits * 10n ** BigInt(-decimals), decimals: 0 };
-  while (decimals > 0 && digits % 10n === 0n) {
-    digits /= 10n;
-    decimals -= 1;
-  }
-  if (decimals <= MOST_DECIMALS) return { digits, decimals };
-  return { digits: dividedUp(digits, 10n ** BigInt(decimals - MOST_DECIMALS)), decimals: MOST_DECIMALS };
-}
-
-const dividedUp = (dividend: bigint, divisor: bigint): bigint => (dividend + divisor - 1n) / divisor;
-
-function compile(price: ModelPrice, option: string): Price {
-  const read = (name: keyof ModelPrice, fallback: keyof ModelPrice | null): Decimal => {
-    const value = price[name] ?? (fallback === null ? 0 : price[fallback]);
-    return decimalOf(value ?? 0, `${option}.${name}`);
-  };
-  const perToken = {
-    inputTokens: read("inputPerMtok", null),
-    cacheReadTokens: read("cacheReadPerMtok", "inputPerMtok"),
-    cacheWriteTokens: read("cacheWritePerMtok", "inputPerMtok"),
-    outputTokens: read("outputPerMtok", null),
-    reasoningTokens: read("reasoningPerMtok", "outputPerMtok"),
-  };
-  const perRequest = read("perRequest", null);
-  // The smallest common divisor keeps almost every product among the safe integers.
-  const places = Math.max(0, perRequest.decimals - NANO_DIGITS, ...CLASSES.map((name) => perToken[name].decimals - NANO_PER_TOKEN_DIGITS));
-  const scaled = ({ digits, decimals }: Decimal, nanoDigits: number): Factor => {
-    const exact = digits * 10n ** BigInt(places + nanoDigits - decimals);
-    return { near: Number(exact), exact };
-  };
-  return {
-    inputTokens: scaled(perToken.inputTokens, NANO_PER_TOKEN_DIGITS),
-    cacheReadTokens: scaled(perToken.cacheReadTokens, NANO_PER_TOKEN_DIGITS),
-    cacheWriteTokens: scaled(perToken.cacheWriteTokens, NANO_PER_TOKEN_DIGITS),
-    outputTokens: scaled(perToken.outputTokens, NANO_PER_TOKEN_DIGITS),
-    reasoningTokens: scaled(perToken.reasoningTokens, NANO_PER_TOKEN_DIGITS),
-    perRequest: scaled(perRequest, NANO_DIGITS),
-    divisor: 10 ** places,
-  };
-}
-
-/** Nano-USD for these tokens, the exact sum rounded up once. */
-function rawCost(price: Price, usage: Usage): number {
-  let sum = price.perRequest.near;
-  for (const name of CLASSES) sum += usage[name] * price[name].near;
-  // Every term is an exact integer as long as the sum is a safe one; a rounded term would have made it larger.
-  if (sum <= Number.MAX_SAFE_INTEGER) return Math.min(MAX_AMOUNT, price.divisor === 1 ? sum : dividedUpSafely(sum, price.divisor));
-  let exact = price.perRequest.exact;
-  for (const name of CLASSES) exact += BigInt(usage[name]) * price[name].exact;
-  return clamped(dividedUp(exact, BigInt(price.divisor)));
-}
-
-/** Not `Math.ceil(a / b)`: the quotient of two large integers may round to a whole number. */
-function dividedUpSafely(dividend: number, divisor: number): number {
-  const rest = dividend % divisor;
-  return (dividend - rest) / divisor + (rest > 0 ? 1 : 0);
-}
-
-const clamped = (amount: bigint): number => (amount > BigInt(MAX_AMOUNT) ? MAX_AMOUNT : Number(amount));
-
-/** Adds the markup to an amount in nano-USD, rounded up once. */
-function markup(markupPct: number): (nanoUsd: number) => number {
-  const { digits, decimals } = decimalOf(markupPct, "prices.markupPct");
-  const divisor = 100n * 10n ** BigInt(decimals);
-  const factor = divisor + digits;
-  if (digits === 0n) return (nanoUsd) => nanoUsd;
-  const nearFactor = Number(factor);
-  const nearDivisor = Number(divisor);
-  return (nanoUsd) => {
-    const product = nanoUsd * nearFactor;
-    if (product <= Number.MAX_SAFE_INTEGER) return Math.min(MAX_AMOUNT, dividedUpSafely(product, nearDivisor));
-    return clamped(dividedUp(BigInt(nanoUsd) * factor, divisor));
-  };
-}
-
-/** The prices of one model name: its own, and those bound to a credential. */
+/** The prices of `models[]` under one name. */
 interface Shelf {
-  unbound: Price | null;
-  readonly bound: Map<string, Price>;
-  /** For who names no credential. */
-  anywhere: Price | null;
+  unbound: Entry | null;
+  readonly bound: Map<string, Entry>;
 }
 
-/** A price that is, in each class, the dearest of several. */
-function dearest(prices: Iterable<Price>): Price | null {
-  let most: Price | null = null;
-  for (const price of prices) most = most === null ? price : dearer(most, price);
-  return most;
+interface Entry {
+  readonly price: Price;
+  readonly option: string;
 }
 
-function dearer(a: Price, b: Price): Price {
-  const divisor = Math.max(a.divisor, b.divisor);
-  const higher = (name: (typeof CLASSES)[number] | "perRequest"): Factor => {
-    const [x, y] = [a[name].exact * BigInt(divisor / a.divisor), b[name].exact * BigInt(divisor / b.divisor)];
-    const exact = x > y ? x : y;
-    return { near: Number(exact), exact };
-  };
-  return {
-    inputTokens: higher("inputTokens"),
-    cacheReadTokens: higher("cacheReadTokens"),
-    cacheWriteTokens: higher("cacheWriteTokens"),
-    outputTokens: higher("outputTokens"),
-    reasoningTokens: higher("reasoningTokens"),
-    perRequest: higher("perRequest"),
-    divisor,
-  };
+/** A price on its way to being applied, and the kind of place that it stands in. */
+interface Found {
+  readonly price: Price;
+  readonly kind: "rules" | "models" | "file" | "dearest";
+  readonly source: string;
 }
 
-/** The same price with all input at its dearest class and all output at its dearest. */
-function worstClass(price: Price): Price {
-  const most = (names: readonly (typeof CLASSES)[number][]): Factor => names.map((name) => price[name]).reduce((a, b) => (b.exact > a.exact ? b : a));
-  return { ...price, inputTokens: most(INPUT_CLASSES), outputTokens: most(OUTPUT_CLASSES) };
+interface Terms {
+  readonly applied: AppliedPrice | null;
+  readonly bill: (nanoUsd: number) => number;
+  /** For a cost that the provider itself reports. */
+  readonly reportedVersion: string;
 }
 
-/** Reads the prices of the config. Throws {@link ConfigError} that names what cannot be a price, and models that are priced twice. */
-export function priceBook(options: PriceBookOptions): PriceBook {
-  const withMarkup = markup(options.markupPct);
-  const shelves = new Map<string, Shelf>();
-  const worst = new Map<Price, Price>();
+interface Epoch {
+  readonly sources: PriceSources["current"];
+  readonly since: number;
+  readonly until: number;
+  readonly sheets: Map<string | null, PriceSheet>;
+}
 
-  const put = (name: string, credential: string | undefined, price: Price, option: string | null): void => {
-    let shelf = shelves.get(name);
-    if (!shelf) shelves.set(name, (shelf = { unbound: null, bound: new Map(), anywhere: null }));
-    const taken = credential === undefined ? shelf.unbound !== null : shelf.bound.has(credential);
-    if (taken && option === null) return;
-    if (taken)
-      throw new ConfigError([`${option}: ${name} already has a price${credential === undefined ? "" : ` at ${credential}`}; keep one of them`]);
-    if (credential === undefined) shelf.unbound = price;
-    else shelf.bound.set(credential, price);
-  };
+/** Reads the prices of the config. Throws {@link ConfigError} that names what cannot be a price, and what is priced twice. */
+export function priceBook({ rules: written, models, sources, markupPct, credentials, matcherOf, clock }: PriceBookOptions): PriceBook {
+  const rules = priceRules(written, matcherOf);
+  const generalMarkup = markup(markupPct, "prices.markupPct");
+  const shelves = shelvesOf(models);
+  const realNames = namesOf(models);
+  const compiled = new WeakMap<ModelPrice, Price>();
+  // Nothing can change between hold and settlement, so nobody has to remember what a request was held by.
+  const isConstant = rules.changes.length === 0 && sources === NO_SOURCES;
+  const pinned = new WeakMap<object, { readonly org: string | null; readonly sheet: PriceSheet }>();
+  let epoch: Epoch | undefined;
 
-  const priced = options.models.flatMap(({ name, model, credential, price }, i) =>
-    price === undefined ? [] : [{ name, model, credential, option: `models[${i}].price`, price: compile(price, `models[${i}].price`) }],
-  );
-  for (const { name, credential, price, option } of priced) put(name, credential, price, option);
-  // A provider's answer names the model its own way. Clients' names come first.
-  for (const { model, credential, price } of priced) if (model !== undefined) put(model, credential, price, null);
-  for (const shelf of shelves.values()) {
-    shelf.anywhere = shelf.unbound ?? dearest(shelf.bound.values());
-    for (const price of [shelf.unbound, shelf.anywhere, ...shelf.bound.values()]) if (price) worst.set(price, worstClass(price));
+  function read(price: ModelPrice, source: string): Price {
+    let known = compiled.get(price);
+    if (!known) compiled.set(price, (known = compilePrice(price, source)));
+    return known;
   }
 
-  function lookup(model: string, credential: string | null): Price | null {
-    const shelf = shelves.get(model);
-    if (shelf === undefined) return null;
-    return credential === null ? shelf.anywhere : (shelf.bound.get(credential) ?? shelf.unbound);
-  }
+  function sheetOf(list: PriceSources["current"], applying: readonly ReadRule[]): PriceSheet {
+    const priced = applying.filter(({ price }) => price !== null);
+    const marked = applying.filter(({ bill }) => bill !== null);
+    const memo = new Map<string, Map<string | null, Terms>>();
+    let remembered = 0;
+    let version = credentials.version;
 
-  return {
-    lookup,
-    cost(model, credential, usage) {
+    /** The first rule that counts at this provider; null = of a credential that nobody knows, or of none. */
+    const ruleFor = (among: readonly ReadRule[], names: readonly string[], provider: string | null): ReadRule | undefined =>
+      among.find(({ rule, about }) => (rule.provider === undefined || rule.provider === provider) && about(names));
+
+    function foundBy(rule: ReadRule): Found {
+      return { price: rule.price as Price, kind: "rules", source: rule.option };
+    }
+
+    function inSources(names: readonly string[], provider: string | null): Found | null {
+      for (const source of list) {
+        for (const name of names) {
+          const prices = source.find(name, provider).map(({ price }) => read(price, source.name));
+          const price = dearest(prices);
+          if (price) return { price, kind: "file", source: source.name };
+        }
+      }
+      return null;
+    }
+
+    function atCredential(model: string, credential: string, names: readonly string[], provider: string | null): Found | null {
+      const rule = ruleFor(priced, names, provider);
+      if (rule) return foundBy(rule);
+      const shelf = shelves.get(model);
+      const entry = shelf?.bound.get(credential) ?? shelf?.unbound;
+      return entry ? { price: entry.price, kind: "models", source: entry.option } : inSources(names, provider);
+    }
+
+    /** Nobody knows who serves it. */
+    function anywhere(model: string, names: readonly string[]): Found | null {
+      const rule = ruleFor(priced, names, null);
+      if (rule) return foundBy(rule);
+      const shelf = shelves.get(model);
+      if (shelf?.unbound) return { price: shelf.unbound.price, kind: "models", source: shelf.unbound.option };
+      // What a provider charges for everything says nothing of a model that may not be its own.
+      const named = priced.filter(({ rule: { provider, model: pattern } }) => provider !== undefined && pattern !== undefined);
+      const providers = new Set(named.map((each) => each.rule.provider as string));
+      const bound = [...providers].flatMap((provider) => ruleFor(named, names, provider) ?? []).map(foundBy);
+      for (const { price, option } of shelf?.bound.values() ?? []) bound.push({ price, kind: "models", source: option });
+      const price = dearest(bound.map((each) => each.price));
+      if (!price) return inSources(names, null);
+      return bound.length === 1 ? (bound[0] as Found) : { price, kind: "dearest", source: bound.map(({ source }) => source).join(", ") };
+    }
+
+    function termsOf(model: string, credential: string | null): Terms {
+      const names = [model, ...realNamesAt(realNames.get(model) ?? [], credential)];
+      const provider = credential === null ? null : (credentials.find(credential)?.provider ?? null);
+      const found = credential === null ? anywhere(model, names) : atCredential(model, credential, names, provider);
+      const rule = ruleFor(marked, names, provider);
+      const bill = rule?.bill ?? generalMarkup;
+      const pct = rule?.rule.markupPct ?? markupPct;
+      return {
+        bill,
+        reportedVersion: `reported:${versionOf(null, pct)}`,
+        applied: found && { price: found.price, markupPct: pct, source: found.source, version: `${found.kind}:${versionOf(found.price, pct)}` },
+      };
+    }
+
+    function find(model: string, credential: string | null): Terms {
+      if (version !== credentials.version || remembered >= MAX_REMEMBERED) {
+        memo.clear();
+        remembered = 0;
+        ({ version } = credentials);
+      }
+      let places = memo.get(model);
+      if (!places) memo.set(model, (places = new Map<string | null, Terms>()));
+      let terms = places.get(credential);
+      if (!terms) {
+        places.set(credential, (terms = termsOf(model, credential)));
+        remembered += 1;
+      }
+      return terms;
+    }
+
+    function cost(model: string, credential: string | null, usage: Parameters<Prices["cost"]>[2]): PricedCost | null {
       const { reportedUsd } = usage;
-      let raw: number;
+      const { applied, bill, reportedVersion } = find(model, credential);
       // What the provider says it billed is the cost, whatever our table says.
       if (reportedUsd !== undefined && reportedUsd >= 0 && reportedUsd < Infinity) {
-        raw = Math.min(MAX_AMOUNT, usdToNano(reportedUsd));
-      } else {
-        const price = lookup(model, credential);
-        if (price === null) return null;
-        raw = rawCost(price, usage);
+        const raw = Math.min(MAX_AMOUNT, usdToNano(reportedUsd));
+        return { rawNanoUsd: raw, billedNanoUsd: bill(raw), priceVersion: reportedVersion };
       }
-      return { rawNanoUsd: raw, billedNanoUsd: withMarkup(raw) };
+      if (applied === null) return null;
+      const raw = costOf(applied.price, usage);
+      return { rawNanoUsd: raw, billedNanoUsd: bill(raw), priceVersion: applied.version };
+    }
+
+    return {
+      find: (model, credential) => find(model, credential).applied,
+      cost,
+      ceiling(pairs, inputTokens, outputTokens) {
+        let most: number | null = null;
+        let last: Terms | null = null;
+        for (const { model, credential } of pairs) {
+          const terms = find(model, credential);
+          const { applied, bill } = terms;
+          if (applied === null) return null;
+          // Usually all candidates share one price.
+          if (last?.applied?.price === applied.price && last.bill === bill) continue;
+          last = terms;
+          most = Math.max(most ?? 0, bill(mostOf(applied.price, inputTokens, outputTokens)));
+        }
+        return most;
+      },
+    };
+  }
+
+  const begun = (now: number): Epoch => ({
+    sources: sources.current,
+    since: rules.changes.findLast((change) => change <= now) ?? -Infinity,
+    until: rules.changes.find((change) => change > now) ?? Infinity,
+    sheets: new Map(),
+  });
+
+  function sheetIn({ sources: list, sheets, since }: Epoch, org: string | null, now: number): PriceSheet {
+    const whose = org !== null && rules.orgs.has(org) ? org : null;
+    let sheet = sheets.get(whose);
+    if (!sheet) sheets.set(whose, (sheet = sheetOf(list, rules.at(whose, since === -Infinity ? now : since))));
+    return sheet;
+  }
+
+  function current(org: string | null): PriceSheet {
+    const now = rules.changes.length === 0 ? 0 : clock.now();
+    if (!epoch || epoch.sources !== sources.current || now < epoch.since || now >= epoch.until) epoch = begun(now);
+    return sheetIn(epoch, org, now);
+  }
+
+  return {
+    of(ctx) {
+      const org = ctx.scopes?.org ?? null;
+      if (isConstant) return current(org);
+      const known = pinned.get(ctx);
+      if (known?.org === org) return known.sheet;
+      const sheet = current(org);
+      pinned.set(ctx, { org, sheet });
+      return sheet;
     },
-    ceiling(pairs, inputTokens, outputTokens) {
-      const usage: Usage = { inputTokens, cacheReadTokens: 0, cacheWriteTokens: 0, outputTokens, reasoningTokens: 0 };
-      let most: number | null = null;
-      let last: Price | null = null;
-      for (const { model, credential } of pairs) {
-        const price = lookup(model, credential);
-        if (price === null) return null;
-        // Usually all candidates share one price.
-        if (price === last) continue;
-        last = price;
-        most = Math.max(most ?? 0, rawCost(worst.get(price) as Price, usage));
-      }
-      return most === null ? null : withMarkup(most);
-    },
+    at: (org, atMs) => sheetIn(begun(atMs), org, atMs),
+    find: (model, credential) => current(null).find(model, credential),
+    cost: (model, credential, usage) => current(null).cost(model, credential, usage),
+    ceiling: (pairs, inputTokens, outputTokens) => current(null).ceiling(pairs, inputTokens, outputTokens),
   };
+}
+
+function shelvesOf(models: readonly PricedModel[]): ReadonlyMap<string, Shelf> {
+  const shelves = new Map<string, Shelf>();
+
+  const put = (name: string, credential: string | undefined, entry: Entry, isOwnName: boolean): void => {
+    let shelf = shelves.get(name);
+    if (!shelf) shelves.set(name, (shelf = { unbound: null, bound: new Map() }));
+    const taken = credential === undefined ? shelf.unbound !== null : shelf.bound.has(credential);
+    if (taken && !isOwnName) return;
+    if (taken)
+      throw new ConfigError([`${entry.option}: ${name} already has a price${credential === undefined ? "" : ` at ${credential}`}; keep one of them`]);
+    if (credential === undefined) shelf.unbound = entry;
+    else shelf.bound.set(credential, entry);
+  };
+
+  const priced = models.flatMap(({ name, model, credential, price }, i) => {
+    const option = `models[${i}].price`;
+    return price === undefined ? [] : [{ name, model, credential, entry: { option, price: compilePrice(price, option) } }];
+  });
+  for (const { name, credential, entry } of priced) put(name, credential, entry, true);
+  // A provider's answer names the model its own way. Clients' names come first.
+  for (const { model, credential, entry } of priced) if (model !== undefined) put(model, credential, entry, false);
+  return shelves;
+}
+
+interface RealName {
+  readonly model: string;
+  readonly credential: string | undefined;
+}
+
+/** What providers call the models that clients know by another name: rules and sources may know only that one. */
+function namesOf(models: readonly PricedModel[]): ReadonlyMap<string, readonly RealName[]> {
+  const renamed = models.flatMap(({ name, model, credential }) => (model === undefined || model === name ? [] : [{ name, model, credential }]));
+  return Map.groupBy(renamed, ({ name }) => name);
+}
+
+function realNamesAt(entries: readonly RealName[], credential: string | null): readonly string[] {
+  const own = entries.filter((entry) => entry.credential === credential);
+  const at = credential === null ? entries : own.length > 0 ? own : entries.filter((entry) => entry.credential === undefined);
+  return at.map(({ model }) => model);
 }

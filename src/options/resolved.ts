@@ -6,12 +6,14 @@ import type { Scopes } from "../core/scope.ts";
 import type { Secret } from "../core/secret.ts";
 import type { StrategyFunction } from "../core/strategy.ts";
 import type { Clock } from "../core/time.ts";
+import type { ModelPrice } from "../metering/price.ts";
 import type { StrategyName } from "../pool/strategies/index.ts";
 import { resolveCredential, type ParsedCredential } from "./credentials.ts";
 import { resolveFail2ban, type ResolvedFail2ban } from "./fail2ban.ts";
 import { resolveIdempotency, type ResolvedIdempotency } from "./idempotency.ts";
 import { resolveLimit, type ResolvedLimit } from "./limits.ts";
 import { resolvePassthrough, type ResolvedPassthrough } from "./passthrough.ts";
+import { resolvePrices, type ResolvedPrices } from "./prices.ts";
 import { DEFAULT_SCOPE_HEADERS, type AuthFunction, type ParsedOptions, type ScopesFunction } from "./schema.ts";
 import { resolveLedger, resolveStore, type ResolvedLedger, type ResolvedStore } from "./stores.ts";
 import { PROVIDER_IDS, providerRow } from "../upstream/providers.ts";
@@ -37,16 +39,6 @@ export interface WaitingCredential {
   readonly credential: ParsedCredential;
 }
 
-/** USD, as written: a number or decimal text. */
-export interface ResolvedPrice {
-  readonly inputPerMtok: number | string;
-  readonly outputPerMtok: number | string;
-  readonly cacheReadPerMtok?: number | string | undefined;
-  readonly cacheWritePerMtok?: number | string | undefined;
-  readonly reasoningPerMtok?: number | string | undefined;
-  readonly perRequest?: number | string | undefined;
-}
-
 export interface ResolvedModel {
   readonly name: string;
   readonly model?: string;
@@ -54,7 +46,7 @@ export interface ResolvedModel {
   /** Per minute on each credential that serves it; -1 = unlimited, absent = the default. */
   readonly rpm?: number;
   readonly tpm?: number;
-  readonly price?: ResolvedPrice;
+  readonly price?: ModelPrice;
   readonly maxOutputTokens?: number;
 }
 
@@ -113,7 +105,7 @@ export interface ResolvedOptions {
   readonly passthrough: ResolvedPassthrough | null;
   /** Null = the header means nothing. */
   readonly idempotency: ResolvedIdempotency | null;
-  readonly prices: { readonly markupPct: number };
+  readonly prices: ResolvedPrices;
   readonly management: { readonly key: Secret | null; readonly path: string };
   readonly secrets: { readonly key: Secret | null };
   readonly monitoring: { readonly prometheusEnabled: boolean; readonly metricsPublic: boolean };
@@ -161,7 +153,7 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
     fail2ban: resolveFail2ban(options.fail2ban),
     passthrough: resolvePassthrough(options.passthrough),
     idempotency: resolveIdempotency(options.idempotency),
-    prices: options.prices,
+    prices: resolvePrices(options.prices),
     management: options.management,
     secrets: options.secrets,
     monitoring: options.monitoring,

@@ -12,6 +12,7 @@ import { idempotencySchema } from "./idempotency.ts";
 import { limitSchema, type HostRequest } from "./limits.ts";
 import { passthroughSchema } from "./passthrough.ts";
 import { pluginsOption } from "./plugins.ts";
+import { priceSchema, pricesSchema } from "./prices.ts";
 import { ledgerOption, storeOption } from "./stores.ts";
 import { trustProxySchema } from "./trust-proxy.ts";
 import { callback, duration, instant, list, name, scopeName, seam, secret, sendLimit, size, label, MIN_OWN_KEY } from "./values.ts";
@@ -53,11 +54,6 @@ const keySchema = z.strictObject({
   mayAssertScopes: z.boolean().default(false),
 });
 
-const usdPrice = () => {
-  const expected = "expected USD as a number of 0 or more, or as decimal text";
-  return z.union([z.number().min(0), z.string().regex(/^\d{1,9}(?:\.\d{1,12})?$/, expected)], { error: expected });
-};
-
 const modelSchema = z.strictObject({
   /** As clients name it. */
   name: label(),
@@ -69,18 +65,7 @@ const modelSchema = z.strictObject({
   rpm: sendLimit().optional(),
   /** Tokens per minute on each credential that serves it. @default unlimited */
   tpm: sendLimit().optional(),
-  /** USD per million tokens. A missing class costs what its base class costs (cache: input, reasoning: output). */
-  price: z
-    .strictObject({
-      inputPerMtok: usdPrice(),
-      outputPerMtok: usdPrice(),
-      cacheReadPerMtok: usdPrice().optional(),
-      cacheWritePerMtok: usdPrice().optional(),
-      reasoningPerMtok: usdPrice().optional(),
-      /** USD per request, on top. */
-      perRequest: usdPrice().optional(),
-    })
-    .optional(),
+  price: priceSchema().optional(),
   maxOutputTokens: z.number().int().min(1).max(10_000_000).optional(),
 });
 
@@ -215,7 +200,7 @@ export const optionsSchema = z.strictObject({
   passthrough: passthroughSchema.prefault({}),
   /** Model calls with an `Idempotency-Key`; `false` = the header means nothing. */
   idempotency: idempotencySchema.prefault({}),
-  prices: z.strictObject({ markupPct: z.number().min(0).max(10_000).default(0) }).prefault({}),
+  prices: pricesSchema.prefault({}),
   management: z
     .strictObject({
       /** @default none: the tree answers 404 */

@@ -17,8 +17,6 @@ const OPTIONS: readonly { readonly path: string; readonly off?: (value: unknown)
   { path: "router.policies" },
   { path: "router.ignoreEstimated" },
   { path: "router.fallbackChains", off: (value) => isOff(value) || isEmptyMap(value) },
-  { path: "prices.rules" },
-  { path: "prices.files" },
   { path: "monitoring.opentelemetry" },
   { path: "monitoring.requestLog" },
   { path: "telegram" },

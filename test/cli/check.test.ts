@@ -152,6 +152,16 @@ describe("check", () => {
     expect(priced.code).toBe(0);
   });
 
+  test("prices by rule or from a file are prices; a file that cannot be read is told", async () => {
+    const limited = yaml("limits: [{ name: user-day, scope: user, unit: usd, window: { limit: 5, per: day } }]\n");
+    const price = "{ input_per_mtok: 1, output_per_mtok: 1 }";
+    expect((await check(`${limited}prices: { rules: [{ price: ${price} }] }\n`)).ok).toBe(true);
+    const broken = await check(`${limited}prices: { files: [gone.json] }\n`);
+    expect(broken.checks.filter(({ ok }) => !ok)).toMatchObject([
+      { what: expect.stringContaining("gone.json"), detail: expect.stringContaining("ENOENT") },
+    ]);
+  });
+
   test("nobody may call, nothing can be served, and the store does not open: all are told at once", async () => {
     place.write("junk.db", "this is not a database".repeat(50));
     const { code, checks } = await check('store: { url: "sqlite:./junk.db" }\n');

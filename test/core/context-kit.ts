@@ -1,5 +1,5 @@
 import type { Call } from "../../src/core/call.ts";
-import { Context, type ContextInit, type Services } from "../../src/core/context.ts";
+import { Context, type ContextInit, type Pricer, type Services } from "../../src/core/context.ts";
 import { GuardError } from "../../src/core/errors.ts";
 import { eventEmitter } from "../../src/core/events.ts";
 import type { Logger } from "../../src/core/logger.ts";
@@ -27,6 +27,8 @@ export interface Kit {
   readonly services: Services;
 }
 
+const NO_PRICES: Pricer = { cost: () => null, of: () => NO_PRICES };
+
 /** What a guard gives its requests, on a clock that only a test moves; nothing has a price. */
 export function kit(more: Partial<Services> = {}): Kit {
   const clock = testClock();
@@ -35,7 +37,7 @@ export function kit(more: Partial<Services> = {}): Kit {
     clock,
     logger,
     events: eventEmitter(logger),
-    pricer: { cost: () => null },
+    pricer: NO_PRICES,
     recorder: { intent: () => undefined, attempt: () => undefined, close: () => undefined },
     ...more,
   };

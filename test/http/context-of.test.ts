@@ -9,8 +9,9 @@ const pricer: Pricer = {
   cost(model, _credential, usage) {
     if (model !== "known") return null;
     const rawNanoUsd = totalInputTokens(usage) + 10 * totalOutputTokens(usage);
-    return { rawNanoUsd, billedNanoUsd: Math.ceil(rawNanoUsd * 1.1) };
+    return { rawNanoUsd, billedNanoUsd: Math.ceil(rawNanoUsd * 1.1), priceVersion: "v1" };
   },
+  of: () => pricer,
 };
 
 function metered(): { ctx: Context; quota: RequestQuota } {

@@ -58,6 +58,7 @@ export function row(more: Partial<LedgerRow> = {}): LedgerRow {
     rawNanoUsd: 0,
     billedNanoUsd: 0,
     limit: null,
+    priceVersion: null,
     ...more,
   };
 }

@@ -30,6 +30,7 @@ const ROW: LedgerRow = {
   rawNanoUsd: 1_000_000,
   billedNanoUsd: 1_100_000,
   limit: null,
+  priceVersion: null,
 };
 
 const STANDING: CredentialStanding = { ready: true, banned: false, cooling: false, limited: false, paused: false, breaker: "closed" };

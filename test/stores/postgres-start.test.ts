@@ -9,7 +9,7 @@ import { ConfigError } from "../../src/core/errors.ts";
 import { postgresStore, type PostgresSource, type PostgresStoreOptions } from "../../src/stores/postgres/index.ts";
 import { checkServer } from "../../src/stores/postgres/schema.ts";
 import { startProblem } from "../../src/stores/postgres/trouble.ts";
-import { intentOf } from "../contracts/ledger-rows.ts";
+import { intentOf, rowOf } from "../contracts/ledger-rows.ts";
 import { freePort } from "../setup/server-process.ts";
 import { testServer } from "../setup/test-server.ts";
 import { openedStore, ownRole, ownSchema, sqlOn, wired } from "./postgres-kit.ts";
@@ -215,6 +215,21 @@ describe.skipIf(server === undefined)("starting on a real Postgres", () => {
       "written by a newer version of quotaguard (migration 9999_from_the_future): install that version",
     );
     expect(await sqlOn(server, `select * from ${schema}.quotaguard_owner`)).toEqual([]);
+  });
+
+  it("on tables of an older version, which are brought up to date: their rows stay, and say nothing of what it did not know", async () => {
+    const schema = ownSchema(server);
+    const first = await openedStore(server, { schema });
+    first.ledger.close(rowOf("old"));
+    await first.close();
+    await sqlOn(
+      server,
+      `alter table ${schema}.quotaguard_ledger drop column price_version; delete from ${schema}.quotaguard_migration where name = '0003_price_version'`,
+    );
+    const { ledger } = await openedStore(server, { schema });
+    ledger.close(rowOf("new"));
+    await ledger.flush();
+    expect(await Promise.all(["old", "new"].map((id) => ledger.get(id)))).toEqual([rowOf("old", { priceVersion: null }), rowOf("new")]);
   });
 
   it("a migration that fails half-way leaves nothing behind, and the next start makes it good", async () => {

@@ -8,7 +8,7 @@ import { silentLogger } from "../../src/core/logger.ts";
 import { transactor } from "../../src/stores/sqlite/dialect.ts";
 import { sqliteStore, type SqliteStoreOptions } from "../../src/stores/sqlite/index.ts";
 import { hasWalResetBug, openDatabase, startServing } from "../../src/stores/sqlite/open.ts";
-import { intentOf } from "../contracts/ledger-rows.ts";
+import { intentOf, rowOf } from "../contracts/ledger-rows.ts";
 import { tempFolder, writer } from "./sqlite-kit.ts";
 
 async function problemOf(path: string): Promise<string> {
@@ -112,6 +112,23 @@ describe("opening", () => {
     const store = sqliteStore(":memory:");
     expect(() => store.ledger.intent(intentOf("i"))).toThrow("await store.ready() first");
     expect(() => store.records.get("k")).toThrow(expect.objectContaining({ code: "store_unavailable" }));
+  });
+
+  it("brings the schema of an older version up to date: its rows stay, and say nothing of what it did not know", async () => {
+    const path = `${tempFolder()}/older.db`;
+    const first = sqliteStore(path);
+    await first.ready();
+    first.ledger.close(rowOf("old"));
+    await first.close();
+    const db = new DatabaseSync(path);
+    db.exec("alter table quotaguard_ledger drop column price_version; delete from quotaguard_migration where name = '0003_price_version'");
+    db.close();
+    const store = sqliteStore(path);
+    await store.ready();
+    store.ledger.close(rowOf("new"));
+    await store.ledger.flush();
+    expect(await Promise.all(["old", "new"].map((id) => store.ledger.get(id)))).toEqual([rowOf("old", { priceVersion: null }), rowOf("new")]);
+    await store.close();
   });
 
   it("refuses options it does not know", () => {

@@ -44,7 +44,14 @@ export const holdsSum = (held: Held): boolean => held.charges.some(({ unit }) =>
 
 /** Of a request whose tokens and money are charged elsewhere. */
 export const NOTHING_BUT_THE_REQUEST: Amounts = Object.freeze({ tokens: 0, input_tokens: 0, output_tokens: 0, usd: 0 });
-const CHARGED_ELSEWHERE: Charged = Object.freeze({ kind: "usage", usage: NO_USAGE, provenance: "exact", rawNanoUsd: 0, billedNanoUsd: 0 });
+const CHARGED_ELSEWHERE: Charged = Object.freeze({
+  kind: "usage",
+  usage: NO_USAGE,
+  provenance: "exact",
+  rawNanoUsd: 0,
+  billedNanoUsd: 0,
+  priceVersion: null,
+});
 
 export const NOTHING: Charged = Object.freeze({ kind: "nothing" });
 const ESTIMATE: Charged = Object.freeze({ kind: "estimate" });

@@ -9,7 +9,7 @@ import type { LaneOperation } from "./operations.ts";
 export type Ending = "nothing" | "estimate";
 
 /** Settles the reservation at nothing but the request itself. */
-export const FREE_OF_CHARGE: Charged = { kind: "usage", usage: NO_USAGE, provenance: "exact", rawNanoUsd: 0, billedNanoUsd: 0 };
+export const FREE_OF_CHARGE: Charged = { kind: "usage", usage: NO_USAGE, provenance: "exact", rawNanoUsd: 0, billedNanoUsd: 0, priceVersion: null };
 
 /** What the budgets hold in money; null = no limit of money applies. */
 function heldNanoUsd(ctx: Context): number | null {
@@ -19,13 +19,13 @@ function heldNanoUsd(ctx: Context): number | null {
 
 /** By the price of the model; where it has none, what the operator said that the request costs. */
 function metered(ctx: Context, lease: Lease, models: readonly (string | null)[], usage: Usage): Charged {
-  const { pricer } = ctx.services;
+  const prices = ctx.services.pricer.of(ctx);
   for (const model of models) {
-    const cost = model === null ? null : pricer.cost(model, lease.credential.name, usage);
+    const cost = model === null ? null : prices.cost(model, lease.credential.name, usage);
     if (cost) return { kind: "usage", usage, provenance: "exact", ...cost };
   }
   const held = heldNanoUsd(ctx);
-  return { kind: "usage", usage, provenance: "exact", rawNanoUsd: held, billedNanoUsd: held };
+  return { kind: "usage", usage, provenance: "exact", rawNanoUsd: held, billedNanoUsd: held, priceVersion: null };
 }
 
 export interface Worth {

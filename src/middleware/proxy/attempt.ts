@@ -336,11 +336,9 @@ export class Attempt implements ResponseHandler, Source {
     const counted = reported === null || provenance === "counted";
     const usage = counted && this.#observer ? larger(reported, this.#countedUsage(this.#observer.deliveredTokens())) : (reported as Usage);
     const { credential, model, name } = this.#lease;
-    const { pricer } = this.#ctx.services;
-    const cost = pricer.cost(name, credential.name, usage) ?? pricer.cost(model, credential.name, usage);
-    const rawNanoUsd = cost?.rawNanoUsd ?? null;
-    const billedNanoUsd = cost?.billedNanoUsd ?? null;
-    this.#ctx.charged = { kind: "usage", usage, provenance: counted ? "counted" : "exact", rawNanoUsd, billedNanoUsd };
+    const prices = this.#ctx.services.pricer.of(this.#ctx);
+    const cost = prices.cost(name, credential.name, usage) ?? prices.cost(model, credential.name, usage) ?? NOT_PRICED;
+    this.#ctx.charged = { kind: "usage", usage, provenance: counted ? "counted" : "exact", ...cost };
   }
 
   #countedUsage(outputTokens: number): Usage {
@@ -372,6 +370,8 @@ export class Attempt implements ResponseHandler, Source {
     resolve?.(result);
   }
 }
+
+const NOT_PRICED = { rawNanoUsd: null, billedNanoUsd: null, priceVersion: null };
 
 /** A client may have made the name up, and not every character may stand in a header. */
 const headerValue = (name: string): string => (/^[\x21-\x7e]+$/.test(name) ? name : encodeURIComponent(name.toWellFormed()));

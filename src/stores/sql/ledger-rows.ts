@@ -40,6 +40,7 @@ export const LEDGER_COLUMNS = [
   "raw_nano_usd",
   "billed_nano_usd",
   "limit",
+  "price_version",
 ] as const satisfies readonly (keyof LedgerTable)[];
 
 export type SqlValue = string | number | null;
@@ -81,6 +82,7 @@ export function rowValues(row: LedgerRow): SqlValue[] {
     row.rawNanoUsd,
     row.billedNanoUsd,
     row.limit,
+    row.priceVersion,
   ];
 }
 
@@ -111,6 +113,7 @@ export function rowFrom(columns: Selectable<LedgerTable>): LedgerRow {
     rawNanoUsd: numberOrNull(columns.raw_nano_usd),
     billedNanoUsd: numberOrNull(columns.billed_nano_usd),
     limit: columns.limit,
+    priceVersion: columns.price_version,
   };
 }
 

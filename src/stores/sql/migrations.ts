@@ -100,6 +100,11 @@ const migrations = (flavour: SqlFlavour): Readonly<Record<string, Migration>> =>
       await db.schema.createIndex("quotaguard_strike_ends_at").on("quotaguard_strike").column("ends_at").execute();
     },
   },
+  "0003_price_version": {
+    async up(db: Kysely<unknown>) {
+      await db.schema.alterTable("quotaguard_ledger").addColumn("price_version", "text").execute();
+    },
+  },
 });
 
 /**

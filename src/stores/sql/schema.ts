@@ -45,6 +45,7 @@ export interface LedgerTable {
   raw_nano_usd: SqlIntegerOrNull;
   billed_nano_usd: SqlIntegerOrNull;
   limit: string | null;
+  price_version: string | null;
 }
 
 /** Open requests, packed: one row holds all intents of one tick of one process. It goes when the last of them has its row in the ledger. */

@@ -5,8 +5,9 @@ import type { Ledger, Store } from "../../core/store.ts";
 import { systemClock } from "../../core/time.ts";
 import type { QuotaGuard } from "../../guard.ts";
 import { rowViolations, type Invariant, type Violation } from "../../metering/conservation.ts";
-import { priceBook } from "../../metering/prices.ts";
+import { guardPrices } from "../../guard-prices.ts";
 import { resolveOptions, type GuardOptions } from "../../options.ts";
+import { credentialSet } from "../../pool/credential-set.ts";
 import type { FakeUpstream } from "../fake-upstream.ts";
 import type { StoreRecording } from "../recording-store.ts";
 import { digestOf, type TruthEntry } from "../truth-log.ts";
@@ -189,7 +190,7 @@ function knowledgeOf(input: GuardOptions | undefined): Pick<Parameters<typeof tr
     if (apiKey === null) continue;
     for (const sent of [apiKey.reveal(), `Bearer ${apiKey.reveal()}`]) names.set(digestOf(sent), name);
   }
-  const prices = priceBook({ models: options.models, markupPct: options.prices.markupPct });
+  const prices = guardPrices(options, { clock: systemClock, credentials: credentialSet(options.credentials) });
   return {
     credentialOf({ headers }) {
       for (const header of ["authorization", "x-api-key", "x-goog-api-key", "api-key"]) {
@@ -198,12 +199,12 @@ function knowledgeOf(input: GuardOptions | undefined): Pick<Parameters<typeof tr
       }
       return null;
     },
-    costOf({ model, servedModel, credential, usage, dialect }) {
+    costOf({ model, servedModel, credential, usage, dialect, scopes, at }) {
       // A host's own route may say itself what it cost.
       if (usage === null || dialect === null) return null;
       const alias = model === null ? undefined : options.modelAlias[model];
       for (const name of [alias ?? model, servedModel]) {
-        const cost = name === null ? null : prices.cost(name, credential, usage);
+        const cost = name === null ? null : prices.at(scopes.org ?? null, at).cost(name, credential, usage);
         if (cost !== null) return cost;
       }
       return null;

@@ -47,6 +47,7 @@ export function rowOf(id: string, more: Partial<LedgerRow> = {}): LedgerRow {
     rawNanoUsd: 1_000_001,
     billedNanoUsd: 1_100_002,
     limit: null,
+    priceVersion: "rules:0123456789",
     ...more,
   };
 }

@@ -25,8 +25,9 @@ const answered = async (response: Response) => {
 const pricer: Pricer = {
   cost(model, _credential, usage) {
     const nanoUsd = 3 * (usage.inputTokens + usage.outputTokens);
-    return model === "gpt-image-1" ? { rawNanoUsd: nanoUsd, billedNanoUsd: nanoUsd } : null;
+    return model === "gpt-image-1" ? { rawNanoUsd: nanoUsd, billedNanoUsd: nanoUsd, priceVersion: "v1" } : null;
   },
+  of: () => pricer,
 };
 
 describe("requests and slots", () => {

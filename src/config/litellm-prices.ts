@@ -1,0 +1,104 @@
+import { z } from "zod";
+import type { ModelPrice, PriceTier } from "../metering/price.ts";
+import { perMtok, usd, type FilePrice } from "./file-price.ts";
+
+const entrySchema = z.looseObject({
+  litellm_provider: z.string(),
+  mode: z.string().nullish(),
+  input_cost_per_token: usd().nullish(),
+  output_cost_per_token: usd().nullish(),
+  output_cost_per_reasoning_token: usd().nullish(),
+  cache_read_input_token_cost: usd().nullish(),
+  cache_creation_input_token_cost: usd().nullish(),
+  /** As auto_ai_router calls it. */
+  input_cost_per_cached_token: usd().nullish(),
+  input_cost_per_request: usd().nullish(),
+  tiered_pricing: z
+    .array(
+      z.looseObject({
+        range: z.tuple([z.number().min(0), z.number()]),
+        input_cost_per_token: usd().nullish(),
+        output_cost_per_token: usd().nullish(),
+        output_cost_per_reasoning_token: usd().nullish(),
+        cache_read_input_token_cost: usd().nullish(),
+      }),
+    )
+    .nullish(),
+});
+
+type Entry = z.output<typeof entrySchema>;
+
+/** What is billed by tokens: images, seconds, pages and characters cannot be priced here. */
+const BY_TOKENS: ReadonlySet<string> = new Set(["chat", "completion", "responses", "embedding"]);
+
+const FIELDS = {
+  input_cost_per_token: "inputPerMtok",
+  output_cost_per_token: "outputPerMtok",
+  output_cost_per_reasoning_token: "reasoningPerMtok",
+  cache_read_input_token_cost: "cacheReadPerMtok",
+  cache_creation_input_token_cost: "cacheWritePerMtok",
+} as const;
+
+const ABOVE = new RegExp(`^(${Object.keys(FIELDS).join("|")})_above_(\\d{1,6})k_tokens$`);
+
+/** The file of LiteLLM (`model_prices_and_context_window.json`): a model's name, perhaps behind its provider's, to USD per token. */
+export function litellmPrices(entries: Readonly<Record<string, unknown>>): readonly FilePrice[] {
+  return Object.entries(entries).flatMap(([key, value]): FilePrice[] => {
+    const parsed = entrySchema.safeParse(value);
+    if (!parsed.success) return [];
+    const entry = parsed.data;
+    const price = priceOf(entry);
+    if (!price) return [];
+    const provider = entry.litellm_provider;
+    const prefix = `${provider}/`;
+    return [{ provider, names: key.startsWith(prefix) ? [key, key.slice(prefix.length)] : [key], price }];
+  });
+}
+
+function priceOf(entry: Entry): ModelPrice | null {
+  const { mode, tiered_pricing: ranges } = entry;
+  if (mode && !BY_TOKENS.has(mode)) return null;
+  const [first, ...more] = (ranges ?? []).toSorted((a, b) => a.range[0] - b.range[0]);
+  const base = { ...first, ...present(entry) };
+  const input = base.input_cost_per_token ?? undefined;
+  // Embeddings write nothing.
+  const output = base.output_cost_per_token ?? (mode === "embedding" ? 0 : undefined);
+  if (input === undefined || output === undefined) return null;
+  const tiers = [...more.map((range): PriceTier => ({ aboveInputTokens: Math.floor(range.range[0]), ...ratesOf(range) })), ...tiersAbove(entry)];
+  return {
+    ...ratesOf({ ...base, cache_read_input_token_cost: base.cache_read_input_token_cost ?? base.input_cost_per_cached_token }),
+    inputPerMtok: perMtok(input),
+    outputPerMtok: perMtok(output),
+    ...(base.input_cost_per_request ? { perRequest: base.input_cost_per_request } : {}),
+    ...(tiers.length > 0 ? { tiers } : {}),
+  };
+}
+
+const present = <T extends object>(entry: T): Partial<T> =>
+  Object.fromEntries(Object.entries(entry).filter(([, value]) => value !== null && value !== undefined)) as Partial<T>;
+
+type Rates = Omit<ModelPrice, "tiers">;
+
+function ratesOf(entry: Readonly<Record<string, unknown>>): Rates {
+  const rates: Record<string, string> = {};
+  for (const [field, name] of Object.entries(FIELDS)) {
+    const value = entry[field];
+    if (typeof value === "number") rates[name] = perMtok(value);
+  }
+  return rates;
+}
+
+/** `input_cost_per_token_above_200k_tokens` and the like. */
+function tiersAbove(entry: Entry): readonly PriceTier[] {
+  const tiers = new Map<number, Record<string, string>>();
+  for (const [field, value] of Object.entries(entry)) {
+    const [, name, thousands] = ABOVE.exec(field) ?? [];
+    const cost = usd().safeParse(value);
+    if (name === undefined || !cost.success) continue;
+    const above = Number(thousands) * 1_000;
+    const rates = tiers.get(above) ?? {};
+    rates[FIELDS[name as keyof typeof FIELDS]] = perMtok(cost.data);
+    tiers.set(above, rates);
+  }
+  return [...tiers].map(([aboveInputTokens, rates]) => ({ aboveInputTokens, ...rates }));
+}
