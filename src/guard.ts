@@ -25,7 +25,7 @@ import { sameCounter, type LimitDefinition } from "./limits/limit.ts";
 import { pluginEdge } from "./management/plugin-routes.ts";
 import { managementRouter } from "./management/router.ts";
 import { priceBook } from "./metering/prices.ts";
-import { authStep, modelAccess, type AuthMode } from "./middleware/auth.ts";
+import { authStep, modelAccess, type AuthMode, type StoredKeys } from "./middleware/auth.ts";
 import { lanePaths } from "./middleware/passthrough/operations.ts";
 import { passthroughHandler, type PassthroughHandler } from "./middleware/passthrough/passthrough.ts";
 import { scopesStep } from "./middleware/scopes.ts";
@@ -205,6 +205,8 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     });
   }
 
+  const stored: StoredKeys = (key) => (runtime ? runtime.reselling.keys.find(key) : waitForStart().then(({ reselling }) => reselling.keys.find(key)));
+
   const modeOf = (): AuthMode => {
     const { auth } = options;
     if (!auth) {
@@ -212,7 +214,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
         "auth: decide who may call the gateway: { masterKey, keys }, a function (key, req) => principal, or false when your app authenticates before this mount",
       ]);
     }
-    if (auth.kind === "keys") return { ...auth, pepper: options.secrets.key?.reveal() ?? null };
+    if (auth.kind === "keys") return { ...auth, pepper: options.secrets.key?.reveal() ?? null, stored };
     return auth.kind === "custom" ? { kind: "custom", authenticate: (key, host) => auth.authenticate(key, host as HostRequest) } : auth;
   };
 
@@ -227,6 +229,11 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   const proxy = lazy((built) => built.proxy);
   const fail2ban = lazy((built) => built.fail2ban);
   const models = lazy((built) => built.models);
+  const ofOpenOrg = lazy(
+    ({ reselling: { orgs } }) =>
+      (ctx) =>
+        orgs.check(ctx.principal?.scopes),
+  );
   /** What is passed through unread, behind `chain`. */
   const passing = (chain: Step, isPart: boolean, otherPaths: boolean): PassthroughHandler =>
     passthroughHandler({
@@ -260,7 +267,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
 
   const guard: QuotaGuard = {
     handler({ otherPaths = false } = {}) {
-      const admission = [...(options.fail2ban?.clients ? [fail2ban] : []), authStep(modeOf())];
+      const admission = [...(options.fail2ban?.clients ? [fail2ban] : []), authStep(modeOf()), ofOpenOrg];
       const call = sequence(
         ...admission,
         scopes,

@@ -80,7 +80,7 @@ export function managementRouter(options: ManagementOptions): Router {
     res.status(status === "ok" ? 200 : 503).json({ status });
   });
   outer.get("/limits", (_req, res) => {
-    res.json({ limits: admin.limits() });
+    res.json({ limits: admin.limits.list() });
   });
   outer.post("/counters/open", async (_req, res) => {
     res.json({ opened: await admin.openCounters() });
