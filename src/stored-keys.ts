@@ -112,9 +112,7 @@ export function storedKeys({ records, secretKey, configured, declaredScopes, org
     throw new GuardError("not_found", `there is no key ${name.slice(0, 64)}${hint(name, names)}`);
   }
 
-  async function listed(): Promise<readonly NameRecord[]> {
-    return (await records.list(NAMES)).map(({ value }) => value as NameRecord).filter(({ state }) => state !== "gone");
-  }
+  const listed = (): Promise<readonly NameRecord[]> => namesIn(records);
 
   /** Puts the digest, then the name; takes the digest out again when the name cannot be had. */
   async function publish(
@@ -217,6 +215,13 @@ export function storedKeys({ records, secretKey, configured, declaredScopes, org
     close: () => lookup.close(),
   };
 }
+
+async function namesIn(records: RecordStore): Promise<readonly NameRecord[]> {
+  return (await records.list(NAMES)).map(({ value }) => value as NameRecord).filter(({ state }) => state !== "gone");
+}
+
+/** How many there are. */
+export const countStoredKeys = async (records: RecordStore): Promise<number> => (await namesIn(records)).length;
 
 const KEY_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
