@@ -24,7 +24,8 @@ beforeEach(() => {
 });
 
 function kept(more: { readonly configured?: readonly string[]; readonly secret?: string } = {}): StoredKeys {
-  const counted = { ...records, get: (key: string) => (asked.push(key), records.get(key)) };
+  const own = records;
+  const counted = { ...own, get: (key: string) => (asked.push(key), own.get(key)) };
   const mayMake = (): void => {};
   const orgs = organisations({ records, clock, logger, mayMake });
   return storedKeys({
@@ -215,6 +216,26 @@ describe("a rotation", () => {
       if (each.status === "fulfilled" && typeof each.value === "object") expect(await nameOf(a, each.value.key)).toBeUndefined();
     expect(await nameOf(a, (await a.create({ name: "alice" })).key)).toBe("alice");
   });
+});
+
+test("a revocation that is overtaken by a rotation ends nothing by halves: it is said, and the next one ends all", async () => {
+  const other = kept();
+  const old = await other.create({ name: "alice" });
+  const { get } = records;
+  let made: Awaited<ReturnType<StoredKeys["rotate"]>> | undefined;
+  records = {
+    ...records,
+    async get(key) {
+      const found = await get(key);
+      if (key === "api-key-name/alice") made ??= await other.rotate("alice", { overlap: HOUR });
+      return found;
+    },
+  };
+  const late = kept();
+  await expect(late.revoke("alice")).rejects.toMatchObject({ code: "overloaded" });
+  expect([await nameOf(other, old.key), await nameOf(other, made?.key as string)]).toEqual(["alice", "alice"]);
+  expect(await late.revoke("alice")).toBe(true);
+  expect([await nameOf(other, old.key), await nameOf(other, made?.key as string)]).toEqual([undefined, undefined]);
 });
 
 describe("what no key can be is refused by name", () => {

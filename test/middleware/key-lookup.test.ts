@@ -20,7 +20,9 @@ function slow() {
   };
   const uses: string[] = [];
   const lookup = keyLookup({ records, clock: from.clock, logger: from.logger, onUse: (name) => void uses.push(name) });
-  const asked = (count: number): Promise<void> => expect.poll(() => waiting.length).toBe(count) as unknown as Promise<void>;
+  const asked = async (count: number): Promise<void> => {
+    await expect.poll(() => waiting.length).toBe(count);
+  };
   return { ...from, kept, waiting, lookup, uses, asked };
 }
 
