@@ -6,11 +6,12 @@ import type { Credential } from "./core/credential.ts";
 import type { CredentialPauses } from "./credential-pauses.ts";
 import { GuardError } from "./core/errors.ts";
 import { BUILT_IN_SCOPES } from "./core/scope.ts";
-import type { BucketRule, Charge, Ledger, Store } from "./core/store.ts";
+import type { BucketRule, Ledger, Store } from "./core/store.ts";
 import type { Holds } from "./limits/holds.ts";
 import type { LimitDefinition } from "./limits/limit.ts";
 import { encodeValue, valueLabel, type CompiledLimit, type LimitRegistry } from "./limits/registry.ts";
 import type { Lending } from "./lending.ts";
+import type { Reselling } from "./reselling.ts";
 import { providerLimits } from "./provider-limits.ts";
 import type { StoreWatch } from "./store-watch.ts";
 import type { Transport } from "./upstream/transport.ts";
@@ -19,9 +20,6 @@ import type { Transport } from "./upstream/transport.ts";
 const DEFAULT_CAPACITY = 1_000;
 const DEFAULT_REFILL_PER_SEC = 5;
 
-/** How often a store may ask for a charge again because limits have changed: this one carries the numbers that were just set. */
-const MOST_REPEATS = 3;
-
 export interface AdminParts {
   readonly store: Store;
   readonly watch: Pick<StoreWatch, "state" | "isLedgerAway">;
@@ -29,6 +27,7 @@ export interface AdminParts {
   readonly registry: LimitRegistry;
   readonly credentials: Iterable<Credential>;
   readonly pauses: CredentialPauses;
+  readonly reselling: Reselling;
   readonly lent: Lending;
   readonly fence: ClientFence;
   readonly discoverModels: () => Promise<readonly string[]>;
@@ -44,7 +43,6 @@ export function adminOf(parts: AdminParts): Admin {
   const { store, watch, ledger, registry, lent, services } = parts;
   const { clock } = services;
   const startedAt = clock.monotonic();
-  let writes = 0;
 
   /** The tokens bucket of a scope; created for single values when the config has none. */
   function bucketLimit(scope: string, create: boolean): CompiledLimit | undefined {
@@ -112,12 +110,7 @@ export function adminOf(parts: AdminParts): Admin {
   async function adopt(limit: CompiledLimit, address: BucketAddress, take: number): Promise<void> {
     const rule = await ruleFor(limit, address);
     if (!rule) return;
-    writes += 1;
-    const opId = `admin.${clock.now()}.${process.pid}.${writes}`;
-    const charges: Charge[] = [{ key: limit.key(place(address).key), rule, unit: "tokens", amount: 0, enforce: true }];
-    let result = await store.limits.reserve(opId, charges, 60_000);
-    for (let i = 0; i < MOST_REPEATS && result.kind === "stale"; i += 1) result = await store.limits.reserve(opId, charges, 60_000);
-    if (result.kind === "allowed") await store.limits.settle(opId, { tokens: take });
+    await parts.reselling.adopt({ key: limit.key(place(address).key), unit: "tokens", rule }, take);
   }
 
   return {
@@ -130,14 +123,9 @@ export function adminOf(parts: AdminParts): Admin {
       waitingSettlements: parts.holds.waiting,
       credentials: lent.credentials(),
     }),
-    limits: () =>
-      registry.all().map(({ name, definition }) => ({
-        name,
-        scope: definition.scope,
-        unit: definition.unit,
-        kind: "bucket" in definition.kind ? "bucket" : "window" in definition.kind ? "window" : "concurrency",
-        mode: definition.mode,
-      })),
+    keys: parts.reselling.keys,
+    orgs: parts.reselling.orgs,
+    limits: parts.reselling.limits,
     bucket,
     async setBucket(address, numbers) {
       if (numbers.capacity === undefined && numbers.refillPerSec === undefined) {

@@ -24,7 +24,7 @@ import { asProblem } from "./http/problem.ts";
 import { sameCounter, type LimitDefinition } from "./limits/limit.ts";
 import { pluginEdge } from "./management/plugin-routes.ts";
 import { managementRouter } from "./management/router.ts";
-import { authStep, modelAccess, type AuthMode } from "./middleware/auth.ts";
+import { authStep, modelAccess, type AuthMode, type StoredKeys } from "./middleware/auth.ts";
 import { KEY_HEADER } from "./middleware/idempotency/fingerprint.ts";
 import { lanePaths } from "./middleware/passthrough/operations.ts";
 import { passthroughHandler, type PassthroughHandler } from "./middleware/passthrough/passthrough.ts";
@@ -211,6 +211,8 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     });
   }
 
+  const stored: StoredKeys = (key) => (runtime ? runtime.reselling.keys.find(key) : waitForStart().then(({ reselling }) => reselling.keys.find(key)));
+
   const modeOf = (): AuthMode => {
     const { auth } = options;
     if (!auth) {
@@ -218,7 +220,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
         "auth: decide who may call the gateway: { masterKey, keys }, a function (key, req) => principal, or false when your app authenticates before this mount",
       ]);
     }
-    if (auth.kind === "keys") return { ...auth, pepper: options.secrets.key?.reveal() ?? null };
+    if (auth.kind === "keys") return { ...auth, pepper: options.secrets.key?.reveal() ?? null, stored };
     return auth.kind === "custom" ? { kind: "custom", authenticate: (key, host) => auth.authenticate(key, host as HostRequest) } : auth;
   };
 
@@ -235,6 +237,11 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   const keyed = sequence(access, idempotent);
   const fail2ban = lazy((built) => built.fail2ban);
   const models = lazy((built) => built.models);
+  const ofOpenOrg = lazy(
+    ({ reselling: { orgs } }) =>
+      (ctx) =>
+        orgs.check(ctx.principal?.scopes),
+  );
   /** What is passed through unread, behind `chain`. */
   const passing = (chain: Step, isPart: boolean, otherPaths: boolean): PassthroughHandler =>
     passthroughHandler({
@@ -270,7 +277,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
 
   const guard: QuotaGuard = {
     handler({ otherPaths = false } = {}) {
-      const admission = [...(options.fail2ban?.clients ? [fail2ban] : []), authStep(modeOf())];
+      const admission = [...(options.fail2ban?.clients ? [fail2ban] : []), authStep(modeOf()), ofOpenOrg];
       const call = sequence(
         ...admission,
         scopes,

@@ -28,9 +28,11 @@ export type {
   CredentialView,
   HealthView,
   LimitSync,
-  LimitView,
   RateView,
 } from "./core/admin.ts";
+export type { KeyAdmin, KeyView, MadeKey, NewKey } from "./core/key-admin.ts";
+export type { LimitAdmin, LimitValueInput, LimitValueView, LimitView, NewLimitNumbers } from "./core/limit-admin.ts";
+export type { OrgAdmin, OrgView } from "./core/org-admin.ts";
 export { jsonAnswer, type Answer, type Sink, type Source } from "./core/answer.ts";
 export type { Context } from "./core/context.ts";
 export type { Events, GuardEvents } from "./core/events.ts";

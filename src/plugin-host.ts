@@ -110,7 +110,7 @@ export function pluginHost(name: string, parts: PluginHostParts): HostedPlugin {
   const host: PluginHost = {
     logger,
     clock,
-    admin: whileAlive(parts.admin, alive),
+    admin: whileAlive(adminWhileAlive(parts.admin, alive), alive),
     records: whileAlive(pluginRecords(name, shieldedRecords, untilTheEnd), alive),
     secrets: whileAlive(pluginSecrets(name, parts.kept, parts.box), alive),
     credentials: whileAlive(control.forPlugin(name), alive),
@@ -141,6 +141,14 @@ export function pluginHost(name: string, parts: PluginHostParts): HostedPlugin {
     },
   };
 }
+
+/** Its parts are objects of their own. */
+const adminWhileAlive = (admin: Admin, alive: () => void): Admin => ({
+  ...admin,
+  keys: whileAlive(admin.keys, alive),
+  orgs: whileAlive(admin.orgs, alive),
+  limits: whileAlive(admin.limits, alive),
+});
 
 /** The same object, whose functions refuse once `alive` throws. What a plugin took out of it before is no way around. */
 function whileAlive<T extends object>(target: T, alive: () => void): T {

@@ -2,8 +2,8 @@ import { readFile, stat } from "node:fs/promises";
 import { isIP } from "node:net";
 import { priceFile, type PriceFile } from "./config/price-file.ts";
 import type { Logger } from "./core/logger.ts";
+import type { GuardedFetch } from "./core/plugin.ts";
 import type { Clock, Timer } from "./core/time.ts";
-import { guardedFetch } from "./guarded-fetch.ts";
 import type { PriceSource, PriceSources } from "./metering/price-source.ts";
 import { isPriceUrl } from "./options/prices.ts";
 import type { Transport } from "./upstream/transport.ts";
@@ -49,7 +49,11 @@ interface Entry extends PriceFileState {
 export function priceFiles({ files, refreshMs, clock, logger, transport }: PriceFilesOptions): PriceFiles {
   const ending = new AbortController();
   let made: Transport | undefined;
-  const ask = guardedFetch({ clock, transport: () => (made ??= transport()), signal: ending.signal });
+  /** Loaded with the first URL: most guards have none. */
+  const ask: GuardedFetch = async (url, init) => {
+    const { guardedFetch } = await import("./guarded-fetch.ts");
+    return guardedFetch({ clock, transport: () => (made ??= transport()), signal: ending.signal })(url, init);
+  };
   const entries = new Map<string, Entry>(
     files.map((file) => [file, { file: shownFile(file), models: 0, readAt: null, problem: null, source: null }]),
   );

@@ -46,6 +46,7 @@ import { isStrategyName } from "./pool/strategies/index.ts";
 import { loadMetrics, openStores, type OpenStores } from "./open-stores.ts";
 import type { PluginSet } from "./plugin-set.ts";
 import { rebuilding } from "./rebuilding.ts";
+import { keptRecords, reselling, type Reselling } from "./reselling.ts";
 import { recordLock } from "./record-lock.ts";
 import { remainingRows, type Remaining } from "./remaining.ts";
 import { budgetWatch, recorder } from "./recorder.ts";
@@ -85,6 +86,8 @@ export interface Runtime {
   lane(): Promise<PassthroughLane>;
   /** Null = there are none. */
   readonly plugins: PluginSet | null;
+  /** Keys of clients, organisations, numbers of limits. */
+  readonly reselling: Pick<Reselling, "keys" | "orgs">;
   /** What the pool does for plugins. */
   readonly credentialControl: GuardCredentialControl;
   close(): Promise<void>;
@@ -138,12 +141,12 @@ export async function buildRuntime(init: RuntimeInit, offered: Offered): Promise
 async function withPlugins(
   runtime: Runtime,
   { options, services: { clock, logger, events } }: RuntimeInit,
-  { store, rows }: OpenStores,
+  stores: OpenStores,
   { store: { records } }: StoreWatch,
   metrics: Metrics | null,
 ): Promise<Runtime> {
   const { admin, credentialControl: control } = runtime;
-  const kept = rows === store ? records : options.ledger.kind === "given" ? boundedMemo(rows.records, clock) : rows.records;
+  const kept = keptRecords(stores, records, options, clock);
   const failed = (plugin: string, part: string): void => metrics?.pluginError(plugin, part);
   let plugins: PluginSet | undefined;
   const close = (): Promise<void> => closeAll([() => plugins?.close(), () => runtime.close()]);
@@ -187,6 +190,7 @@ async function assemble(
   const registry = limitRegistry({ records: store.records, memo, clock, logger });
   for (const limit of options.limits) registry.add(limit);
   await registry.load();
+  const resold = await reselling({ options, stores, store, registry, declared: init.declared, clock, logger });
   const keeper = holds({ clock, logger, ttlMs: options.router.reservation.ttlMs });
   const countTokens = options.estimate.tokenizer === "exact" ? await exactTokenizer() : fastTokenizer;
   const estimate = estimator({ tokenizer: countTokens, defaultMaxOutputTokens: options.estimate.defaultMaxOutputTokens });
@@ -219,6 +223,7 @@ async function assemble(
     holds: keeper,
     watch: budgetWatch(metrics),
     inProcess: init.inProcess,
+    admit: resold.orgs.check,
   };
   const attempts: AttemptSettings = {
     dialectOf: (call) => dialect(call.dialect),
@@ -298,6 +303,7 @@ async function assemble(
       registry,
       credentials: notPaused(credentials, lent.pauses),
       pauses,
+      reselling: resold,
       lent,
       fence,
       async discoverModels() {
@@ -352,6 +358,7 @@ async function assemble(
     }),
     lane: () => (lane ??= openLane()),
     plugins: null,
+    reselling: resold,
     credentialControl: control,
     close: () =>
       closeAll([
@@ -360,6 +367,7 @@ async function assemble(
         () => keeper.flush(),
         () => keeper.close(),
         () => registry.close(),
+        () => resold.close(),
         async () => (await lane)?.close(),
         () => control.close(),
         () => lent.close(),

@@ -123,7 +123,7 @@ describe("the start", () => {
       () => admin.clearCooldowns("main", null),
       () => admin.clientBans(),
       () => admin.liftClientBan("ip:203.0.113.7"),
-      () => admin.limits(),
+      () => admin.limits.list(),
     ]) {
       expect(ask).toThrow(expect.objectContaining({ code: "store_unavailable", retryAfterMs: 1_000 }));
     }

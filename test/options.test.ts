@@ -248,6 +248,8 @@ describe("what code may give", () => {
       { kind: "keys", keys: [] },
     ],
     ["an empty auth", { auth: {} }, null],
+    ["auth by keys that are made at run time", { auth: { keys: [] } }, { kind: "keys", masterKey: null, keys: [] }],
+    ["keys that are made at run time", { keys: [] }, { kind: "keys", masterKey: null, keys: [] }],
   ])("client auth by %s", (_what, options, auth) => {
     const resolved = resolveOptions(options as GuardOptions).auth;
     if (auth === null) expect(resolved).toBeNull();

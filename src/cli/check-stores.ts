@@ -4,6 +4,8 @@ import { silentLogger, type Logger } from "../core/logger.ts";
 import { systemClock } from "../core/time.ts";
 import { openStores } from "../open-stores.ts";
 import type { ResolvedOptions } from "../options/resolved.ts";
+import { keptRecords } from "../reselling.ts";
+import { countStoredKeys } from "../stored-keys.ts";
 import { placeOf, type ResolvedLedger, type ResolvedStore } from "../options/stores.ts";
 
 /** SQLite's own word for a database without a file. */
@@ -16,6 +18,21 @@ export interface Finding {
 }
 
 const isMissing = (kept: ResolvedStore | ResolvedLedger): boolean => kept.kind === "sqlite" && kept.path !== MEMORY_PATH && !existsSync(kept.path);
+
+/** How many keys were made at run time; 0 also where they cannot be read: that is told as what it is. */
+export async function storedKeyCount(options: ResolvedOptions): Promise<number> {
+  if ([options.store, options.ledger].some(isMissing)) return 0;
+  try {
+    const stores = await openStores(options, systemClock, silentLogger);
+    try {
+      return await countStoredKeys(keptRecords(stores, stores.store.records, options, systemClock));
+    } finally {
+      await stores.close();
+    }
+  } catch {
+    return 0;
+  }
+}
 
 /** Opens store and ledger as the server would; what they log of trouble then is worth knowing now. */
 export async function checkStores(

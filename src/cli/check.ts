@@ -7,7 +7,7 @@ import { credentialSet } from "../pool/credential-set.ts";
 import { askProvider } from "../upstream/ask.ts";
 import { undiciTransport, type Transport } from "../upstream/transport.ts";
 import { cautions } from "./cautions.ts";
-import { checkStores, type Finding } from "./check-stores.ts";
+import { checkStores, storedKeyCount, type Finding } from "./check-stores.ts";
 import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
 import { serverConfig } from "./server-config.ts";
 
@@ -22,7 +22,13 @@ export async function check(flags: CommonFlags): Promise<number> {
   const options = resolveOptions(config);
   const rows = describeOptions(options, config.sources);
   const stores = await checkStores(options);
-  const findings = [...configFindings(options), ...(await priceFindings(options)), ...stores.findings, ...(await credentialFindings(options))];
+  const findings = [
+    await authFinding(options),
+    ...configFindings(options),
+    ...(await priceFindings(options)),
+    ...stores.findings,
+    ...(await credentialFindings(options)),
+  ];
   const warnings = [...config.warnings, ...cautions(options), ...stores.warnings];
   const failed = findings.filter(({ ok }) => !ok);
   if (flags.json) {
@@ -49,18 +55,21 @@ export async function check(flags: CommonFlags): Promise<number> {
   return failed.length === 0 ? 0 : EXIT_FAILED;
 }
 
+async function authFinding(options: ResolvedOptions): Promise<Finding> {
+  const what = "client auth";
+  const { auth } = options;
+  if (auth?.kind !== "keys") return { what, ok: auth !== null, detail: auth?.kind ?? NOBODY };
+  const detail = keysText(auth.keys.length, auth.masterKey !== null);
+  if (detail !== "") return { what, ok: true, detail };
+  const stored = await storedKeyCount(options);
+  if (stored > 0) return { what, ok: true, detail: `${keysText(stored, false)} made at run time` };
+  return { what, ok: false, detail: NOBODY };
+}
+
+const NOBODY = "nobody may call: set server.master_key or keys, or make a key (quotaguard keys create --org dev)";
+
 function configFindings(options: ResolvedOptions): Finding[] {
   const findings: Finding[] = [];
-  const { auth } = options;
-  findings.push(
-    auth
-      ? {
-          what: "client auth",
-          ok: true,
-          detail: auth.kind === "keys" ? keysText(auth.keys.length, auth.masterKey !== null) : auth.kind,
-        }
-      : { what: "client auth", ok: false, detail: "nobody may call: set server.master_key or keys" },
-  );
   if (options.credentials.length === 0) findings.push({ what: "credentials", ok: false, detail: "none: nothing can be served" });
   const { rules, files } = options.prices;
   const isPriced = files.length > 0 || [...options.models, ...rules].some(({ price }) => price);

@@ -4,6 +4,8 @@ import { Command } from "commander";
 import { awake } from "../core/awake.ts";
 import { VERSION } from "../core/version.ts";
 import { EXIT_USAGE, reportFailure, type CommonFlags } from "./output.ts";
+import type { CreateFlags } from "./keys.ts";
+import type { SetFlags } from "./limits.ts";
 import type { PriceImportFlags, PriceListFlags } from "./prices.ts";
 import type { ServeFlags } from "./serve.ts";
 
@@ -48,6 +50,53 @@ common(prices.command("import <file>").description("check a price list (a path o
     const { importPrices } = await import("./prices.ts");
     process.exitCode = await importPrices(file, flags);
   });
+
+const keys = program.command("keys").description("keys of clients, kept in the database");
+common(keys.command("create [name]").description("make a key and print it, this once"))
+  .option("--org <name>", "organisation that it belongs to; made when there is none")
+  .option("--scope <scope=value...>", "scopes of its requests, such as user=alice")
+  .option("--models <patterns>", "models that it may use, separated by commas")
+  .option("--expires <date>", "when it ends, such as 2027-01-01")
+  .option("--may-assert-scopes", "let its requests name their scopes by header")
+  .action(async (name: string | undefined, flags: CreateFlags) => {
+    const { createKey } = await import("./keys.ts");
+    process.exitCode = await createKey(name, flags);
+  });
+common(keys.command("list").description("list the keys, without what they are")).action(async (flags: CommonFlags) => {
+  const { listKeys } = await import("./keys.ts");
+  process.exitCode = await listKeys(flags);
+});
+common(keys.command("rotate <name>").description("give a name another key and print it, this once"))
+  .option("--overlap <duration>", "how long the key before it works, such as 24h; without it, it ends at once")
+  .action(async (name: string, flags: CommonFlags & { readonly overlap?: string }) => {
+    const { rotateKey } = await import("./keys.ts");
+    process.exitCode = await rotateKey(name, flags);
+  });
+common(keys.command("revoke <name>").description("end all keys of a name")).action(async (name: string, flags: CommonFlags) => {
+  const { revokeKey } = await import("./keys.ts");
+  process.exitCode = await revokeKey(name, flags);
+});
+
+const limits = program.command("limits").description("limits, and numbers of theirs that are set at run time");
+common(limits.command("list").description("list the limits, and what was set")).action(async (flags: CommonFlags) => {
+  const { listLimits } = await import("./limits.ts");
+  process.exitCode = await listLimits(flags);
+});
+common(limits.command("set <limit> <value>").description("set other numbers for one value: set org-month acme --limit 2000"))
+  .option("--limit <number>", "the limit, in its unit, USD for money; -1 = unlimited")
+  .option("--capacity <number>", "the same, of a bucket")
+  .option("--refill-per-sec <number>", "of a bucket")
+  .option("--until <date>", "when it ends, such as 2027-01-01")
+  .action(async (name: string, value: string, flags: SetFlags) => {
+    const { setLimit } = await import("./limits.ts");
+    process.exitCode = await setLimit(name, value, flags);
+  });
+common(limits.command("reset <limit> <value>").description("back to what the configuration says")).action(
+  async (name: string, value: string, flags: CommonFlags) => {
+    const { resetLimit } = await import("./limits.ts");
+    process.exitCode = await resetLimit(name, value, flags);
+  },
+);
 
 // Whoever reads may stop reading (`| head`): no reason to fail.
 for (const stream of [process.stdout, process.stderr]) {

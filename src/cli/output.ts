@@ -5,6 +5,16 @@ import { ConfigError } from "../core/errors.ts";
 export const EXIT_FAILED = 1;
 export const EXIT_USAGE = 2;
 
+/** What a command cannot do, and how it ends. The message says what to do about it. */
+export class CommandError extends Error {
+  readonly exitCode: number;
+
+  constructor(message: string, exitCode: number) {
+    super(message);
+    this.exitCode = exitCode;
+  }
+}
+
 export interface CommonFlags {
   readonly config?: string;
   readonly json?: boolean;
@@ -90,5 +100,6 @@ export function reportFailure(error: unknown, json: boolean): number {
     process.stderr.write(
       `${isConfig ? "The configuration has problems:\n" : ""}${problems.map((line) => (isConfig ? `  - ${line}` : line)).join("\n")}\n`,
     );
+  if (error instanceof CommandError) return error.exitCode;
   return isConfig ? EXIT_USAGE : EXIT_FAILED;
 }

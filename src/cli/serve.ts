@@ -3,6 +3,7 @@ import { ConfigError } from "../core/errors.ts";
 import type { Logger } from "../core/logger.ts";
 import { createGuard, type QuotaGuard } from "../guard.ts";
 import { resolveOptions } from "../options.ts";
+import type { ResolvedOptions } from "../options/resolved.ts";
 import { placeOf } from "../options/stores.ts";
 import { cautions } from "./cautions.ts";
 import { serverLog } from "./log.ts";
@@ -25,7 +26,6 @@ export async function serve(flags: ServeFlags): Promise<void> {
     ...(options.credentials.length === 0
       ? ["credentials: none is configured, so nothing can be served; add one to the file, or set OPENAI_API_KEY"]
       : []),
-    ...(options.auth === null ? ["keys: nobody may call; add a key under keys, or set server.master_key (QUOTAGUARD_MASTER_KEY)"] : []),
   ];
   if (problems.length > 0) throw new ConfigError(problems);
   const logger = serverLog(options.server.loggingLevel);
@@ -33,7 +33,7 @@ export async function serve(flags: ServeFlags): Promise<void> {
 
   const starting = startLogger(logger);
   const guard = createGuard({ ...config, logger: starting });
-  const running = await gatewayServer({ guard, options, logger });
+  const running = await gatewayServer({ guard, options, logger, beforeListening: () => somebodyMayCall(guard, options, logger) });
   starting.flush();
   // Before anything is printed: whoever reads that it listens may stop it at once.
   const stopped = stopBySignal(running.close, logger);
@@ -50,6 +50,20 @@ export async function serve(flags: ServeFlags): Promise<void> {
 
   if (config.modelsFile !== null) await writeModels(guard, config.modelsFile, options.server.defaultModelsRpm, logger);
   await stopped;
+}
+
+const NOBODY =
+  "keys: nobody may call; make a key (quotaguard keys create --org dev), add one under keys, or set server.master_key (QUOTAGUARD_MASTER_KEY)";
+
+/** Keys may still come through the management API; without it a server that refuses everybody is a mistake. */
+async function somebodyMayCall(guard: QuotaGuard, { auth, management }: ResolvedOptions, logger: Logger): Promise<void> {
+  if (auth?.kind !== "keys" || auth.masterKey !== null || auth.keys.length > 0) return;
+  if ((await guard.admin.keys.list()).length > 0) return;
+  if (!management.key) {
+    await guard.close();
+    throw new ConfigError([NOBODY]);
+  }
+  logger.warn({ code: "QG_CONFIG" }, NOBODY);
 }
 
 /** `server.replace_v1_models`: what the providers list is written down, for a person to give it limits and prices. The gateway serves meanwhile. */

@@ -3,8 +3,8 @@ import { resolveOptions, type GuardOptions } from "../options.ts";
 
 const DATABASE = { url: "sqlite:./data/quotaguard.db" } as const;
 
-/** What a server of its own takes unless told otherwise: its state survives a restart, and it can be scraped. */
-const DEFAULTS = { store: DATABASE, monitoring: { prometheusEnabled: true } } as const satisfies GuardOptions;
+/** What a server of its own takes unless told otherwise: its state survives a restart, keys may be made at run time, and it can be scraped. */
+const DEFAULTS = { store: DATABASE, keys: [], monitoring: { prometheusEnabled: true } } as const satisfies GuardOptions;
 
 export interface ServerConfigOptions {
   readonly path?: string | undefined;

@@ -32,10 +32,12 @@ export interface GatewayServerOptions {
   readonly guard: QuotaGuard;
   readonly options: ResolvedOptions;
   readonly logger: Logger;
+  /** Once the store is there. What it rejects with keeps the server from listening. */
+  readonly beforeListening?: () => Promise<void>;
 }
 
 /** Starts listening. Rejects when the store cannot be opened or the address is taken. */
-export async function gatewayServer({ guard, options, logger }: GatewayServerOptions): Promise<GatewayServer> {
+export async function gatewayServer({ guard, options, logger, beforeListening }: GatewayServerOptions): Promise<GatewayServer> {
   const app = express();
   app.disable("x-powered-by");
   app.set("trust proxy", options.server.trustProxy);
@@ -73,6 +75,7 @@ export async function gatewayServer({ guard, options, logger }: GatewayServerOpt
   server.maxConnections = MAX_CONNECTIONS;
 
   await opened(guard);
+  await beforeListening?.();
   await listen(server, options.server.port, options.server.host);
   const { address, family, port } = server.address() as AddressInfo;
   return {

@@ -1,5 +1,8 @@
+import type { KeyAdmin } from "./key-admin.ts";
+import type { LimitAdmin } from "./limit-admin.ts";
+import type { OrgAdmin } from "./org-admin.ts";
 import type { QuotaFact } from "./quota-fact.ts";
-import type { LedgerFilter, LedgerGroup, LedgerTotal, Unit } from "./store.ts";
+import type { LedgerFilter, LedgerGroup, LedgerTotal } from "./store.ts";
 
 /** A token bucket as operators see it: `tokens` is what is left net of open reservations; negative = debt. */
 export interface BucketView {
@@ -13,14 +16,6 @@ export interface BucketAddress {
   /** Absent for `global`. */
   readonly id?: string | undefined;
   readonly org?: string | undefined;
-}
-
-export interface LimitView {
-  readonly name: string;
-  readonly scope: readonly string[];
-  readonly unit: Unit;
-  readonly kind: "bucket" | "window" | "concurrency";
-  readonly mode: "enforce" | "shadow";
 }
 
 /** What went out within the last minute from this process, and what may; -1 = unlimited. */
@@ -127,7 +122,9 @@ export interface LimitSync {
 /** What operators can do. Management routes, CLI and bots are only faces of it, so a thing that one can do all can do. Money in USD. */
 export interface Admin {
   health(): HealthView;
-  limits(): readonly LimitView[];
+  readonly keys: KeyAdmin;
+  readonly orgs: OrgAdmin;
+  readonly limits: LimitAdmin;
   bucket(address: BucketAddress): Promise<BucketView>;
   /** Sets capacity or refill of one bucket at run time; creates `budget-<scope>` when the scope has no tokens bucket. */
   setBucket(address: BucketAddress, numbers: { readonly capacity?: number; readonly refillPerSec?: number }): Promise<BucketView>;

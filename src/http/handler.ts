@@ -3,7 +3,7 @@ import type { Answer } from "../core/answer.ts";
 import type { Context } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Step } from "../core/step.ts";
-import { isPromise, type MaybePromise } from "../core/time.ts";
+import { isPromise } from "../core/time.ts";
 import { dialect, matchPath, type Matched } from "../dialects/index.ts";
 import type { Ambient } from "./ambient.ts";
 import { openContext, pathBelowMount, type OpenOptions } from "./open.ts";
@@ -18,7 +18,7 @@ export interface Handler {
   readonly step: Step;
 }
 
-export type OnRefused = (error: GuardError, req: IncomingMessage, res: ServerResponse, next: Next) => MaybePromise<void>;
+export type OnRefused = (error: GuardError, req: IncomingMessage, res: ServerResponse, next: Next) => unknown;
 
 const noEvents = (): Buffer => Buffer.alloc(0);
 

@@ -35,6 +35,8 @@ export interface LimitRegistry {
   /** Adds a limit, or finds the one of the same name and shape. Throws ConfigError for the same name with another shape. */
   add(definition: LimitDefinition, onlySet?: boolean): CompiledLimit;
   numbers(name: string, label: string): RuntimeNumbers | undefined;
+  /** What was set at run time and holds now, by value, in the order of the values. */
+  numbersOf(name: string): readonly (readonly [label: string, numbers: RuntimeNumbers])[];
   /** Whether any value of this limit was set at run time, also when the limit itself is not defined. */
   hasNumbers(name: string): boolean;
   /** Sets (undefined = resets) the numbers of one scope value. Resolves once stored. */
@@ -93,11 +95,11 @@ export function limitRegistry({ records, memo = null, clock, logger }: LimitRegi
 
     function numbersFor(label: string, nowMs: number): LimitNumbers | null {
       const set = inForce(definition.name, label, nowMs);
-      if (set || !hasOverrides) return set ?? null;
+      if (set?.limit !== undefined || !hasOverrides) return set ?? null;
       const { overrides } = definition;
       const local = isQualified ? label.slice(label.indexOf("/") + 1) : label;
       const named = Object.hasOwn(overrides, label) ? label : local;
-      return Object.hasOwn(overrides, named) ? { limit: overrides[named] as number } : null;
+      return Object.hasOwn(overrides, named) ? { ...set, limit: overrides[named] as number } : (set ?? null);
     }
 
     return {
@@ -149,6 +151,11 @@ export function limitRegistry({ records, memo = null, clock, logger }: LimitRegi
       return limit;
     },
     numbers: (name, label) => inForce(name, label, clock.now()),
+    numbersOf(name) {
+      const now = clock.now();
+      const own = [...runtime].filter(([key, { until }]) => key.startsWith(`${name}\n`) && (until === null || until > now));
+      return own.map(([key, numbers]) => [key.slice(name.length + 1), numbers] as const).toSorted(([a], [b]) => (a < b ? -1 : 1));
+    },
     hasNumbers: (name) => [...runtime.keys()].some((key) => key.startsWith(`${name}\n`)),
     async set(name, label, numbers) {
       const key = recordKey(name, label);

@@ -11,6 +11,8 @@ import type { Clock } from "../core/time.ts";
 import { bansRouter } from "./bans.ts";
 import { credentialsRouter } from "./credentials.ts";
 import { loadExpress } from "./express.ts";
+import { keysRouter } from "./keys.ts";
+import { limitsRouter } from "./limits.ts";
 import { requireKey } from "./key.ts";
 import type { PluginEdge } from "./plugin-routes.ts";
 import { problemHandler } from "./problem.ts";
@@ -79,9 +81,6 @@ export function managementRouter(options: ManagementOptions): Router {
     const { status } = admin.health();
     res.status(status === "ok" ? 200 : 503).json({ status });
   });
-  outer.get("/limits", (_req, res) => {
-    res.json({ limits: admin.limits() });
-  });
   outer.post("/counters/open", async (_req, res) => {
     res.json({ opened: await admin.openCounters() });
   });
@@ -104,6 +103,8 @@ export function managementRouter(options: ManagementOptions): Router {
   });
   outer.use("/", bansRouter(admin));
   outer.use("/", credentialsRouter(admin));
+  outer.use("/", keysRouter(admin));
+  outer.use("/", limitsRouter(admin));
   outer.use("/", tokenGuardRouter(admin));
   outer.use(() => {
     throw new GuardError("not_found", "there is no such management route");

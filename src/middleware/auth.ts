@@ -1,6 +1,6 @@
 /**
- * Who asks: the master key, a configured client key, or whatever the host's own function says. Runs before the body is read, so a stranger
- * costs nothing but a digest.
+ * Who asks: the master key, a client key of the configuration or of the store, or whatever the host's own function says. Runs before the body is read, so a
+ * stranger costs nothing but a digest.
  */
 import { hash, randomBytes } from "node:crypto";
 import type { Context, Principal } from "../core/context.ts";
@@ -10,6 +10,8 @@ import type { Secret } from "../core/secret.ts";
 import type { Step } from "../core/step.ts";
 import { andThen, type MaybePromise } from "../core/time.ts";
 import { matchesAny } from "../pool/patterns.ts";
+import { isApiKey } from "./auth/api-key.ts";
+import type { FoundKey } from "./auth/key-lookup.ts";
 
 const BEARER = /^bearer +(.+)$/i;
 /** Visible ASCII: what a key can be made of. */
@@ -32,10 +34,19 @@ export type Authenticate = (
   host: unknown,
 ) => MaybePromise<{ readonly name: string; readonly scopes?: ScopesInput; readonly models?: readonly string[] } | null>;
 
+/** Finds a key that was made at run time; undefined = there is none. */
+export type StoredKeys = (key: string) => MaybePromise<FoundKey | undefined>;
+
 /** `host`: the app in front of us authenticated; its scopes come from `scopes`. */
 export type AuthMode =
   | { readonly kind: "host" }
-  | { readonly kind: "keys"; readonly masterKey: Secret | null; readonly keys: readonly ClientKey[]; readonly pepper: string | null }
+  | {
+      readonly kind: "keys";
+      readonly masterKey: Secret | null;
+      readonly keys: readonly ClientKey[];
+      readonly pepper: string | null;
+      readonly stored?: StoredKeys;
+    }
   | { readonly kind: "custom"; readonly authenticate: Authenticate };
 
 const HOST: Principal = Object.freeze({ kind: "host", name: "host", scopes: Object.freeze({}), models: null, mayAssertScopes: false });
@@ -82,16 +93,11 @@ function enter(ctx: Context, principal: Principal): void {
   ctx.gate?.admit(principal);
 }
 
-interface Known {
-  readonly principal: Principal;
-  readonly expiresAt: number | null;
-}
-
 /** Looks keys up by a digest keyed with a secret: no comparison of key bytes, nothing learnt from timing, no key kept in clear. */
-function keyTable(mode: Extract<AuthMode, { kind: "keys" }>): (key: string) => Known | undefined {
+function keyTable(mode: Extract<AuthMode, { kind: "keys" }>): (key: string) => FoundKey | undefined {
   const pepper = mode.pepper ?? randomBytes(32).toString("hex");
   const digest = (key: string): string => hash("sha256", `${pepper}\n${key}`, "base64");
-  const table = new Map<string, Known>();
+  const table = new Map<string, FoundKey>();
   for (const { name, key, scopes, models, expiresAt, mayAssertScopes } of mode.keys) {
     table.set(digest(key.reveal()), { principal: Object.freeze({ kind: "key", name, scopes, models, mayAssertScopes }), expiresAt });
   }
@@ -121,26 +127,27 @@ export function authStep(mode: AuthMode): Step {
     };
   }
   const lookUp = keyTable(mode);
-  /** Right keys by the header that carried them, as many as there are keys: they are in this process's options anyway, wrong ones never get here. */
-  const seen = new Map<string, Known>();
+  const { stored } = mode;
+  /** Right keys by the header that carried them, as many as there are keys: they are in this process's options anyway, others never get here. */
+  const seen = new Map<string, FoundKey>();
   const most = mode.keys.length + 1;
 
-  function find(ctx: Context): Known | undefined {
+  function admit(ctx: Context, known: FoundKey | undefined): void {
+    if (!known || (known.expiresAt !== null && known.expiresAt <= ctx.services.clock.now())) throw refusalOf(ctx, wrongKey());
+    enter(ctx, known.principal);
+  }
+
+  return function auth(ctx) {
     const { headers } = ctx;
     const { authorization } = headers;
     const isPlain = typeof authorization === "string" && headers["x-api-key"] === undefined && headers["x-goog-api-key"] === undefined;
     const before = isPlain ? seen.get(authorization) : undefined;
-    if (before) return before;
+    if (before) return admit(ctx, before);
     const key = keyOf(ctx);
     const known = key !== null && KEY.test(key) ? lookUp(key) : undefined;
     if (known && isPlain && seen.size < most) seen.set(authorization, known);
-    return known;
-  }
-
-  return function auth(ctx) {
-    const known = find(ctx);
-    if (!known || (known.expiresAt !== null && known.expiresAt <= ctx.services.clock.now())) throw refusalOf(ctx, wrongKey());
-    enter(ctx, known.principal);
+    if (known || key === null || !stored || !isApiKey(key)) return admit(ctx, known);
+    return andThen(stored(key), (found) => admit(ctx, found));
   };
 }
 

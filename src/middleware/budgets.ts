@@ -5,6 +5,7 @@
 import type { Call } from "../core/call.ts";
 import type { Context } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
+import type { Scopes } from "../core/scope.ts";
 import type { LimitStore, ReserveResult, Shortfall, Unit } from "../core/store.ts";
 import type { Step } from "../core/step.ts";
 import { andThen, isPromise, type MaybePromise } from "../core/time.ts";
@@ -52,6 +53,8 @@ export interface BudgetsOptions {
   readonly watch: BudgetWatch;
   /** Whether holds may have to go over to calls in this process (default: no): then a route's places are held apart from its tokens and money. */
   readonly inProcess?: { readonly isOn: boolean };
+  /** Throws when whoever has these scopes may not spend anything now. */
+  readonly admit?: (scopes: Scopes) => void;
 }
 
 /** One reservation on its way: what stays the same however often it is asked for. */
@@ -88,6 +91,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
   const costs = (call: Call | null): Costs => (call && options.calls ? options.calls : options.route);
 
   function hold(ctx: Context, call: Call | null, repeats = 0, cap?: number): MaybePromise<void> {
+    options.admit?.(ctx.scopes ?? NO_SCOPES);
     const request: RequestScopes = { route: ctx.route, model: call ? options.resolve(call.model) : null, key: keyName(ctx) };
     const all = planner.plan(ctx.scopes ?? NO_SCOPES, request);
     const held = heldBy(ctx, holds);

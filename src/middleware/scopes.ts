@@ -1,5 +1,6 @@
 /** Whose budgets a request touches: from its key, from the host's function, and from headers only when somebody trusted says so. */
 import type { Context } from "../core/context.ts";
+import { GuardError } from "../core/errors.ts";
 import { scopesFrom, scopeValue, type Scopes, type ScopesInput } from "../core/scope.ts";
 import type { Step } from "../core/step.ts";
 import { andThen, type MaybePromise } from "../core/time.ts";
@@ -26,6 +27,7 @@ export function scopesStep(options: ScopesOptions): Step {
       // A repeated header arrives joined by ", " and fails the check of its characters.
       merged ??= { ...base };
       merged[scope] = scopeValue(scope, String(value));
+      if (scope === "org" && !options.trustHeaders) checkOrg(ctx, merged[scope]);
     }
     return merged ? Object.freeze(merged) : base;
   }
@@ -40,6 +42,12 @@ export function scopesStep(options: ScopesOptions): Step {
     if (!options.of) return set(ctx, own, null);
     return andThen(options.of(ctx.host), (given) => set(ctx, own, given));
   };
+}
+
+/** Who may name scopes names those of its own organisation: the counters of another one are not its to spend. */
+function checkOrg({ principal }: Context, org: string): void {
+  if (principal?.kind !== "key" || principal.scopes.org === undefined || principal.scopes.org === org) return;
+  throw new GuardError("forbidden", "this key belongs to an organisation, and its requests may not name another one", { scope: "org" });
 }
 
 const NONE: Scopes = Object.freeze({});

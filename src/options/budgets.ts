@@ -23,7 +23,7 @@ export type { ResolvedCost } from "./cost.ts";
 
 /** Replaces the refusal that is sent. May be async; what it throws goes to the host's error handler. */
 export type RefusedFunction = {
-  of(error: GuardError, req: HostRequest, res: ServerResponse, next: (error?: unknown) => void): MaybePromise<void>;
+  of(error: GuardError, req: HostRequest, res: ServerResponse, next: (error?: unknown) => void): unknown;
 }["of"];
 
 /** Whether a request is none of the budgets' business. */

@@ -41,7 +41,7 @@ export type LimitFunction = {
 /** Capacity, limit and debt: `capacity - level` stays exact in a double. */
 const MAX_CAPACITY = 4_000_000_000_000_000;
 /** Units per second: a million million per ms is what the arithmetic takes. */
-const MAX_REFILL_PER_SEC = 1_000_000_000_000_000;
+export const MAX_REFILL_PER_SEC = 1_000_000_000_000_000;
 
 const CALENDAR = ["day", "week", "month"] as const;
 const SLIDING_MS: Readonly<Record<string, number>> = { second: 1_000, minute: 60_000, hour: 3_600_000 };
@@ -216,7 +216,7 @@ function isTimeZone(timeZone: string): boolean {
 }
 
 /** A number of a limit: -1 (unlimited), or something the integer arithmetic can hold. */
-function numberProblem(value: number, unit: unknown): string | null {
+export function numberProblem(value: number, unit: unknown): string | null {
   if (value === -1) return null;
   if (!(value >= 0)) return "must be 0 or more, or -1 for unlimited";
   if (unit === "usd") {

@@ -170,11 +170,11 @@ function authOf({ auth, server, keys }: ParsedOptions): ResolvedAuth | null {
   if (auth === false) return { kind: "host" };
   if (typeof auth === "function") return { kind: "custom", authenticate: auth };
   const given = auth ?? { masterKey: server.masterKey, keys };
-  if (given.masterKey === null && given.keys.length === 0) return null;
+  if (given.masterKey === null && given.keys === null) return null;
   return {
     kind: "keys",
     masterKey: given.masterKey,
-    keys: given.keys.map(({ expires, ...key }) => ({ ...key, expiresAt: expires })),
+    keys: (given.keys ?? []).map(({ expires, ...key }) => ({ ...key, expiresAt: expires })),
   };
 }
 

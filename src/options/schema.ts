@@ -40,7 +40,7 @@ const scopeValues = () =>
     }
   });
 
-const keySchema = z.strictObject({
+export const keySchema = z.strictObject({
   /** Appears in logs, rows and the scope `key`; never the key itself. */
   name: name(),
   /** What the client presents. */
@@ -140,20 +140,21 @@ export const optionsSchema = z.strictObject({
   /** Holds the rows. `{ url: "memory" | "sqlite:<path>" | "postgres://…" }`, or a store object in code. @default the store's own */
   ledger: ledgerOption().optional(),
   /**
-   * Who may call the mounted gateway, in code: `false` (the app authenticates before this mount), your own function, or keys. It replaces
-   * `server.masterKey` and `keys`.
+   * Who may call the mounted gateway, in code: `false` (the app authenticates before this mount), your own function, or keys (`{ keys: [] }` = only those that are
+   * made at run time). It replaces `server.masterKey` and `keys`.
    */
   auth: z
     .union(
       [
         z.literal(false),
         callback<AuthFunction>(),
-        z.strictObject({ masterKey: secret(MIN_OWN_KEY).nullable().default(null), keys: list(keySchema).default([]) }),
+        z.strictObject({ masterKey: secret(MIN_OWN_KEY).nullable().default(null), keys: list(keySchema).nullable().default(null) }),
       ],
       { error: "expected false, { masterKey, keys } or a function (key, req) => principal" },
     )
     .optional(),
-  keys: list(keySchema).default([]),
+  /** `[]` = only those that are made at run time. @default none */
+  keys: list(keySchema).nullable().default(null),
   scopes: z
     .union([callback<ScopesFunction>(), scopesObject()], { error: "expected { names, trustHeaders, headers } or, in code, a function" })
     .prefault({}),

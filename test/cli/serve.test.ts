@@ -223,7 +223,12 @@ limits:
 
   test.each([
     ["no credential", () => yaml().replace(/credentials:\n.*\n/, ""), [], /credentials: none is configured.*OPENAI_API_KEY/],
-    ["nobody who may call", () => yaml("", "port: 0", ""), [], /keys: nobody may call.*server\.master_key/],
+    [
+      "nobody who may call, and no way to let somebody",
+      () => yaml("", "port: 0", "").replace(/^management:.*\n/m, ""),
+      [],
+      /keys: nobody may call.*server\.master_key/,
+    ],
     ["a port that is none", () => yaml(), ["--port", "70000"], /--port: 70000 is not a port number/],
     ["an unknown flag", () => yaml(), ["--prot", "0"], /unknown option '--prot'/],
     ["a file that is not there", () => yaml(), ["--config", "gone.yaml"], /--config: there is no file gone\.yaml/],

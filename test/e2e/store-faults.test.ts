@@ -146,7 +146,7 @@ describe.each(FAULTS)("a store that %s", (fault) => {
     expect(await metric('store_errors_total{op="reserve",mode="deny"}')).toBe(1);
     await store.deliver();
     await backAgain();
-    expect([await left(), gateway.guard.admin.limits().length]).toEqual([10_000, 3]);
+    expect([await left(), gateway.guard.admin.limits.list().length]).toEqual([10_000, 3]);
     expect((await ask("refuses")).status).toBe(200);
   });
 
@@ -412,7 +412,7 @@ test("numbers that cannot be stored are not set, and nothing is left of them", a
   await start([]);
   store.fail("refuses", "records");
   await expect(gateway.guard.admin.setBucket({ scope: "user", id: "alice" }, { capacity: 5 })).rejects.toMatchObject({ code: "store_unavailable" });
-  expect(gateway.guard.admin.limits()).toEqual([]);
+  expect(gateway.guard.admin.limits.list()).toEqual([]);
   store.recover();
   expect((await ask("refuses")).status).toBe(200);
   expect(await gateway.guard.admin.setBucket({ scope: "user", id: "alice" }, { capacity: 5 })).toMatchObject({ capacity: 5 });

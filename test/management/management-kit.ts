@@ -1,5 +1,8 @@
 import express from "express";
 import type { Admin, BlockView, BucketAddress, BucketView, ClientBanView, CredentialView, HealthView } from "../../src/core/admin.ts";
+import type { KeyView } from "../../src/core/key-admin.ts";
+import type { LimitView } from "../../src/core/limit-admin.ts";
+import type { OrgView } from "../../src/core/org-admin.ts";
 import { Secret } from "../../src/core/secret.ts";
 import { managementRouter } from "../../src/management/router.ts";
 import { kit, type Kit } from "../core/context-kit.ts";
@@ -8,7 +11,7 @@ import { serve } from "../http/server-kit.ts";
 export const KEY = "mgmt-key-1";
 
 export interface AdminCall {
-  readonly name: keyof Admin;
+  readonly name: string;
   readonly args: readonly unknown[];
 }
 
@@ -39,6 +42,32 @@ const BAN: BlockView = {
 const COOLDOWN: BlockView = { ...BAN, model: null, code: 429, reason: "at the provider's rate limit", until: Date.UTC(2026, 0, 1, 0, 5) };
 const CLIENT_BAN: ClientBanView = { client: "ip:203.0.113.7", code: 401, since: Date.UTC(2026, 0, 1), until: Date.UTC(2026, 0, 1, 0, 15) };
 
+/** What a key looks like. */
+export const MADE = `qg_${"k".repeat(49)}`;
+const KEY_VIEW: KeyView = {
+  name: "alice",
+  prefix: "qg_kkkkk",
+  org: "acme",
+  scopes: { org: "acme", user: "alice" },
+  models: null,
+  mayAssertScopes: false,
+  createdAt: Date.UTC(2026, 0, 1),
+  rotatedAt: null,
+  expiresAt: Date.UTC(2027, 0, 1),
+  lastUsedAt: null,
+  previousUntil: null,
+};
+const ORG: OrgView = { name: "acme", createdAt: Date.UTC(2026, 0, 1), disabledAt: null };
+export const LIMIT: LimitView = {
+  name: "user-day",
+  scope: ["user"],
+  unit: "usd",
+  kind: "window",
+  mode: "enforce",
+  limit: 2,
+  values: [{ value: "acme/alice", limit: 20, until: Date.UTC(2026, 1, 1) }],
+};
+
 export interface FakeAdmin extends Admin {
   readonly calls: AdminCall[];
   fails: Error | undefined;
@@ -50,11 +79,11 @@ export interface FakeAdmin extends Admin {
 /** An admin that does nothing but note what it was asked for. */
 function fakeAdmin(): FakeAdmin {
   const calls: AdminCall[] = [];
-  const note = <T>(name: keyof Admin, args: readonly unknown[], answer: T): Promise<T> => {
+  const note = <T>(name: string, args: readonly unknown[], answer: T): Promise<T> => {
     calls.push({ name, args });
     return admin.fails === undefined ? Promise.resolve(answer) : Promise.reject(admin.fails);
   };
-  const noted = <T>(name: keyof Admin, args: readonly unknown[], answer: T): T => {
+  const noted = <T>(name: string, args: readonly unknown[], answer: T): T => {
     calls.push({ name, args });
     return answer;
   };
@@ -65,7 +94,23 @@ function fakeAdmin(): FakeAdmin {
     status: "ok",
     paused: undefined,
     health: () => ({ ...HEALTH, status: admin.status }),
-    limits: () => [{ name: "user-day", scope: ["user"], unit: "usd", kind: "window", mode: "enforce" }],
+    keys: {
+      create: (key) => note("keys.create", [key], { key: MADE, view: KEY_VIEW }),
+      list: () => note("keys.list", [], [KEY_VIEW]),
+      rotate: (...args) => note("keys.rotate", args, { key: MADE, view: { ...KEY_VIEW, previousUntil: Date.UTC(2026, 0, 2) } }),
+      revoke: (name) => note("keys.revoke", [name], name === KEY_VIEW.name),
+    },
+    orgs: {
+      create: (org) => note("orgs.create", [org], { ...ORG, name: org.name }),
+      list: () => note("orgs.list", [], [ORG]),
+      disable: (name) => note("orgs.disable", [name], true),
+      enable: (name) => note("orgs.enable", [name], false),
+    },
+    limits: {
+      list: () => [LIMIT],
+      set: (...args) => note("limits.set", args, { value: args[1] as string, limit: 5, until: Date.UTC(2026, 1, 1) }),
+      reset: (...args) => note("limits.reset", args, args[1] === "alice"),
+    },
     bucket: (address: BucketAddress) => note("bucket", [address], BUCKET),
     setBucket: (address, numbers) => note("setBucket", [address, numbers], BUCKET),
     syncLimits: () => note("syncLimits", [], { status: "success", message: "done", headers: { "x-ratelimit-limit-tokens": "1000" }, bucket: BUCKET }),

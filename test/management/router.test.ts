@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { GuardError } from "../../src/core/errors.ts";
-import { HEALTH, management } from "./management-kit.ts";
+import { HEALTH, LIMIT, management } from "./management-kit.ts";
 
 describe("what operators see", () => {
   test("health, life and limits", async () => {
@@ -9,7 +9,7 @@ describe("what operators see", () => {
     expect((await ask("/live")).body).toEqual({ status: "ok" });
     const { body, headers } = await ask("/limits");
     expect([body, headers.get("cache-control")]).toEqual([
-      { limits: [{ name: "user-day", scope: ["user"], unit: "usd", kind: "window", mode: "enforce" }] },
+      { limits: [{ ...LIMIT, values: [{ value: "acme/alice", limit: 20, until: "2026-02-01T00:00:00.000Z" }] }] },
       "no-store",
     ]);
   });

@@ -105,7 +105,7 @@ describe.each([false, true])("a store that answers later: %s", (later) => {
     expect((await ask()).status).toBe(200);
     await elsewhere.admin.setBucket({ scope: "user", id: "alice" }, { capacity: 5 });
     expect(await ask()).toMatchObject({ status: 400, code: "budget_too_small" });
-    expect(gateway.guard.admin.limits().map(({ name }) => name)).toEqual(["budget-user"]);
+    expect(gateway.guard.admin.limits.list().map(({ name }) => name)).toEqual(["budget-user"]);
   });
 
   test("an operator's own change is repeated as well", async () => {

@@ -90,7 +90,7 @@ describe("the service", () => {
     expect(Object.keys(service).toSorted()).toEqual(Object.keys(bare).toSorted());
     await app.init();
     expect(await service.ledger.list({})).toEqual([]);
-    expect(service.admin.limits()).toMatchObject([{ name: "all-hour" }]);
+    expect(service.admin.limits.list()).toMatchObject([{ name: "all-hour" }]);
   });
 
   test("works in an app without HTTP", async () => {

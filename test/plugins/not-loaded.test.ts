@@ -31,7 +31,6 @@ const HOST = [
   "plugin-timers.ts",
   "plugin-routes.ts",
   "guarded-fetch.ts",
-  "secret-key.ts",
   "core/secret-box.ts",
 ];
 const PEERS = ["ioredis", "pg", "prom-client", "gpt-tokenizer", "@nestjs/common", "@nestjs/core", "grammy"];

@@ -56,7 +56,7 @@ export function pluginKit(more: Partial<Pick<PluginKit, "clock" | "records" | "k
   const kept = more.kept ?? memoryRecords(clock.now, logger);
   const control = fakeControl();
   const failures: string[] = [];
-  const admin = { bans: () => [] } as unknown as Admin;
+  const admin = { bans: () => [], keys: { list: () => Promise.resolve([]) }, orgs: {}, limits: {} } as unknown as Admin;
   return {
     clock,
     logger,
