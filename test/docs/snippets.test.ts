@@ -159,14 +159,19 @@ describe("commands", () => {
   test("the command line has what the pages use", { timeout: 60_000 }, async () => {
     const used = new Map<string, Set<string>>();
     for (const { command } of told) {
-      const [, name, rest = ""] = /^(?:npx )?quotaguard ([a-z]+)(.*)$/.exec(command) ?? [];
+      const [, name, rest = ""] = /^(?:npx )?quotaguard ((?:(?:keys|limits|prices) )?[a-z]+)(.*)$/.exec(command) ?? [];
       if (name === undefined) continue;
       const flags = used.get(name) ?? new Set<string>();
       used.set(name, flags);
       for (const [flag] of rest.replace(/\s#.*$/, "").matchAll(/--[a-z][\w-]*/g)) flags.add(flag);
     }
     for (const [name, flags] of used) {
-      const { stdout } = await run(process.execPath, ["--conditions=@quotaguard/source", join(ROOT, "src/cli/main.ts"), name, "--help"]);
+      const { stdout } = await run(process.execPath, [
+        "--conditions=@quotaguard/source",
+        join(ROOT, "src/cli/main.ts"),
+        ...name.split(" "),
+        "--help",
+      ]);
       expect(stdout).toContain(`Usage: quotaguard ${name}`);
       for (const flag of flags) expect(stdout, `quotaguard ${name}`).toContain(flag);
     }
