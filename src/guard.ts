@@ -230,18 +230,18 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     trustHeaders: options.scopes.trustHeaders,
     of: fromHost ? (host) => fromHost(host as HostRequest) : null,
   });
-  const access = modelAccess(offered.offers.resolve);
+  /** Of the client's key, and of whatever the host says. */
+  const ofOpenOrg = lazy(({ reselling: { orgs } }) => (ctx) => {
+    orgs.check(ctx.principal?.scopes);
+    orgs.check(ctx.scopes);
+  });
+  const access = sequence(ofOpenOrg, modelAccess(offered.offers.resolve));
   const idempotent = options.idempotency ? lazy((built) => built.idempotency) : noStep;
   const credentials = lazy((built) => built.credentials);
   const proxy = lazy((built) => built.proxy);
   const keyed = sequence(access, idempotent);
   const fail2ban = lazy((built) => built.fail2ban);
   const models = lazy((built) => built.models);
-  const ofOpenOrg = lazy(
-    ({ reselling: { orgs } }) =>
-      (ctx) =>
-        orgs.check(ctx.principal?.scopes),
-  );
   /** What is passed through unread, behind `chain`. */
   const passing = (chain: Step, isPart: boolean, otherPaths: boolean): PassthroughHandler =>
     passthroughHandler({
@@ -311,7 +311,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
       });
       return Object.assign(handle, { step: call, guard, upgrade, ready: guard.ready, close: guard.close });
     },
-    auth: () => part("auth", authStep(modeOf())),
+    auth: () => part("auth", sequence(authStep(modeOf()), ofOpenOrg)),
     scopes: () => partHandler("scopes", scopes, opening, { ambient }),
     fail2ban: () => part("fail2ban", fail2ban),
     budgets(given = {}, onCalls = mayServe) {

@@ -101,14 +101,19 @@ export function inProcess(parts: InProcessParts): InProcess {
   }
 
   function stepFor(request: SdkRequest, fetch: Fetch): Step {
-    const { matched, method, url } = request;
+    const { matched, method, url, headers } = request;
     if (isForCredentials(request)) return stepOfGateway(matched, method, url);
     const isUnderstood = method === matched?.method;
     // A list of models is nobody's bill.
     if (isUnderstood && matched.kind === "models") return lazy(({ attempts }) => ownKeyOperation({ ...attempts, fetch, isBilled: false }, request));
     return lazy(({ attempts, inProcess: { ownCalls, ownOperations } }) =>
       isUnderstood
-        ? sequence(parts.idempotency, ownCalls, ownKeyCall({ ...attempts, fetch }, request))
+        ? sequence(
+            (ctx) => void (ctx.account = `${url.origin} ${keyOf(headers) ?? ""}`),
+            parts.idempotency,
+            ownCalls,
+            ownKeyCall({ ...attempts, fetch }, request),
+          )
         : sequence(explained(ownOperations, versionedPath(url)), ownKeyOperation({ ...attempts, fetch, isBilled: true }, request)),
     );
   }

@@ -97,8 +97,14 @@ export function organisations({ records, clock, logger, mayMake }: Organisations
       if (org !== undefined && disabled.has(org)) throw refused(org);
     },
     async load() {
-      stop = records.watch(ORGS, take);
-      for (const record of await records.list(ORGS)) take(record.key, record);
+      // What is heard while the list is read is newer than the list.
+      let heard: Set<string> | undefined = new Set();
+      stop = records.watch(ORGS, (key, record) => {
+        heard?.add(key);
+        take(key, record);
+      });
+      for (const record of await records.list(ORGS)) if (!heard.has(record.key)) take(record.key, record);
+      heard = undefined;
     },
     close: () => stop?.(),
   };

@@ -8,6 +8,7 @@ import type { Clock } from "./core/time.ts";
 const MOST_TTL_MS = 86_400_000;
 /** A record that says "free" is only a trace of who could not delete it under a condition. */
 const FREED_TTL_MS = 1;
+const MOST_LOOKS = 4;
 
 export interface RecordLockOptions {
   readonly records: RecordStore;
@@ -40,12 +41,15 @@ const tokenOf = ({ value }: StoredRecord): string | null => {
 /** Locks on records. Each take, extension and release is one conditional write, so there are never two holders. */
 export function recordLock({ records, clock, owner = "quotaguard" }: RecordLockOptions): RecordLock {
   async function write(key: string, mark: Mark, ttlMs: number): Promise<number | undefined> {
-    // Twice: it may end between the two looks.
-    for (let i = 0; i < 2; i += 1) {
+    // A trace of a lock that was released may end between any two looks.
+    for (let i = 0; i < MOST_LOOKS; i += 1) {
       const version = await records.put(key, mark, { ttlMs, ifAbsent: true });
       if (version !== undefined) return version;
       const known = await records.get(key);
-      if (known !== undefined) return tokenOf(known) === null ? records.put(key, mark, { ttlMs, ifVersion: known.version }) : undefined;
+      if (known === undefined) continue;
+      if (tokenOf(known) !== null) return undefined;
+      const inPlace = await records.put(key, mark, { ttlMs, ifVersion: known.version });
+      if (inPlace !== undefined) return inPlace;
     }
     return undefined;
   }

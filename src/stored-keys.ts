@@ -87,8 +87,9 @@ export function storedKeys({ records, secretKey, configured, declaredScopes, org
 
   /** Where there is no secret key nobody has made a key either. */
   function toFind(): ApiKeys | null {
+    if (keys !== undefined) return keys;
     try {
-      return (keys ??= apiKeys(secretKey()));
+      return (keys = apiKeys(secretKey()));
     } catch (error) {
       logger.warn({ err: error }, "a client presents a key that was made at run time, and without a secret key none of them can be known");
       return (keys = null);
@@ -207,6 +208,8 @@ export function storedKeys({ records, secretKey, configured, declaredScopes, org
       return digest ? lookup.find(digest) : undefined;
     },
     async load() {
+      // Without their secret key all of them would be called wrong: that is a fault to be mended before anybody is refused.
+      if ((await listed()).length > 0) keys = apiKeys(secretKey());
       const found = await Promise.all(configured.map(at));
       const both = configured.filter((_, i) => found[i] !== undefined && found[i].value.state !== "gone");
       if (both.length > 0)

@@ -2,6 +2,7 @@ import { readFileSync, readdirSync } from "node:fs";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createGuard, type GuardOptions, type QuotaGuard } from "quotaguard";
 import { faultyStore, testClock, type TestClock } from "quotaguard/testing";
+import { ConfigError } from "../src/core/errors.ts";
 import { Secret } from "../src/core/secret.ts";
 import { memoryRecords } from "../src/stores/memory-records.ts";
 import { organisations } from "../src/organisations.ts";
@@ -87,6 +88,25 @@ describe("a key", () => {
       expect(await nameOf(keys, wrong)).toBeUndefined();
     }
     expect(asked).toEqual([]);
+  });
+
+  test("cannot be known without the secret key: that is said once, and stops a start where there are any", async () => {
+    let secretAsked = 0;
+    const mayMake = (): void => {};
+    const parts = { records, configured: [], declaredScopes: new Set<string>(), mayMake, clock, logger };
+    const lost = storedKeys({
+      ...parts,
+      orgs: organisations({ records, clock, logger, mayMake }),
+      secretKey() {
+        secretAsked += 1;
+        throw new ConfigError(["secrets.key: is required"]);
+      },
+    });
+    await lost.load();
+    for (let i = 0; i < 3; i += 1) expect(await nameOf(lost, `qg_${"x".repeat(48)}${i}`)).toBeUndefined();
+    expect([secretAsked, logger.lines.filter(({ level }) => level === "warn").length]).toEqual([1, 1]);
+    await kept().create({ name: "alice" });
+    await expect(lost.load()).rejects.toThrow("secrets.key: is required");
   });
 
   test("is not asked for again at each request, nor is one that was revoked", async () => {

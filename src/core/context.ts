@@ -179,6 +179,8 @@ export class Context {
   recording: ((answer: Answer) => Answer) | undefined;
   /** The request whose answer this one was given again: it cost nothing. Written by `idempotency`. */
   replayOf: string | undefined;
+  /** Where a call with the caller's own key goes, and the key: no two of them share an answer. Only ever hashed. */
+  account: string | undefined;
   /** Written by `budgets`; several steps may each add one. */
   reservations: Reservation[] | undefined;
   /** The output cap in tokens that `budgets` held and the proxy must send; undefined = leave the client's. */

@@ -6,7 +6,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import { createGuard, GuardError, memoryStore, type GuardEvents, type GuardOptions, type LedgerRow, type Store } from "quotaguard";
 import { redisStore } from "quotaguard/stores/redis";
 import { sqliteStore } from "quotaguard/stores/sqlite";
-import { faultyStore, pacer } from "quotaguard/testing";
+import { faultyStore, pacer, type FakeUpstream } from "quotaguard/testing";
 import { chat, gatewayOptions, KEY, listen, OTHER_KEY, type TestGateway } from "../helpers/app.ts";
 import { rawClient } from "../http/server-kit.ts";
 import { testServer } from "../setup/test-server.ts";
@@ -519,6 +519,22 @@ describe("where it stands", () => {
     expect(one.used).toBe(one.usage.total_tokens);
     expect(await ask()).toEqual(one);
     expect(upstream.log).toHaveLength(1);
+  });
+
+  test("of two accounts of its callers' own is two keys: no answer goes from one to the other", async () => {
+    const [one, two] = [await provider(), await provider()];
+    const guard = closeLater(createGuard({ limits: [], credentials: [] }));
+    const call = guard.fetch();
+    const ask = async (at: FakeUpstream, key: string) => {
+      const headers = { authorization: `Bearer ${key}`, "idempotency-key": "job-1" };
+      const body = JSON.stringify({ model: MODEL, messages: [{ role: "user", content: "hi" }] });
+      const response = await call(`${at.url}/v1/chat/completions`, { method: "POST", headers, body });
+      await response.text();
+      return response.headers.get("idempotency-replayed");
+    };
+    expect(await ask(one, "sk-of-a")).toBeNull();
+    expect([await ask(two, "sk-of-a"), await ask(one, "sk-of-b"), await ask(one, "sk-of-a")]).toEqual([null, null, "true"]);
+    expect([one.log.length, two.log.length]).toEqual([2, 1]);
   });
 
   test.each(["over HTTP", "in process", "in process, with its own key"])("under the OpenAI SDK %s", async (where) => {

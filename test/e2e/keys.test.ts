@@ -1,9 +1,10 @@
 // Keys and organisations that are made while gateways run: what one of them is told, the others do, and a database that is away takes nobody's key for wrong.
-import { afterEach, describe, expect, test } from "vitest";
-import type { GuardOptions, LedgerStore } from "quotaguard";
+import express from "express";
+import { afterEach, describe, expect, onTestFinished, test } from "vitest";
+import { createGuard, type GuardOptions, type LedgerStore } from "quotaguard";
 import { faultyStore } from "quotaguard/testing";
 import { postgresStore } from "quotaguard/stores/postgres";
-import { chat, testGateway, type TestGateway } from "../helpers/app.ts";
+import { chat, listen, testGateway, type TestGateway } from "../helpers/app.ts";
 import { testServer } from "../setup/test-server.ts";
 import { ownSchema, sqlOn, wired } from "../stores/postgres-kit.ts";
 import { closeLater, databasePath, endAccounts, movedClock, PATIENTLY, replyOf, type Reply } from "./accounts-kit.ts";
@@ -86,6 +87,25 @@ describe("one gateway", () => {
     await expect(orgs.disable("acmee")).rejects.toMatchObject({ code: "not_found" });
     await expect(orgs.create({ name: "acme" })).rejects.toMatchObject({ code: "body_invalid" });
     expect((await orgs.list()).map(({ name }) => name)).toEqual(["acme"]);
+  });
+
+  test("refuses a disabled organisation behind the parts, too, and for what the host says of its own requests", async () => {
+    const of = await gateway({ limits: [], auth: { keys: [] } });
+    const { keys, orgs } = of.guard.admin;
+    const { key } = await keys.create({ name: "a", org: "acme" });
+    const theirs = createGuard({ auth: false, scopes: (req) => ({ org: String(req.headers["x-tenant"]) }), limits: [] });
+    onTestFinished(() => theirs.close());
+    await theirs.admin.orgs.create({ name: "acme" });
+    await theirs.admin.orgs.disable("acme");
+    await orgs.disable("acme");
+    const app = express();
+    app.get("/own", of.guard.auth(), (_req, res) => void res.send("ok"));
+    app.use("/host", theirs.handler());
+    const listening = closeLater(await listen(app));
+    expect((await fetch(`${listening.url}/own`, { headers: { "x-api-key": key } })).status).toBe(403);
+    const body = JSON.stringify({ model: "gpt-4o", messages: [] });
+    const refused = await fetch(`${listening.url}/host/v1/chat/completions`, { method: "POST", headers: { "x-tenant": "acme", "idempotency-key": "k" }, body });
+    expect([refused.status, await refused.json()]).toMatchObject([403, { error: { code: "forbidden" } }]);
   });
 
   test("sells an organisation more for a while: numbers go before those of the configuration, and end", async () => {

@@ -78,6 +78,7 @@ export function keyLookup({ records, clock, logger, onUse }: KeyLookupOptions): 
   let known: LRUCache<string, Entry> | undefined;
   const underWay = new Map<string, LookUp>();
   let isAway = false;
+  let failedAt = -Infinity;
 
   const stop = records.watch(API_KEYS, (key) => {
     const digest = key.slice(API_KEYS.length);
@@ -99,6 +100,7 @@ export function keyLookup({ records, clock, logger, onUse }: KeyLookupOptions): 
   function failed(error: unknown): GuardError {
     if (!isAway) logger.warn({ err: error }, "the keys of clients cannot be read; known ones work for five minutes, others are refused with 503");
     isAway = true;
+    failedAt = clock.monotonic();
     return unavailable(error);
   }
 
@@ -167,7 +169,8 @@ export function keyLookup({ records, clock, logger, onUse }: KeyLookupOptions): 
       const age = entry ? clock.monotonic() - entry.readAt : Infinity;
       if (entry && age < (entry.found ? FRESH_MS : UNKNOWN_MS)) return use(entry);
       const kept = entry?.found && age < KEPT_MS ? entry : undefined;
-      if (kept && isAway) return use(refresh(digest, kept));
+      // Asked again after a while, and waited for: it may have come back, and the key may be revoked.
+      if (kept && isAway && clock.monotonic() - failedAt < FRESH_MS) return use(refresh(digest, kept));
       const otherwise = (error: unknown): FoundKey | undefined => {
         if (kept) return use(kept);
         throw error;

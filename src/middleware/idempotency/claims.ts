@@ -143,6 +143,8 @@ export function claims({ records, clock, logger, ttlMs, owner }: ClaimsOptions):
   }
 
   function later(key: string, ending: Waiting): void {
+    // Whoever has the claim knows what became of it; a twin only knows that it did not get it.
+    if (ending.version === undefined && waiting.get(key)?.version !== undefined) return;
     if (waiting.size >= MAX_WAITING) waiting.delete(waiting.keys().next().value as string);
     waiting.set(key, ending);
     if (!isClosed) retrier ??= clock.timer(RETRY_MS, onRetry);
@@ -150,10 +152,12 @@ export function claims({ records, clock, logger, ttlMs, owner }: ClaimsOptions):
 
   /** Stops at the first that fails: the store is away. */
   async function retry(): Promise<void> {
-    for (const [key, { id, version, value }] of [...waiting]) {
+    for (const [key, one] of [...waiting]) {
+      const { id, version, value } = one;
       const known = version ?? (await versionOf(key, id));
       if (known !== undefined) await write(key, value, known);
-      waiting.delete(key);
+      // Another ending may have come meanwhile.
+      if (waiting.get(key) === one) waiting.delete(key);
     }
   }
 

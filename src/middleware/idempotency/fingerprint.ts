@@ -26,7 +26,7 @@ const sha256 = (text: string): string => createHash("sha256").update(text).diges
 export function placeOf(ctx: Context, { dialect, operation }: Call, key: string): string {
   const { principal, scopes = {}, route } = ctx;
   const whose = Object.entries(scopes).sort(byName);
-  return sha256(JSON.stringify([principal?.kind ?? null, principal?.name ?? null, whose, route, dialect, operation, key]));
+  return sha256(JSON.stringify([principal?.kind ?? null, principal?.name ?? null, whose, ctx.account ?? null, route, dialect, operation, key]));
 }
 
 /** Of what is asked for. The order of fields and the space between them say nothing. */

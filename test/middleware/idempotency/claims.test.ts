@@ -145,6 +145,8 @@ describe("a store that is away", () => {
     isAway = true;
     await Promise.all([a.end(charged, ANSWER), a.end(refused, null)]);
     await expect(a.take("new", about("3"))).rejects.toThrow("away");
+    // Its client tries again, in vain: what became of the first is not forgotten by that.
+    await expect(a.take("refused", about("2 again"))).resolves.toEqual({ state: "open" });
     for (const key of ["charged", "refused"]) expect((await node("b").take(key, about("4"))).state).toBe("open");
     clock.advance(1_000);
     isAway = false;
