@@ -218,6 +218,7 @@ describe.skipIf(url === undefined)("two gateways on one Postgres", () => {
     await a.guard.admin.keys.revoke("known");
     wire.set({ refuse: false });
     await expect.poll(() => statusOf(b, known.key), { timeout: 20_000, interval: 50 }).toBe(401);
-    expect(await statusOf(b, other.key)).toBe(200);
+    // The pool may still hold a connection that was cut.
+    await expect.poll(() => statusOf(b, other.key), { timeout: 20_000, interval: 50 }).toBe(200);
   });
 });
