@@ -104,7 +104,11 @@ describe("one gateway", () => {
     const listening = closeLater(await listen(app));
     expect((await fetch(`${listening.url}/own`, { headers: { "x-api-key": key } })).status).toBe(403);
     const body = JSON.stringify({ model: "gpt-4o", messages: [] });
-    const refused = await fetch(`${listening.url}/host/v1/chat/completions`, { method: "POST", headers: { "x-tenant": "acme", "idempotency-key": "k" }, body });
+    const refused = await fetch(`${listening.url}/host/v1/chat/completions`, {
+      method: "POST",
+      headers: { "x-tenant": "acme", "idempotency-key": "k" },
+      body,
+    });
     expect([refused.status, await refused.json()]).toMatchObject([403, { error: { code: "forbidden" } }]);
   });
 
