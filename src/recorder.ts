@@ -14,6 +14,8 @@ export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
       return ledger.intent((ctx.row = openRow(ctx, lease)));
     },
     attempt(ctx, lease, status, code) {
+      // Only an attempt that is followed by another one is more than the row itself tells.
+      if (code !== null) (ctx.failedAttempts ??= []).push({ credential: lease.credential.name, model: lease.model, status, code });
       metrics?.attempt(lease.credential.name, lease.model, status);
       const { events } = ctx.services;
       if (!events.has("attempt")) return;
@@ -127,6 +129,7 @@ function openRow(ctx: Context, lease: Lease | undefined): OpenRow {
     provider: lease?.credential.provider ?? null,
     credential: lease?.credential.name ?? null,
     stream: call?.stream ?? false,
+    tag: ctx.tag,
     held: heldBy(ctx),
     state: "intent",
     status: 0,
@@ -134,6 +137,7 @@ function openRow(ctx: Context, lease: Lease | undefined): OpenRow {
     latencyMs: 0,
     firstByteMs: null,
     attempts: 0,
+    tried: null,
     usage: null,
     provenance: "void",
     rawNanoUsd: null,
@@ -185,6 +189,7 @@ function closeRow(ctx: Context): LedgerRow {
   row.latencyMs = ctx.services.clock.monotonic() - startedAt;
   row.firstByteMs = firstByteAt === undefined ? null : firstByteAt - startedAt;
   row.attempts = ctx.attempts;
+  row.tried = ctx.attempts > 1 && ctx.failedAttempts ? ctx.failedAttempts.slice(0, ctx.attempts - 1) : null;
   row.usage = metered?.usage ?? null;
   row.provenance = metered?.provenance ?? (row.state === "estimated" ? "estimated" : "void");
   row.rawNanoUsd = metered ? metered.rawNanoUsd : held;

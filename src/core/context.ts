@@ -3,7 +3,7 @@ import type { Call } from "./call.ts";
 import type { Choice, Fault, Lease } from "./credential.ts";
 import type { ErrorCode, GuardError } from "./errors.ts";
 import type { Events } from "./events.ts";
-import type { LedgerRow } from "./ledger.ts";
+import type { LedgerRow, TriedAttempt } from "./ledger.ts";
 import type { Logger } from "./logger.ts";
 import type { Scopes } from "./scope.ts";
 import type { Amounts, Charge } from "./store.ts";
@@ -196,6 +196,8 @@ export class Context {
   /** Written by `proxy`, per attempt. */
   lease: Lease | undefined;
   attempts = 0;
+  /** Written by the recorder: attempts that failed; undefined = none did. */
+  failedAttempts: TriedAttempt[] | undefined;
   /** Written by `proxy`: whose fault the last refusal of a provider was; undefined = the last attempt was not refused. */
   fault: Fault | undefined;
   firstByteAt: number | undefined;

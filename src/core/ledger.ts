@@ -21,8 +21,18 @@ export interface LedgerIntent {
   readonly provider: string | null;
   readonly credential: string | null;
   readonly stream: boolean;
+  /** The caller's own label: `x-quotaguard-tag`, `guard.fetch({ tag })`. */
+  readonly tag: string | null;
   /** What the budgets hold for it. */
   readonly held: Amounts;
+}
+
+/** An attempt that did not serve the request; `status` null = no answer came. */
+export interface TriedAttempt {
+  readonly credential: string;
+  readonly model: string;
+  readonly status: number | null;
+  readonly code: ErrorCode | null;
 }
 
 /** How a request ended: `settled` by usage · `released` nothing was charged · `refused` by us · `estimated` charged as held · `unknown` the process died, charged as held. */
@@ -36,6 +46,8 @@ export interface LedgerRow extends LedgerIntent {
   readonly latencyMs: number;
   readonly firstByteMs: number | null;
   readonly attempts: number;
+  /** The attempts before the last one, oldest first. Null = there was no other. */
+  readonly tried: readonly TriedAttempt[] | null;
   readonly usage: Usage | null;
   readonly provenance: Provenance;
   /** Null = the model has no price. */
@@ -56,6 +68,7 @@ export const openRow = (intent: LedgerIntent): LedgerRow => ({
   latencyMs: 0,
   firstByteMs: null,
   attempts: 0,
+  tried: null,
   usage: null,
   provenance: "void",
   rawNanoUsd: null,

@@ -12,6 +12,8 @@ import { parseObject } from "./json.ts";
 const SLOT = Symbol.for("quotaguard.context");
 const TARGET = Symbol.for("quotaguard.target");
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
+/** Printable, so that it is harmless wherever it is shown. */
+const TAG = /^[\x20-\x7e]{1,128}$/;
 
 type WithContext = { [SLOT]?: Context; [TARGET]?: CallTarget };
 
@@ -39,6 +41,9 @@ export function admit(ctx: Context, options: OpenOptions): void {
 
 /** A caller's own id if it is harmless in headers and logs, else ours. */
 export const cleanRequestId = (value: unknown, id: string): string => (typeof value === "string" && REQUEST_ID.test(value) ? value : id);
+
+/** The caller's own label for a request; null = none, or none that can be shown. */
+export const cleanTag = (value: unknown): string | null => (typeof value === "string" && TAG.test(value) ? value : null);
 
 /**
  * The path that is asked for below the mount point, without the query. Routers take what they have matched off `url` (Express keeps it in `baseUrl`,
@@ -109,6 +114,7 @@ export function openContext(req: IncomingMessage, res: ServerResponse, options: 
     host: req,
   });
   ctx.route = route;
+  ctx.tag = cleanTag(req.headers["x-quotaguard-tag"]);
   (req as WithContext)[SLOT] = ctx;
   admit(ctx, options);
   // Fires exactly once, for finished, failed and aborted responses alike.

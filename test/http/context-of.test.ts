@@ -110,7 +110,7 @@ describe("a provider's own object", () => {
     quota.meter(chunk("a", 5, 1));
     quota.meter(chunk("a", 5, 3));
     quota.meter(chunk("b", 7, 0));
-    expect(used(ctx)?.usage).toEqual({ ...NO_USAGE, inputTokens: 12, outputTokens: 3 });
+    expect(used(ctx)?.usage).toEqual({ ...NO_USAGE, requests: 2, inputTokens: 12, outputTokens: 3 });
   });
 
   test("without usage is ignored", () => {

@@ -13,6 +13,7 @@ import { intentOf, rowOf } from "../contracts/ledger-rows.ts";
 import { freePort } from "../setup/server-process.ts";
 import { testServer } from "../setup/test-server.ts";
 import { openedStore, ownRole, ownSchema, sqlOn, wired } from "./postgres-kit.ts";
+import { SINCE_0003 } from "./migration-columns.ts";
 
 const server = (await testServer("postgres")) as string;
 
@@ -224,12 +225,13 @@ describe.skipIf(server === undefined)("starting on a real Postgres", () => {
     await first.close();
     await sqlOn(
       server,
-      `alter table ${schema}.quotaguard_ledger drop column price_version; delete from ${schema}.quotaguard_migration where name = '0003_price_version'`,
+      `alter table ${schema}.quotaguard_ledger ${SINCE_0003.map((column) => `drop column ${column}`).join(", ")};
+       delete from ${schema}.quotaguard_migration where name >= '0003'`,
     );
     const { ledger } = await openedStore(server, { schema });
     ledger.close(rowOf("new"));
     await ledger.flush();
-    expect(await Promise.all(["old", "new"].map((id) => ledger.get(id)))).toEqual([rowOf("old", { priceVersion: null }), rowOf("new")]);
+    expect(await Promise.all(["old", "new"].map((id) => ledger.get(id)))).toEqual([rowOf("old", { priceVersion: null, tag: null }), rowOf("new")]);
   });
 
   it("a migration that fails half-way leaves nothing behind, and the next start makes it good", async () => {

@@ -10,6 +10,7 @@ import { sqliteStore, type SqliteStoreOptions } from "../../src/stores/sqlite/in
 import { hasWalResetBug, openDatabase, startServing } from "../../src/stores/sqlite/open.ts";
 import { intentOf, rowOf } from "../contracts/ledger-rows.ts";
 import { tempFolder, writer } from "./sqlite-kit.ts";
+import { SINCE_0003 } from "./migration-columns.ts";
 
 async function problemOf(path: string): Promise<string> {
   const store = sqliteStore(path);
@@ -121,13 +122,17 @@ describe("opening", () => {
     first.ledger.close(rowOf("old"));
     await first.close();
     const db = new DatabaseSync(path);
-    db.exec("alter table quotaguard_ledger drop column price_version; delete from quotaguard_migration where name = '0003_price_version'");
+    for (const column of SINCE_0003) db.exec(`alter table quotaguard_ledger drop column ${column}`);
+    db.exec("delete from quotaguard_migration where name >= '0003'");
     db.close();
     const store = sqliteStore(path);
     await store.ready();
     store.ledger.close(rowOf("new"));
     await store.ledger.flush();
-    expect(await Promise.all(["old", "new"].map((id) => store.ledger.get(id)))).toEqual([rowOf("old", { priceVersion: null }), rowOf("new")]);
+    expect(await Promise.all(["old", "new"].map((id) => store.ledger.get(id)))).toEqual([
+      rowOf("old", { priceVersion: null, tag: null }),
+      rowOf("new"),
+    ]);
     await store.close();
   });
 

@@ -19,9 +19,17 @@ const INTEGERS: ReadonlySet<Column> = new Set<Column>([
   "reasoning_tokens",
   "raw_nano_usd",
   "billed_nano_usd",
+  "cache_write_long_tokens",
+  "audio_input_tokens",
+  "image_input_tokens",
+  "audio_output_tokens",
+  "image_output_tokens",
+  "prediction_tokens",
+  "images",
+  "requests",
 ]);
 /** Columns whose value is JSON text: inside the JSON of the row they are text once more. */
-const JSON_TEXTS: ReadonlySet<Column> = new Set<Column>(["scopes", "held"]);
+const JSON_TEXTS: ReadonlySet<Column> = new Set<Column>(["scopes", "held", "raw_usage", "tried"]);
 
 function typeOf(column: Column): string {
   if (INTEGERS.has(column)) return "bigint";

@@ -93,8 +93,10 @@ export function ledgerQueries(db: Kysely<Database>): LedgerQueries {
           .select(groups.map((group, index) => group.as(`group_${index}`)))
           .select([
             sql<SqlSum>`count(*)`.as("requests"),
-            sql<SqlSum>`sum(input_tokens + cache_read_tokens + cache_write_tokens)`.as("input_tokens"),
-            sql<SqlSum>`sum(output_tokens + reasoning_tokens)`.as("output_tokens"),
+            sql<SqlSum>`sum(input_tokens + cache_read_tokens + cache_write_tokens + coalesce(cache_write_long_tokens, 0)
+              + coalesce(audio_input_tokens, 0) + coalesce(image_input_tokens, 0))`.as("input_tokens"),
+            sql<SqlSum>`sum(output_tokens + reasoning_tokens + coalesce(audio_output_tokens, 0)
+              + coalesce(image_output_tokens, 0) + coalesce(prediction_tokens, 0))`.as("output_tokens"),
             sql<SqlSum>`sum(raw_nano_usd)`.as("raw_nano_usd"),
             sql<SqlSum>`sum(billed_nano_usd)`.as("billed_nano_usd"),
           ]);

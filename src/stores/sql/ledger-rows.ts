@@ -41,6 +41,17 @@ export const LEDGER_COLUMNS = [
   "billed_nano_usd",
   "limit",
   "price_version",
+  "cache_write_long_tokens",
+  "audio_input_tokens",
+  "image_input_tokens",
+  "audio_output_tokens",
+  "image_output_tokens",
+  "prediction_tokens",
+  "images",
+  "requests",
+  "raw_usage",
+  "tag",
+  "tried",
 ] as const satisfies readonly (keyof LedgerTable)[];
 
 export type SqlValue = string | number | null;
@@ -83,6 +94,17 @@ export function rowValues(row: LedgerRow): SqlValue[] {
     row.billedNanoUsd,
     row.limit,
     row.priceVersion,
+    usage?.cacheWriteLongTokens ?? null,
+    usage?.audioInputTokens ?? null,
+    usage?.imageInputTokens ?? null,
+    usage?.audioOutputTokens ?? null,
+    usage?.imageOutputTokens ?? null,
+    usage?.predictionTokens ?? null,
+    usage?.images ?? null,
+    usage?.requests ?? null,
+    usage?.raw === undefined ? null : JSON.stringify(usage.raw),
+    row.tag,
+    row.tried === null ? null : JSON.stringify(row.tried),
   ];
 }
 
@@ -114,6 +136,8 @@ export function rowFrom(columns: Selectable<LedgerTable>): LedgerRow {
     billedNanoUsd: numberOrNull(columns.billed_nano_usd),
     limit: columns.limit,
     priceVersion: columns.price_version,
+    tag: columns.tag,
+    tried: columns.tried === null ? null : parsed<LedgerRow["tried"]>(columns.tried),
   };
 }
 
@@ -136,6 +160,7 @@ export function packIntent(row: LedgerIntent): string {
     row.credential,
     row.stream ? 1 : 0,
     row.held,
+    row.tag,
   ]);
 }
 
@@ -153,13 +178,14 @@ type PackedIntent = [
   credential: string | null,
   stream: number,
   held: Amounts,
+  tag?: string | null,
 ];
 
 /** Reads a JSON array of packed intents as open rows: nothing is known about their end. */
 export function unpackIntents(body: string): LedgerRow[] {
   return (JSON.parse(body) as PackedIntent[]).map(
-    ([id, requestId, at, key, scopes, route, dialect, model, servedModel, provider, credential, stream, held]) =>
-      openRow({ id, requestId, at, key, scopes, route, dialect, model, servedModel, provider, credential, stream: stream === 1, held }),
+    ([id, requestId, at, key, scopes, route, dialect, model, servedModel, provider, credential, stream, held, tag = null]) =>
+      openRow({ id, requestId, at, key, scopes, route, dialect, model, servedModel, provider, credential, stream: stream === 1, held, tag }),
   );
 }
 
@@ -194,6 +220,27 @@ function scopesFrom({ org, team, user, scopes }: Selectable<LedgerTable>): Scope
   };
 }
 
+/** The columns of the usage that most rows leave empty. */
+const RARE_USAGE = {
+  cacheWriteLongTokens: "cache_write_long_tokens",
+  audioInputTokens: "audio_input_tokens",
+  imageInputTokens: "image_input_tokens",
+  audioOutputTokens: "audio_output_tokens",
+  imageOutputTokens: "image_output_tokens",
+  predictionTokens: "prediction_tokens",
+  images: "images",
+  requests: "requests",
+} as const satisfies Partial<Record<keyof Usage, keyof LedgerTable>>;
+
+function rareUsageFrom(columns: Selectable<LedgerTable>): Partial<Usage> {
+  const found: { -readonly [name in keyof typeof RARE_USAGE]?: number } = {};
+  for (const name of Object.keys(RARE_USAGE) as (keyof typeof RARE_USAGE)[]) {
+    const count = columns[RARE_USAGE[name]];
+    if (count !== null) found[name] = Number(count);
+  }
+  return found;
+}
+
 function usageFrom(columns: Selectable<LedgerTable>): Usage | null {
   if (columns.input_tokens === null) return null;
   return {
@@ -202,7 +249,9 @@ function usageFrom(columns: Selectable<LedgerTable>): Usage | null {
     cacheWriteTokens: Number(columns.cache_write_tokens),
     outputTokens: Number(columns.output_tokens),
     reasoningTokens: Number(columns.reasoning_tokens),
+    ...rareUsageFrom(columns),
     ...(columns.reported_usd === null ? {} : { reportedUsd: columns.reported_usd }),
+    ...(columns.raw_usage === null ? {} : { raw: parsed<NonNullable<Usage["raw"]>>(columns.raw_usage) }),
   };
 }
 

@@ -105,6 +105,16 @@ const migrations = (flavour: SqlFlavour): Readonly<Record<string, Migration>> =>
       await db.schema.alterTable("quotaguard_ledger").addColumn("price_version", "text").execute();
     },
   },
+  "0004_usage_classes_tag_tried": {
+    async up(db: Kysely<unknown>) {
+      const counts = ["cache_write_long_tokens", "audio_input_tokens", "image_input_tokens", "audio_output_tokens", "image_output_tokens"];
+      // SQLite adds one column at a time.
+      for (const name of [...counts, "prediction_tokens", "images", "requests"])
+        await db.schema.alterTable("quotaguard_ledger").addColumn(name, "bigint").execute();
+      for (const name of ["raw_usage", "tried"]) await db.schema.alterTable("quotaguard_ledger").addColumn(name, "json").execute();
+      await db.schema.alterTable("quotaguard_ledger").addColumn("tag", "text").execute();
+    },
+  },
 });
 
 /**

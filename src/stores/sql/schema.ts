@@ -46,6 +46,18 @@ export interface LedgerTable {
   billed_nano_usd: SqlIntegerOrNull;
   limit: string | null;
   price_version: string | null;
+  /** The classes that few calls have; null when the usage is not known or has none of them. */
+  cache_write_long_tokens: SqlIntegerOrNull;
+  audio_input_tokens: SqlIntegerOrNull;
+  image_input_tokens: SqlIntegerOrNull;
+  audio_output_tokens: SqlIntegerOrNull;
+  image_output_tokens: SqlIntegerOrNull;
+  prediction_tokens: SqlIntegerOrNull;
+  images: SqlIntegerOrNull;
+  requests: SqlIntegerOrNull;
+  raw_usage: SqlJson<readonly Readonly<Record<string, unknown>>[]> | null;
+  tag: string | null;
+  tried: SqlJson<LedgerRow["tried"]> | null;
 }
 
 /** Open requests, packed: one row holds all intents of one tick of one process. It goes when the last of them has its row in the ledger. */

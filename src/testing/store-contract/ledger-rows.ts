@@ -28,6 +28,7 @@ export function intentOf(id: string, more: Partial<LedgerIntent> = {}): LedgerIn
     provider: "openai",
     credential: "openai_main",
     stream: false,
+    tag: "nightly",
     held: { requests: 1, tokens: 1500, usd: 12_000_000 },
     ...more,
   };
@@ -42,6 +43,7 @@ export function rowOf(id: string, more: Partial<LedgerRow> = {}): LedgerRow {
     latencyMs: 812,
     firstByteMs: 120,
     attempts: 1,
+    tried: null,
     usage: { inputTokens: 100, cacheReadTokens: 20, cacheWriteTokens: 3, outputTokens: 50, reasoningTokens: 7 },
     provenance: "exact",
     rawNanoUsd: 1_000_001,
