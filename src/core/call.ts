@@ -1,8 +1,16 @@
 /** What a client asks for, read from its request by the dialect that the path belongs to. */
 
-export type DialectId = "openai";
+/** The wire formats of callers: OpenAI chat completions, OpenAI Responses, Anthropic Messages, Gemini generateContent. */
+export type DialectId = "openai" | "responses" | "anthropic" | "gemini";
 
-export type Operation = "chat" | "completions" | "embeddings";
+/** The wire formats of providers: what callers speak, and what no caller speaks. */
+export type WireId = DialectId | "kiro";
+
+/** Models of one family understand each other's signatures of thoughts; nobody else may see them. */
+export type Family = "openai" | "anthropic" | "gemini";
+
+/** `chat` is the dialect's own: a Responses request is one as well. */
+export type Operation = "chat" | "completions" | "embeddings" | "count_tokens";
 
 export interface Call {
   readonly dialect: DialectId;

@@ -1,4 +1,4 @@
-import type { DialectId, Operation } from "./call.ts";
+import type { DialectId, Family, Operation, WireId } from "./call.ts";
 import type { GuardError } from "./errors.ts";
 import type { Secret } from "./secret.ts";
 import type { MaybePromise } from "./time.ts";
@@ -57,14 +57,47 @@ export interface Verdict {
   readonly waitMs: number | null;
 }
 
+type Body = Readonly<Record<string, unknown>>;
+
+/**
+ * Below the base URL's path. An operation without a path is not offered. `{model}` stands for the model's name. `stream` = where streamed chats go, if
+ * elsewhere than whole ones.
+ */
+export type ProviderPaths = Readonly<Partial<Record<Operation | "stream" | "models", string>>>;
+
+export interface AdaptedRequest {
+  readonly credential: Credential;
+  /** As the provider knows it. */
+  readonly model: string;
+  readonly operation: Operation;
+  readonly stream: boolean;
+  /** Unique, ours. */
+  readonly requestId: string;
+}
+
 /** What is particular about a provider. A row, not a class: other rows are made by spreading one and changing what differs. */
 export interface ProviderRow {
   readonly id: string;
-  readonly dialect: DialectId;
+  /** What requests are written in when the provider does not speak the caller's dialect. */
+  readonly dialect: WireId;
   /** Where it lives unless the credential says otherwise; null = the credential must say. */
   readonly baseUrl: string | null;
-  /** Below the base URL's path. */
-  readonly paths: Readonly<Record<Operation | "models", string>>;
+  /** Of its own dialect. */
+  readonly paths: ProviderPaths;
+  /** Other dialects that it speaks: their callers' bytes pass untouched. */
+  readonly also?: Readonly<Partial<Record<DialectId, ProviderPaths>>>;
+  /** Of its models; a function where one provider serves several. Absent = that of its dialect. */
+  readonly family?: Family | ((model: string) => Family);
+  /** It answers in streams only; whole answers are put together from them. */
+  readonly streamsOnly?: true;
+  /** What it asks beyond its dialect. Called with the body of its own dialect, and changes a copy. */
+  adapt?(body: Body, request: AdaptedRequest): Body;
+  /** Takes an answer, or an event of a stream, out of what this provider puts around it. */
+  unwrap?(body: Body): Body;
+  /** Headers that depend on the request; lower case. */
+  requestHeaders?(body: Body, request: AdaptedRequest): Readonly<Record<string, string>>;
+  /** Models that it is known to have, for when it cannot be asked. */
+  readonly models?: readonly string[];
   /** The field that caps a chat answer's length. */
   readonly capField: "max_tokens" | "max_completion_tokens";
   /** Client headers that the provider may see, besides the content type; lower case. What tells who the client is never goes, whatever stands here. */

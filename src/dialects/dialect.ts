@@ -1,12 +1,24 @@
 import type { Call, DialectId, Operation } from "../core/call.ts";
 import type { GuardError } from "../core/errors.ts";
+import type { Codec } from "./codec.ts";
 import type { Usage } from "../core/usage.ts";
 
 /** A path of a dialect and what it means. Paths are written with their `/v1`; a mount below a prefix may leave it out. */
 export interface DialectRoute {
   readonly method: "GET" | "POST";
+  /** `{model}` stands for one or more parts of a path, up to what follows it. */
   readonly path: string;
   readonly operation: Operation;
+  /** Where the path says it, and not the body. */
+  readonly stream?: boolean;
+}
+
+/** What the path says of a call. */
+export interface CallPath {
+  readonly operation: Operation;
+  /** Null = the body says it. */
+  readonly model: string | null;
+  readonly stream: boolean | null;
 }
 
 /** What the gateway may have to change in a request. Everything else stays as the client wrote it, byte for byte. */
@@ -45,7 +57,7 @@ export interface Dialect {
   readonly id: DialectId;
   readonly routes: readonly DialectRoute[];
   /** Checks the parsed body's own fields. Throws `body_invalid` that names the field. */
-  read(operation: Operation, bytes: Buffer, body: Readonly<Record<string, unknown>>): Call;
+  read(path: CallPath, bytes: Buffer, body: Readonly<Record<string, unknown>>): Call;
   /** The request's bytes with the changes made, or the very same buffer when nothing has to change. */
   rewrite(call: Call, changes: RequestChanges): Buffer;
   /**
@@ -54,6 +66,8 @@ export interface Dialect {
   readResponse(bytes: Buffer): { readonly usage: Usage } | { readonly text: string } | null;
   observer(options: ObserverOptions): StreamObserver;
   errorBody(error: GuardError): Record<string, unknown>;
+  /** How it is translated from and to other dialects. */
+  readonly codec?: Codec;
   /** One event that tells a client in mid-stream that it failed. */
   errorEvent(error: GuardError): Buffer;
 }

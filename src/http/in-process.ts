@@ -99,7 +99,7 @@ function contextOf({ url, method, headers, matched, init, request }: SdkRequest,
   const reader: CallReader = {
     call(ctx) {
       if (matched?.kind !== "call") throw new GuardError("body_invalid", "this path does not carry a model call");
-      return callFrom(ctx.body(), matched.dialect, matched.operation, ctx);
+      return callFrom(ctx.body(), matched, ctx);
     },
     body: () => bodyBytes(init, request, options.bodyLimit),
   };

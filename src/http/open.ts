@@ -1,9 +1,10 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { Socket } from "node:net";
-import type { Call, DialectId, Operation } from "../core/call.ts";
+import type { Call, DialectId } from "../core/call.ts";
 import { Context, type AddressReader, type CallReader, type Services } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
 import { andThen, type MaybePromise } from "../core/time.ts";
+import type { CallPath } from "../dialects/dialect.ts";
 import { dialect } from "../dialects/index.ts";
 import { clientAddress } from "./address.ts";
 import { readBody } from "./body.ts";
@@ -65,9 +66,9 @@ function queryOf(req: IncomingMessage): string {
 }
 
 /** Reads and parses the body as a call of one operation. */
-export function callFrom(bytes: MaybePromise<Buffer>, id: DialectId, operation: Operation, ctx: Context): MaybePromise<Call> {
+export function callFrom(bytes: MaybePromise<Buffer>, { dialect: id, path }: NonNullable<CallTarget>, ctx: Context): MaybePromise<Call> {
   const read = (body: Buffer): Call => {
-    const call = dialect(id).read(operation, body, parseObject(body));
+    const call = dialect(id).read(path, body, parseObject(body));
     ctx.resolveCall(call);
     return call;
   };
@@ -75,7 +76,7 @@ export function callFrom(bytes: MaybePromise<Buffer>, id: DialectId, operation: 
 }
 
 /** Which operation the body belongs to; null on a host's own routes, where the body is the host's business. */
-export type CallTarget = { readonly dialect: DialectId; readonly operation: Operation } | null;
+export type CallTarget = { readonly dialect: DialectId; readonly path: CallPath } | null;
 
 const addressOfHost: AddressReader = (host, logger) => clientAddress(host as IncomingMessage, logger);
 
@@ -96,7 +97,7 @@ export function openContext(req: IncomingMessage, res: ServerResponse, options: 
     call(ctx) {
       const { [TARGET]: aim = target } = req as WithContext;
       if (!aim) throw new GuardError("body_invalid", "this route does not carry a model call");
-      return callFrom(ctx.body(), aim.dialect, aim.operation, ctx);
+      return callFrom(ctx.body(), aim, ctx);
     },
     body: () => readBody(req, options.bodyLimit, options.services.logger),
     query: () => queryOf(req),

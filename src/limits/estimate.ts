@@ -146,6 +146,7 @@ export function estimator(options: EstimatorOptions): Estimator {
   function textTokens({ operation, body }: Call): number {
     switch (operation) {
       case "chat":
+      case "count_tokens":
         return chatTokens(body);
       case "completions":
         return promptTokens(body.prompt) + promptTokens(body.suffix);

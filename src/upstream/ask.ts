@@ -29,7 +29,7 @@ export function askProvider(transport: Transport, clock: Clock, question: Questi
   const row = rowOf(credential);
   const { origin, allowPrivate, proxyUrl } = credential;
   const headers = requestHeaders({}, row, credential, body?.length ?? null);
-  const path = upstreamPath(credential, row.paths[to]);
+  const path = upstreamPath(credential, row.paths[to] as string);
   const request = { origin, path, method: body ? "POST" : "GET", headers, body, allowPrivate, proxyUrl };
   return collected(transport, clock, request, { timeoutMs, maxBytes }).answer;
 }

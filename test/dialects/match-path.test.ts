@@ -7,7 +7,7 @@ describe("a path", () => {
     ["/v1/completions", "completions"],
     ["/v1/embeddings", "embeddings"],
   ])("%s is a call", (path, operation) => {
-    const matched = { kind: "call", method: "POST", route: path, dialect: "openai", operation };
+    const matched = { kind: "call", method: "POST", route: path, dialect: "openai", path: { operation, model: null, stream: null } };
     expect(matchPath(path, false)).toEqual(matched);
     expect(matchPath(path, true)).toEqual(matched);
     expect(matchPath(path.slice(3), true)).toEqual(matched);

@@ -11,7 +11,7 @@ const estimate = estimator({ tokenizer: byLength, defaultMaxOutputTokens: 4096 }
 
 function callOf(operation: Operation, body: Record<string, unknown>): Call {
   const whole = { model: "gpt-4o", ...body };
-  return readRequest(operation, Buffer.from(JSON.stringify(whole)), whole);
+  return readRequest({ operation, model: null, stream: null }, Buffer.from(JSON.stringify(whole)), whole);
 }
 const chat = (body: Record<string, unknown>): Call => callOf("chat", body);
 const user = (content: unknown): Record<string, unknown> => ({ role: "user", content });

@@ -1,6 +1,6 @@
-import type { Call, Operation } from "../../core/call.ts";
+import type { Call } from "../../core/call.ts";
 import { GuardError } from "../../core/errors.ts";
-import type { RequestChanges } from "../dialect.ts";
+import type { CallPath, RequestChanges } from "../dialect.ts";
 import { editFields, type FieldEdits } from "../json-edit.ts";
 import { fieldsOf } from "../usage.ts";
 import { parameterRule, REASONING_CAP, type ParameterRule } from "./parameters.ts";
@@ -42,7 +42,7 @@ function boolean(body: Body, field: string): boolean {
 const promptCount = (prompt: unknown): number => (Array.isArray(prompt) && prompt.length > 1 && typeof prompt[0] !== "number" ? prompt.length : 1);
 
 /** Reads what the gateway itself needs to know; everything else is the provider's to judge. */
-export function readRequest(operation: Operation, bytes: Buffer, body: Body): Call {
+export function readRequest({ operation }: CallPath, bytes: Buffer, body: Body): Call {
   const model = body.model;
   if (typeof model !== "string" || model === "" || model.length > MAX_MODEL_LENGTH) {
     throw invalid("model", `model is required and must be a string of 1 to ${MAX_MODEL_LENGTH} characters`);

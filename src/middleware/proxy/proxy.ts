@@ -43,7 +43,7 @@ export function proxyStep(options: ProxyOptions): Step {
       capField: call.operation === "chat" ? row.capField : "max_tokens",
       ...(ctx.outputCap === undefined ? {} : { outputCap: ctx.outputCap }),
     });
-    const path = upstreamPath(credential, row.paths[call.operation]);
+    const path = upstreamPath(credential, row.paths[call.operation] as string);
     const { origin, allowPrivate, proxyUrl } = credential;
     return { origin, path, method: "POST", headers: requestHeaders(ctx.headers, row, credential, body.length), body, allowPrivate, proxyUrl };
   }

@@ -70,7 +70,9 @@ describe("which models refuse parameters", () => {
 
 const rewritten = (text: string, changes: RequestChanges = {}, operation: "chat" | "completions" = "chat"): string => {
   const bytes = Buffer.from(text);
-  return openai.rewrite(openai.read(operation, bytes, JSON.parse(text) as Record<string, unknown>), changes).toString();
+  return openai
+    .rewrite(openai.read({ operation, model: null, stream: null }, bytes, JSON.parse(text) as Record<string, unknown>), changes)
+    .toString();
 };
 
 describe("a request to a reasoning model", () => {

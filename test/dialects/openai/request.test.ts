@@ -1,14 +1,16 @@
 import { describe, expect, test } from "vitest";
-import type { Call, Operation } from "../../../src/core/call.ts";
+import type { Call, Operation as AnyOperation } from "../../../src/core/call.ts";
 import type { RequestChanges } from "../../../src/dialects/dialect.ts";
 import { openai } from "../../../src/dialects/openai/index.ts";
 import { refusalOf } from "../../core/context-kit.ts";
+
+type Operation = Exclude<AnyOperation, "count_tokens">;
 
 const CHAT = { model: "gpt-4o", messages: [{ role: "user", content: "hi" }] };
 
 function read(operation: Operation, text: string | object): Call {
   const bytes = Buffer.from(typeof text === "string" ? text : JSON.stringify(text));
-  return openai.read(operation, bytes, JSON.parse(bytes.toString()) as Record<string, unknown>);
+  return openai.read({ operation, model: null, stream: null }, bytes, JSON.parse(bytes.toString()) as Record<string, unknown>);
 }
 
 const rewritten = (text: string | object, changes: RequestChanges, operation: Operation = "chat"): string =>
