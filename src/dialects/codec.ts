@@ -35,6 +35,12 @@ export interface AnswerOptions {
   readonly wantsUsage: boolean;
 }
 
+export interface DecodeOptions {
+  readonly toolName: (sent: string) => string;
+  /** Takes an event's data out of what the provider puts around it. */
+  readonly unwrap: ((body: JsonObject) => JsonObject) | undefined;
+}
+
 /** Turns one provider stream into neutral events. Bounded memory: throws `upstream_protocol` when an event, or what must be held back, grows without end. */
 export interface StreamDecoder {
   push(chunk: Buffer): readonly ChatEvent[];
@@ -53,10 +59,10 @@ export interface Codec {
   /** Reads a caller's request. What the neutral form has no place for goes to `losses`. Throws `body_invalid` that names the field. */
   decodeRequest(body: JsonObject, about: { readonly model: string; readonly stream: boolean }, losses: Losses): ChatRequest;
   encodeRequest(request: ChatRequest, options: EncodeOptions): EncodedRequest;
-  /** Null = it is no answer of this dialect. */
+  /** Null = it is no answer of this dialect. The body is unwrapped already. */
   decodeAnswer(body: JsonObject, toolName: (sent: string) => string): ChatAnswer | null;
   encodeAnswer(answer: ChatAnswer, options: AnswerOptions): JsonObject;
-  decoder(toolName: (sent: string) => string): StreamDecoder;
+  decoder(options: DecodeOptions): StreamDecoder;
   encoder(options: AnswerOptions): StreamEncoder;
   /** The usage as this dialect's callers read it. */
   encodeUsage(usage: Usage): JsonObject;

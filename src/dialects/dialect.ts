@@ -45,7 +45,7 @@ export interface StreamObserver {
   /** Returns what to forward now: usually the same buffer. Throws `upstream_protocol` when an event grows without end. */
   push(chunk: Buffer): Buffer | null;
   /** The upstream's body is over: what was held back, and whether the stream came to its proper end. */
-  end(): { readonly rest: Buffer | null; readonly complete: boolean };
+  end(): { readonly rest: Buffer | null; readonly complete: boolean; readonly fault?: GuardError };
   /** The last usage that the provider reported, if any. */
   usage(): Usage | null;
   /** Our own count of the output delivered so far. */
