@@ -1,4 +1,5 @@
 import type { Dialect } from "../dialect.ts";
+import { openaiCodec } from "./codec.ts";
 import { readRequest, rewriteRequest } from "./request.ts";
 import { errorBody, readResponse } from "./response.ts";
 import { openaiObserver } from "./stream.ts";
@@ -16,5 +17,6 @@ export const openai: Dialect = {
   readResponse,
   observer: openaiObserver,
   errorBody,
+  codec: openaiCodec,
   errorEvent: (error) => Buffer.from(`data: ${JSON.stringify(errorBody(error))}\n\n`),
 };
