@@ -1,8 +1,9 @@
 import type { DialectId } from "../core/call.ts";
+import { anthropic } from "./anthropic/index.ts";
 import type { CallPath, Dialect } from "./dialect.ts";
 import { openai } from "./openai/index.ts";
 
-const DIALECTS: Readonly<Partial<Record<DialectId, Dialect>>> = { openai };
+const DIALECTS: Readonly<Partial<Record<DialectId, Dialect>>> = { openai, anthropic };
 
 export const dialect = (id: DialectId): Dialect => DIALECTS[id] as Dialect;
 

@@ -1,3 +1,5 @@
+import type { ChatRequest } from "./message.ts";
+
 /** What a provider takes as a tool's name. */
 export interface NameRule {
   readonly maxLength: number;
@@ -16,6 +18,12 @@ export interface ToolNames {
 
 /** Servers of tools put their own name before the tool's: that of the tool tells more. */
 const MCP = /^mcp__.*__(?=[^_]|_[^_])/s;
+
+/** Names of tools that the conversation knows, declared or only called. */
+export const namesIn = ({ tools, turns }: ChatRequest): readonly string[] => [
+  ...tools.flatMap((tool) => (tool.kind === "web_search" ? [] : [tool.name])),
+  ...turns.flatMap(({ blocks }) => blocks.flatMap((block) => (block.type === "tool_call" ? [block.name] : []))),
+];
 
 /** Makes names that a provider takes out of those that the caller has: each its own, the same ones for the same request, and restored in the answer. */
 export function toolNames(names: Iterable<string>, rule: NameRule): ToolNames {

@@ -19,7 +19,7 @@ import type {
 } from "../message.ts";
 import type { Losses } from "../losses.ts";
 import { nearestLevel } from "../reasoning.ts";
-import { toolNames, type NameRule, type ToolNames } from "../tool-names.ts";
+import { namesIn, toolNames, type NameRule, type ToolNames } from "../tool-names.ts";
 import { parameterRule } from "./parameters.ts";
 
 const NAMES: NameRule = { maxLength: 64, allowed: /[a-zA-Z0-9_-]/ };
@@ -27,12 +27,6 @@ const LEVELS: readonly ReasoningLevel[] = ["none", "minimal", "low", "medium", "
 const AUDIO_FORMATS: Readonly<Record<string, string>> = { "audio/mpeg": "mp3", "audio/mp3": "mp3", "audio/wav": "wav", "audio/x-wav": "wav" };
 /** Models that are known not to reason, and refuse to be asked for it. */
 const PLAIN_MODEL = /(?:^|\/)(?:gpt-3\.5|gpt-4|chatgpt)/i;
-
-/** Names of tools that the conversation knows, declared or only called. */
-export const namesIn = ({ tools, turns }: ChatRequest): readonly string[] => [
-  ...tools.flatMap((tool) => (tool.kind === "web_search" ? [] : [tool.name])),
-  ...turns.flatMap(({ blocks }) => blocks.flatMap((block) => (block.type === "tool_call" ? [block.name] : []))),
-];
 
 export function encodeRequest(request: ChatRequest, { losses, outputCap, capField = "max_tokens" }: EncodeOptions): EncodedRequest {
   const names = toolNames(namesIn(request), NAMES);

@@ -3,6 +3,7 @@ import { StringDecoder } from "node:string_decoder";
 import { GuardError } from "../../core/errors.ts";
 import type { Usage } from "../../core/usage.ts";
 import type { ObserverOptions, StreamObserver } from "../dialect.ts";
+import { openEventGuard } from "../lazy-observer.ts";
 import { lastBoundary, MAX_EVENT_BYTES, nextBoundary } from "../sse.ts";
 import { fieldsOf, openaiUsage } from "../usage.ts";
 import { choiceText } from "./response.ts";
@@ -26,10 +27,7 @@ const DONE = /[\r\n]data: ?\[DONE\]/;
 export function openaiObserver(options: ObserverOptions): StreamObserver {
   let kept: Buffer[] = [];
   let keptBytes = 0;
-  /** Bytes of the event that is still open. */
-  let openBytes = 0;
-  /** The last three bytes of the write before. */
-  let edge: Buffer = Buffer.alloc(0);
+  const guard = openEventGuard();
   /** The open event itself, held back only while the usage chunk must be hidden. */
   let carry: Buffer | null = null;
   let reader: EventReader | undefined;
@@ -49,20 +47,11 @@ export function openaiObserver(options: ObserverOptions): StreamObserver {
     return reader;
   }
 
-  function checkOpenEvent(chunk: Buffer): void {
-    let boundary = lastBoundary(chunk);
-    // The empty line may lie across two writes.
-    if (boundary === 0 && lastBoundary(Buffer.concat([edge, chunk.subarray(0, 3)])) > 0) boundary = Math.min(3, chunk.length);
-    edge = chunk.length >= 3 ? Buffer.from(chunk.subarray(-3)) : Buffer.concat([edge, chunk]).subarray(-3);
-    openBytes = boundary > 0 ? chunk.length - boundary : openBytes + chunk.length;
-    if (openBytes > MAX_EVENT_BYTES) throw new GuardError("upstream_protocol", "the upstream sent an event of more than 1 MiB");
-  }
-
   return {
     push(chunk) {
       keep(chunk);
       if (!options.hideUsage) {
-        checkOpenEvent(chunk);
+        guard(chunk);
         return chunk;
       }
       const bytes: Buffer = carry ? Buffer.concat([carry, chunk]) : chunk;
