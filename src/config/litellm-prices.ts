@@ -1,10 +1,14 @@
 import { z } from "zod";
 import type { ModelPrice, PriceTier } from "../metering/price.ts";
-import { perMtok, usd, type FilePrice } from "./file-price.ts";
+import { outputMaximum, perMtok, usd, type FilePrice } from "./file-price.ts";
 
 const entrySchema = z.looseObject({
   litellm_provider: z.string(),
   mode: z.string().nullish(),
+  max_input_tokens: z.unknown().optional(),
+  max_output_tokens: z.unknown().optional(),
+  /** What the other two were once written as: of the output where there is a window beside it. */
+  max_tokens: z.unknown().optional(),
   input_cost_per_token: usd().nullish(),
   output_cost_per_token: usd().nullish(),
   output_cost_per_reasoning_token: usd().nullish(),
@@ -47,11 +51,17 @@ export function litellmPrices(entries: Readonly<Record<string, unknown>>): reado
     const parsed = entrySchema.safeParse(value);
     if (!parsed.success) return [];
     const entry = parsed.data;
-    const price = priceOf(entry);
-    if (!price) return [];
+    const { max_output_tokens: output, max_tokens: either, max_input_tokens: window } = entry;
     const provider = entry.litellm_provider;
     const prefix = `${provider}/`;
-    return [{ provider, names: key.startsWith(prefix) ? [key, key.slice(prefix.length)] : [key], price }];
+    return [
+      {
+        provider,
+        names: key.startsWith(prefix) ? [key, key.slice(prefix.length)] : [key],
+        price: priceOf(entry),
+        maxOutputTokens: outputMaximum(output ?? either, window),
+      },
+    ];
   });
 }
 

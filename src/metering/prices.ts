@@ -65,6 +65,8 @@ export interface PriceSheet extends Prices {
    * or there is none.
    */
   ceiling(pairs: readonly ModelAndCredential[], inputTokens: number, outputTokens: number): number | null;
+  /** The most tokens that any of the pairs writes in one answer, per the sources; `unknown` is for those that none of them knows. Null = none is known. */
+  maxOutputTokens(pairs: readonly ModelAndCredential[], unknown: number): number | null;
 }
 
 /** Itself it is the prices of now, for no org in particular. */
@@ -91,7 +93,7 @@ interface Entry {
 /** A price on its way to being applied, and the kind of place that it stands in. */
 interface Found {
   readonly price: Price;
-  readonly kind: "rules" | "models" | "file" | "dearest";
+  readonly kind: "rules" | "models" | "file" | "book" | "dearest";
   readonly source: string;
 }
 
@@ -100,6 +102,8 @@ interface Terms {
   readonly bill: (nanoUsd: number) => number;
   /** For a cost that the provider itself reports. */
   readonly reportedVersion: string;
+  /** Null = no source knows. */
+  readonly maxOutputTokens: number | null;
 }
 
 interface Epoch {
@@ -127,7 +131,7 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
     return known;
   }
 
-  function sheetOf(list: PriceSources["current"], applying: readonly ReadRule[]): PriceSheet {
+  function sheetOf(list: PriceSources["current"], applying: readonly ReadRule[], atMs: number): PriceSheet {
     const priced = applying.filter(({ price }) => price !== null);
     const marked = applying.filter(({ bill }) => bill !== null);
     const memo = new Map<string, Map<string | null, Terms>>();
@@ -145,9 +149,9 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
     function inSources(names: readonly string[], provider: string | null): Found | null {
       for (const source of list) {
         for (const name of names) {
-          const prices = source.find(name, provider).map(({ price }) => read(price, source.name));
+          const prices = source.find(name, provider, atMs).map(({ price }) => read(price, source.name));
           const price = dearest(prices);
-          if (price) return { price, kind: "file", source: source.name };
+          if (price) return { price, kind: source.kind, source: source.name };
         }
       }
       return null;
@@ -177,6 +181,16 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
       return bound.length === 1 ? (bound[0] as Found) : { price, kind: "dearest", source: bound.map(({ source }) => source).join(", ") };
     }
 
+    function mostOutput(names: readonly string[], provider: string | null): number | null {
+      for (const source of list) {
+        for (const name of names) {
+          const most = source.maxOutputTokens(name, provider);
+          if (most !== null) return most;
+        }
+      }
+      return null;
+    }
+
     function termsOf(model: string, credential: string | null): Terms {
       const names = [model, ...realNamesAt(realNames.get(model) ?? [], credential)];
       const provider = credential === null ? null : (credentials.find(credential)?.provider ?? null);
@@ -187,6 +201,7 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
       return {
         bill,
         reportedVersion: `reported:${versionOf(null, pct)}`,
+        maxOutputTokens: mostOutput(names, provider),
         applied: found && { price: found.price, markupPct: pct, source: found.source, version: `${found.kind}:${versionOf(found.price, pct)}` },
       };
     }
@@ -237,25 +252,34 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
         }
         return most;
       },
+      maxOutputTokens(pairs, unknown) {
+        const known = pairs.map(({ model, credential }) => find(model, credential).maxOutputTokens);
+        return known.every((most) => most === null) ? null : Math.max(...known.map((most) => most ?? unknown));
+      },
     };
   }
 
-  const begun = (now: number): Epoch => ({
-    sources: sources.current,
-    since: rules.changes.findLast((change) => change <= now) ?? -Infinity,
-    until: rules.changes.find((change) => change > now) ?? Infinity,
-    sheets: new Map(),
-  });
+  function begun(now: number): Epoch {
+    const list = sources.current;
+    const changes = [...rules.changes, ...list.flatMap((source) => source.changes)];
+    return {
+      sources: list,
+      since: Math.max(-Infinity, ...changes.filter((change) => change <= now)),
+      until: Math.min(Infinity, ...changes.filter((change) => change > now)),
+      sheets: new Map(),
+    };
+  }
 
   function sheetIn({ sources: list, sheets, since }: Epoch, org: string | null, now: number): PriceSheet {
     const whose = org !== null && rules.orgs.has(org) ? org : null;
+    const at = since === -Infinity ? now : since;
     let sheet = sheets.get(whose);
-    if (!sheet) sheets.set(whose, (sheet = sheetOf(list, rules.at(whose, since === -Infinity ? now : since))));
+    if (!sheet) sheets.set(whose, (sheet = sheetOf(list, rules.at(whose, at), at)));
     return sheet;
   }
 
   function current(org: string | null): PriceSheet {
-    const now = rules.changes.length === 0 ? 0 : clock.now();
+    const now = clock.now();
     if (!epoch || epoch.sources !== sources.current || now < epoch.since || now >= epoch.until) epoch = begun(now);
     return sheetIn(epoch, org, now);
   }
@@ -274,6 +298,7 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
     find: (model, credential) => current(null).find(model, credential),
     cost: (model, credential, usage) => current(null).cost(model, credential, usage),
     ceiling: (pairs, inputTokens, outputTokens) => current(null).ceiling(pairs, inputTokens, outputTokens),
+    maxOutputTokens: (pairs, unknown) => current(null).maxOutputTokens(pairs, unknown),
   };
 }
 
