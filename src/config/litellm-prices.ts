@@ -74,7 +74,9 @@ function priceOf(entry: Entry): ModelPrice | null {
   // Embeddings write nothing.
   const output = base.output_cost_per_token ?? (mode === "embedding" ? 0 : undefined);
   if (input === undefined || output === undefined) return null;
-  const tiers = [...more.map((range): PriceTier => ({ aboveInputTokens: Math.floor(range.range[0]), ...ratesOf(range) })), ...tiersAbove(entry)];
+  const above = tiersAbove(entry);
+  if (!above) return null;
+  const tiers = [...more.map((range): PriceTier => ({ aboveInputTokens: Math.floor(range.range[0]), ...ratesOf(range) })), ...above];
   return {
     ...ratesOf({ ...base, cache_read_input_token_cost: base.cache_read_input_token_cost ?? base.input_cost_per_cached_token }),
     inputPerMtok: perMtok(input),
@@ -98,13 +100,14 @@ function ratesOf(entry: Readonly<Record<string, unknown>>): Rates {
   return rates;
 }
 
-/** `input_cost_per_token_above_200k_tokens` and the like. */
-function tiersAbove(entry: Entry): readonly PriceTier[] {
+/** `input_cost_per_token_above_200k_tokens` and the like. Null = one of them is no price: large requests would pay as small ones do. */
+function tiersAbove(entry: Entry): readonly PriceTier[] | null {
   const tiers = new Map<number, Record<string, string>>();
   for (const [field, value] of Object.entries(entry)) {
     const [, name, thousands] = ABOVE.exec(field) ?? [];
     const cost = usd().safeParse(value);
-    if (name === undefined || !cost.success) continue;
+    if (name === undefined || value === null) continue;
+    if (!cost.success) return null;
     const above = Number(thousands) * 1_000;
     const rates = tiers.get(above) ?? {};
     rates[FIELDS[name as keyof typeof FIELDS]] = perMtok(cost.data);

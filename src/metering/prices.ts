@@ -5,7 +5,7 @@ import type { Clock } from "../core/time.ts";
 import { markup } from "./markup.ts";
 import { compilePrice, costOf, dearest, mostOf, versionOf, type ModelPrice, type Price } from "./price.ts";
 import { priceRules, type MatcherOf, type PriceRule, type ReadRule } from "./price-rules.ts";
-import { NO_SOURCES, type PriceSources } from "./price-source.ts";
+import { NO_SOURCES, type PriceSource, type PriceSources } from "./price-source.ts";
 
 /** An entry of `models[]`, as far as prices go. */
 export interface PricedModel {
@@ -146,23 +146,41 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
       return { price: rule.price as Price, kind: "rules", source: rule.option };
     }
 
-    function inSources(names: readonly string[], provider: string | null): Found | null {
-      for (const source of list) {
-        for (const name of names) {
-          const prices = source.find(name, provider, atMs).map(({ price }) => read(price, source.name));
-          const price = dearest(prices);
-          if (price) return { price, kind: source.kind, source: source.name };
+    /** Lists have the names of providers: what clients call a model may be another one there, and counts only when nothing else is known. */
+    function inSources<T>(
+      names: readonly string[],
+      provider: string | null,
+      ask: (source: PriceSource, names: readonly string[]) => T | null,
+    ): T | null {
+      const [own, ...real] = names as readonly [string, ...string[]];
+      const inTurn = provider === null ? [names] : real.length === 0 ? [[own]] : [real, [own]];
+      for (const some of inTurn) {
+        for (const source of list) {
+          const found = ask(source, some);
+          if (found !== null) return found;
         }
       }
       return null;
     }
+
+    const priceIn = (names: readonly string[], provider: string | null): Found | null =>
+      inSources(names, provider, (source, some) => {
+        const price = dearest(some.flatMap((name) => source.find(name, provider, atMs)).map((each) => read(each.price, source.name)));
+        return price && { price, kind: source.kind, source: source.name };
+      });
+
+    const mostOutput = (names: readonly string[], provider: string | null): number | null =>
+      inSources(names, provider, (source, some) => {
+        const known = some.map((name) => source.maxOutputTokens(name, provider)).filter((most) => most !== null);
+        return known.length === 0 ? null : Math.max(...known);
+      });
 
     function atCredential(model: string, credential: string, names: readonly string[], provider: string | null): Found | null {
       const rule = ruleFor(priced, names, provider);
       if (rule) return foundBy(rule);
       const shelf = shelves.get(model);
       const entry = shelf?.bound.get(credential) ?? shelf?.unbound;
-      return entry ? { price: entry.price, kind: "models", source: entry.option } : inSources(names, provider);
+      return entry ? { price: entry.price, kind: "models", source: entry.option } : priceIn(names, provider);
     }
 
     /** Nobody knows who serves it. */
@@ -177,18 +195,8 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
       const bound = [...providers].flatMap((provider) => ruleFor(named, names, provider) ?? []).map(foundBy);
       for (const { price, option } of shelf?.bound.values() ?? []) bound.push({ price, kind: "models", source: option });
       const price = dearest(bound.map((each) => each.price));
-      if (!price) return inSources(names, null);
+      if (!price) return priceIn(names, null);
       return bound.length === 1 ? (bound[0] as Found) : { price, kind: "dearest", source: bound.map(({ source }) => source).join(", ") };
-    }
-
-    function mostOutput(names: readonly string[], provider: string | null): number | null {
-      for (const source of list) {
-        for (const name of names) {
-          const most = source.maxOutputTokens(name, provider);
-          if (most !== null) return most;
-        }
-      }
-      return null;
     }
 
     function termsOf(model: string, credential: string | null): Terms {

@@ -119,6 +119,27 @@ describe("whose price it is", () => {
   });
 });
 
+describe("a model that clients know by another name", () => {
+  const renamed = (name: string, real: string): PriceBook =>
+    priceBook({
+      models: [{ name, model: real }],
+      sources: { current: [source] },
+      credentials: { version: 0, find: (provider) => ({ provider }) },
+      clock: { now: () => NOW },
+    });
+  const input = usage({ inputTokens: 1 });
+
+  test("costs what the provider's own name for it costs", () => {
+    for (const credential of ["openai", null])
+      expect(renamed("gpt-4o-mini", "gpt-4o").cost("gpt-4o-mini", credential, input)?.rawNanoUsd).toBe(2_500);
+    expect(renamed("gpt-4o", "gpt-4o-mini").cost("gpt-4o", "openai", input)?.rawNanoUsd).toBe(150);
+  });
+
+  test("costs what its name among clients does where the other is in no list, as that of a deployment", () => {
+    expect(renamed("gpt-4o", "our-deployment-7").cost("gpt-4o", "azure", input)?.rawNanoUsd).toBe(2_500);
+  });
+});
+
 describe("a price that changes", () => {
   const CHANGE = Date.UTC(2027, 0, 1);
 
