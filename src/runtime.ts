@@ -202,6 +202,7 @@ async function assemble(
     countTokens,
     prices,
     capOutput: options.estimate.capOutput,
+    defaultMaxOutputTokens: options.estimate.defaultMaxOutputTokens,
     maxOutputTokensOf: (model) => outputMaxima.get(model) ?? null,
     resolve: offered.resolve,
   };
