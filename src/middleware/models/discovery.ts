@@ -4,6 +4,7 @@ import type { Clock, MaybePromise } from "../../core/time.ts";
 import { fieldsOf } from "../../dialects/usage.ts";
 import type { ListedModel, ModelCatalogue } from "../../pool/catalogue.ts";
 import { askProvider } from "../../upstream/ask.ts";
+import { rowOf } from "../../upstream/providers.ts";
 import type { Transport } from "../../upstream/transport.ts";
 
 const FRESH_MS = 5 * 60_000;
@@ -41,7 +42,12 @@ export function modelDiscovery(options: DiscoveryOptions): ModelDiscovery {
   let round: Promise<void> | undefined;
   let hasAsked = false;
 
-  const isAsked = ({ models }: Credential): boolean => models === null || models.some((pattern) => pattern.includes("*"));
+  const isAsked = (credential: Credential): boolean => {
+    const { paths, models: known } = rowOf(credential);
+    if (paths.models === undefined && known === undefined) return false;
+    const { models } = credential;
+    return models === null || models.some((pattern) => pattern.includes("*"));
+  };
   const asked = (): readonly Credential[] => [...options.credentials].filter(isAsked);
   const placeOf = ({ name, provider, origin, basePath, models }: Credential): string => JSON.stringify([name, provider, origin, basePath, models]);
 
@@ -91,6 +97,8 @@ export function modelDiscovery(options: DiscoveryOptions): ModelDiscovery {
 }
 
 async function listOf({ transport, clock }: DiscoveryOptions, credential: Credential): Promise<Iterable<ListedModel>> {
+  const row = rowOf(credential);
+  if (row.paths.models === undefined) return (row.models ?? []).map((id) => ({ id, created: null, ownedBy: null }));
   const question = { credential, to: "models", body: null, timeoutMs: TIMEOUT_MS, maxBytes: MAX_LIST_BYTES } as const;
   const { status, body } = await askProvider(transport, clock, question);
   if (status !== 200) {
@@ -105,7 +113,8 @@ async function listOf({ transport, clock }: DiscoveryOptions, credential: Creden
 /** Without the parser's own complaint, which quotes what it could not read. */
 function dataOf(text: string): readonly unknown[] | null {
   try {
-    const data = fieldsOf(JSON.parse(text))?.data;
+    const body = fieldsOf(JSON.parse(text));
+    const data = body?.data ?? body?.models;
     return Array.isArray(data) ? data : null;
   } catch {
     return null;
@@ -114,11 +123,14 @@ function dataOf(text: string): readonly unknown[] | null {
 
 function* readModels(data: readonly unknown[]): Generator<ListedModel> {
   for (const item of data) {
-    const { id, created, owned_by: ownedBy } = fieldsOf(item) ?? {};
+    const { id: plain, name, created, created_at: createdAt, owned_by: ownedBy } = fieldsOf(item) ?? {};
+    // Gemini's are named by their paths, and Anthropic's have dates.
+    const id = plain ?? (typeof name === "string" ? name.replace(/^models\//, "") : name);
+    const seconds = created ?? (typeof createdAt === "string" ? Math.floor(Date.parse(createdAt.slice(0, 40)) / 1_000) : undefined);
     if (typeof id !== "string" || !LABEL.test(id)) continue;
     yield {
       id,
-      created: typeof created === "number" && Number.isSafeInteger(created) && created >= 0 ? created : null,
+      created: typeof seconds === "number" && Number.isSafeInteger(seconds) && seconds >= 0 ? seconds : null,
       ownedBy: typeof ownedBy === "string" && LABEL.test(ownedBy) ? ownedBy : null,
     };
   }
