@@ -4,12 +4,13 @@ import type { Call } from "./core/call.ts";
 import { closeAll } from "./core/close-all.ts";
 import type { Services } from "./core/context.ts";
 import { GuardError } from "./core/errors.ts";
+import { idFactory } from "./core/id.ts";
 import type { ScopesInput } from "./core/scope.ts";
 import type { Ledger } from "./core/store.ts";
 import type { Clock, MaybePromise } from "./core/time.ts";
 import type { Step } from "./core/step.ts";
 import { NO_USAGE, type Usage } from "./core/usage.ts";
-import { dialect } from "./dialects/index.ts";
+import { codecOf, dialect } from "./dialects/index.ts";
 import { adminOf } from "./admin.ts";
 import { callCosts, operationCosts, routeCosts, silentCosts, type CostParts } from "./costs.ts";
 import { bounded, boundedLedger, boundedMemo, boundedStore } from "./limits/bounded.ts";
@@ -30,7 +31,7 @@ import { idempotencyOf } from "./idempotency.ts";
 import type { GuardPrices } from "./guard-prices.ts";
 import { inProcessBudgets, type InProcessBudgets } from "./in-process-budgets.ts";
 import { modelsStep } from "./middleware/models.ts";
-import type { AttemptSettings } from "./middleware/proxy/attempt.ts";
+import type { AttemptSettings } from "./middleware/proxy/attempt-settings.ts";
 import { proxyStep } from "./middleware/proxy/proxy.ts";
 import type { ResolvedRouteBudget } from "./options/budgets.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
@@ -228,6 +229,10 @@ async function assemble(
   };
   const attempts: AttemptSettings = {
     dialectOf: (call) => dialect(call.dialect),
+    codecOf,
+    nextId: idFactory(clock.now),
+    lossy: options.router.lossy,
+    maxOutputTokensOf: costs.maxOutputTokensOf,
     firstByteTimeoutMs: options.resilience.firstByteTimeoutMs,
     idleTimeoutMs: options.resilience.idleTimeoutMs,
     requestTimeoutMs: options.server.requestTimeoutMs,

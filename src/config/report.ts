@@ -79,6 +79,7 @@ function asWritten(options: ResolvedOptions): Shown {
     modelAlias: options.modelAlias,
     router: {
       strategy: typeof router.strategy === "function" ? "a function" : router.strategy,
+      lossy: router.lossy,
       reservation: { ttl: formatDuration(router.reservation.ttlMs) },
     },
     resilience: {

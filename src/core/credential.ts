@@ -149,4 +149,6 @@ export interface Choice {
    * or `no_credential`.
    */
   next(): MaybePromise<Lease | null>;
+  /** `all_credentials_limited` when candidates that were passed over have no room now or are cooling down; else null. */
+  busy?(): GuardError | null;
 }

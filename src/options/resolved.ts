@@ -89,7 +89,12 @@ export interface ResolvedOptions {
   readonly models: readonly ResolvedModel[];
   readonly modelAlias: Readonly<Record<string, string>>;
   /** Another name than ours is that of a plugin's strategy. */
-  readonly router: { readonly strategy: StrategyName | (string & {}) | StrategyFunction; readonly reservation: { readonly ttlMs: number } };
+  readonly router: {
+    readonly strategy: StrategyName | (string & {}) | StrategyFunction;
+    /** Whether what a provider's dialect cannot express is dropped instead of refused. */
+    readonly lossy: boolean;
+    readonly reservation: { readonly ttlMs: number };
+  };
   readonly resilience: {
     readonly maxRetries: number;
     readonly retryBudget: number;
@@ -141,7 +146,7 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
     waitingCredentials: options.credentials.flatMap((credential, index) => (isBuiltIn(credential) ? [] : [{ index, credential }])),
     models: options.models.map(modelOf),
     modelAlias: options.modelAlias,
-    router: { strategy: router.strategy, reservation: { ttlMs: router.reservation.ttl } },
+    router: { strategy: router.strategy, lossy: router.lossy, reservation: { ttlMs: router.reservation.ttl } },
     resilience: {
       maxRetries: resilience.maxRetries,
       retryBudget: resilience.retryBudget,

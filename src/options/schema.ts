@@ -175,6 +175,8 @@ export const optionsSchema = z.strictObject({
   router: z
     .strictObject({
       strategy: strategy().default("round-robin"),
+      /** What a provider's dialect cannot express is dropped and named in `x-quotaguard-dropped`, in place of a refusal that names it. */
+      lossy: z.boolean().default(false),
       reservation: z.strictObject({ ttl: duration(1_000).default(300_000) }).prefault({}),
     })
     .prefault({}),

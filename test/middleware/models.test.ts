@@ -70,11 +70,11 @@ function desk(
 const bodyOf = ({ body }: Answer): unknown => JSON.parse((body as Buffer).toString());
 
 describe("in the caller's dialect", () => {
-  const opened = () => desk([credential("one", { models: ["gpt-4o", "vendor/model"], provider: "openai-compatible" })]);
+  const listing = () => desk([credential("one", { models: ["gpt-4o", "vendor/model"], provider: "openai-compatible" })]);
   const version = { "anthropic-version": "2023-06-01" };
 
   test("Anthropic's", async () => {
-    const { ask, clock } = opened();
+    const { ask, clock } = listing();
     const created = `${new Date(clock.now()).toISOString().slice(0, 19)}Z`;
     const shown = (id: string) => ({ type: "model", id, display_name: id, created_at: created });
     expect(bodyOf(await ask("", null, version))).toEqual({
@@ -88,7 +88,7 @@ describe("in the caller's dialect", () => {
   });
 
   test("Gemini's", async () => {
-    const { ask } = opened();
+    const { ask } = listing();
     const supportedGenerationMethods = ["generateContent", "streamGenerateContent", "countTokens"];
     const shown = (id: string) => ({ name: `models/${id}`, displayName: id, supportedGenerationMethods });
     expect(bodyOf(await ask("/v1beta/models"))).toEqual({ models: [shown("gpt-4o"), shown("vendor/model")] });

@@ -14,7 +14,9 @@ import type { RetryBudget } from "../../resilience/retry-budget.ts";
 import { requestHeaders } from "../../upstream/headers.ts";
 import { rowOf, upstreamPath } from "../../upstream/providers.ts";
 import type { OutgoingRequest, Transport } from "../../upstream/transport.ts";
-import { Attempt, type AttemptSettings, type Failure } from "./attempt.ts";
+import { Attempt } from "./attempt.ts";
+import type { AttemptSettings, Failure } from "./attempt-settings.ts";
+import { wireFor, type Wire } from "./wire.ts";
 
 export interface ProxyOptions extends AttemptSettings {
   /** Of the guard that this step belongs to. */
@@ -33,22 +35,20 @@ export function proxyStep(options: ProxyOptions): Step {
   const pause = backoff(options.random ?? Math.random);
 
   /** The request as this credential's provider wants it. */
-  function outgoing(ctx: Context, call: Call, lease: Lease): OutgoingRequest {
-    const { credential } = lease;
-    const row = rowOf(credential);
-    const body = options.dialectOf(call).rewrite(call, {
-      model: lease.model,
-      includeUsage: call.stream,
-      // The legacy completions know only the older field.
-      capField: call.operation === "chat" ? row.capField : "max_tokens",
-      ...(ctx.outputCap === undefined ? {} : { outputCap: ctx.outputCap }),
-    });
-    const path = upstreamPath(credential, row.paths[call.operation] as string);
+  function outgoing(ctx: Context, { credential }: Lease, { path, body, headers }: Wire): OutgoingRequest {
     const { origin, allowPrivate, proxyUrl } = credential;
-    return { origin, path, method: "POST", headers: requestHeaders(ctx.headers, row, credential, body.length), body, allowPrivate, proxyUrl };
+    return {
+      origin,
+      path: upstreamPath(credential, path),
+      method: "POST",
+      headers: withOwn(requestHeaders(ctx.headers, rowOf(credential), credential, body.length), headers),
+      body,
+      allowPrivate,
+      proxyUrl,
+    };
   }
 
-  async function attempt(ctx: Context, call: Call, lease: Lease): Promise<Answer | Failure> {
+  async function attempt(ctx: Context, call: Call, lease: Lease, wire: Wire): Promise<Answer | Failure> {
     if (ctx.gone) throw neverSent(ctx, lease);
     ctx.lease = lease;
     ctx.attempts += 1;
@@ -61,8 +61,19 @@ export function proxyStep(options: ProxyOptions): Step {
       throw error;
     }
     if (ctx.gone) throw neverSent(ctx, lease);
-    const current = new Attempt(options, ctx, call, lease);
-    return current.send((handler) => transport.send(outgoing(ctx, call, lease), handler));
+    const current = new Attempt(options, ctx, call, lease, wire);
+    return current.send((handler) => transport.send(outgoing(ctx, lease, wire), handler));
+  }
+
+  /** How to speak to the provider; the reason when it cannot be asked this, and the lease has gone back. */
+  function wireOr(ctx: Context, call: Call, lease: Lease): Wire | GuardError {
+    try {
+      return wireFor(options, ctx, call, lease, rowOf(lease.credential));
+    } catch (error) {
+      lease.release(NEVER_SENT);
+      if (GuardError.is(error) && (error.code === "untranslatable" || error.code === "body_invalid")) return error;
+      throw error;
+    }
   }
 
   return async function proxy(ctx) {
@@ -72,10 +83,18 @@ export function proxyStep(options: ProxyOptions): Step {
     if (!ctx.choice) throw new Error("proxy needs a credentials step before it");
     retryBudget.request();
     let last: Failure | undefined;
+    let unsaid: GuardError | undefined;
     for (let tries = 0; tries <= maxRetries; tries += 1) {
       const next = ctx.choice.next();
       const lease = isPromise(next) ? await next : next;
       if (!lease) break;
+      const wire = wireOr(ctx, call, lease);
+      if (GuardError.is(wire)) {
+        // Somebody else may be able to say it; nobody was asked, so this was no try.
+        unsaid = wire;
+        tries -= 1;
+        continue;
+      }
       if (last) {
         // Only a retry that can be made is paid for, and waited for.
         if (!retryBudget.take()) {
@@ -84,15 +103,26 @@ export function proxyStep(options: ProxyOptions): Step {
         }
         await pause(ctx);
       }
-      const result = await attempt(ctx, call, lease);
+      const result = await attempt(ctx, call, lease, wire);
       if (!("error" in result)) return result;
       last = result;
       if (!result.retryable || ctx.gone) break;
     }
+    // Those that can say it may only be busy.
+    if (!last && unsaid) throw ctx.choice.busy?.() ?? unsaid;
     if (!last) throw new GuardError("no_credential", "no credential can serve this request now", { param: "model" });
     if (last.answer) return last.answer;
     throw last.error;
   };
+}
+
+/** Headers that a provider wants with this request, in place of others of their names. */
+function withOwn(headers: string[], own: Wire["headers"]): string[] {
+  const names = Object.keys(own);
+  if (names.length === 0) return headers;
+  const kept: string[] = [];
+  for (let i = 0; i < headers.length; i += 2) if (own[headers[i] as string] === undefined) kept.push(headers[i] as string, headers[i + 1] as string);
+  return [...kept, ...Object.entries(own).flat()];
 }
 
 /** Gives the lease back, because the client left or must go before anything was sent. Returns what to say to it. */
