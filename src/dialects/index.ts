@@ -1,9 +1,10 @@
 import type { DialectId } from "../core/call.ts";
 import { anthropic } from "./anthropic/index.ts";
+import { gemini } from "./gemini/index.ts";
 import type { CallPath, Dialect } from "./dialect.ts";
 import { openai } from "./openai/index.ts";
 
-const DIALECTS: Readonly<Partial<Record<DialectId, Dialect>>> = { openai, anthropic };
+const DIALECTS: Readonly<Partial<Record<DialectId, Dialect>>> = { openai, anthropic, gemini };
 
 export const dialect = (id: DialectId): Dialect => DIALECTS[id] as Dialect;
 
