@@ -2,12 +2,13 @@ import type { DialectId, WireId } from "../core/call.ts";
 import { anthropic } from "./anthropic/index.ts";
 import type { Codec } from "./codec.ts";
 import type { Dialect } from "./dialect.ts";
+import { gemini } from "./gemini/index.ts";
 import { openai } from "./openai/index.ts";
 import { likelyDialect, matchAnywhere, pathMatcher, type CallerHeaders, type Matched, type PathMatcher } from "./routes.ts";
 
 export type { CallerHeaders, Matched };
 
-const DIALECTS: Readonly<Partial<Record<DialectId, Dialect>>> = { openai, anthropic };
+const DIALECTS: Readonly<Partial<Record<DialectId, Dialect>>> = { openai, anthropic, gemini };
 
 export const dialect = (id: DialectId): Dialect => DIALECTS[id] as Dialect;
 
