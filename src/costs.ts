@@ -88,7 +88,8 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
       const call = given as Call;
       // Also refuses a model that nobody offers, before anything is held.
       servingOf(ctx, call);
-      if (!countsTokens(units)) return freeCost;
+      // What only counts tokens is billed by nobody.
+      if (!countsTokens(units) || call.operation === "count_tokens") return freeCost;
       const known = estimateOf(ctx, call, cap);
       const ceiling = amountsOf(known, "ceiling");
       const expected = amountsOf(known, "expected");

@@ -277,7 +277,7 @@ async function assemble(
 
   const tokensOf = (call: Call): number => {
     const { inputTokens, expectedOutputTokens } = estimate(call, null);
-    return inputTokens + expectedOutputTokens;
+    return call.operation === "count_tokens" ? 0 : inputTokens + expectedOutputTokens;
   };
   // Only a strategy of somebody else's may ask what a call would cost.
   const isBuiltIn = typeof options.router.strategy === "string" && isStrategyName(options.router.strategy);

@@ -68,6 +68,8 @@ export interface Dialect {
    */
   readResponse(bytes: Buffer): { readonly usage: Usage } | { readonly text: string } | null;
   observer(options: ObserverOptions): StreamObserver;
+  /** The answer to a call that only counts tokens; absent = the dialect has no such call. */
+  countBody?(tokens: number): Record<string, unknown>;
   errorBody(error: GuardError): Record<string, unknown>;
   /** How it is translated from and to other dialects. */
   readonly codec?: Codec;

@@ -1,4 +1,4 @@
-import type { Call } from "../core/call.ts";
+import type { Call, DialectId } from "../core/call.ts";
 import { fastTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 /**
@@ -48,12 +48,34 @@ const TOOLS_PREAMBLE_TOKENS = 350;
 const CEILING_IMAGE_TOKENS = 5_000;
 /** A photograph at the usual resolution. */
 const EXPECTED_IMAGE_TOKENS = 1_000;
-/** Base64 characters of audio per token: 32 tokens a second at 8 kbit/s, the densest of the usual codecs. */
-const AUDIO_CHARS_PER_TOKEN = 40;
+/** Base64 characters of audio per token: 32 tokens a second at 8 kbit/s, the densest of the usual codecs. Video has no fewer. */
+const SOUND_CHARS_PER_TOKEN = 40;
 /** Base64 characters of a document per token: its text, compressed. Its pages as images are in the flat figure. */
 const FILE_CHARS_PER_TOKEN = 4;
 
 type Fields = Readonly<Record<string, unknown>>;
+
+/** Where each dialect has what was said so far. */
+const TURNS: Readonly<Record<DialectId, string>> = { openai: "messages", responses: "input", anthropic: "messages", gemini: "contents" };
+const SYSTEM: Readonly<Record<DialectId, readonly string[]>> = {
+  openai: [],
+  responses: ["instructions"],
+  anthropic: ["system"],
+  gemini: ["systemInstruction", "system_instruction"],
+};
+/** What else the model reads: tools and schemas. */
+const SHAPES: Readonly<Record<DialectId, readonly string[]>> = {
+  openai: ["tools", "functions", "response_format", "prediction"],
+  responses: ["tools", "text"],
+  anthropic: ["tools", "output_config", "output_format"],
+  gemini: ["tools", "generationConfig", "generation_config"],
+};
+/** Members of messages and blocks that hold parts. */
+const CONTENTS: ReadonlySet<string> = new Set(["content", "parts", "output"]);
+/** The role is in the four; an id only ties a tool's answer to its call. */
+const TIES: ReadonlySet<string> = new Set(["role", "tool_call_id", "tool_use_id", "call_id", "cache_control"]);
+/** Thoughts that only their provider can read. */
+const SEALED: ReadonlySet<string> = new Set(["signature", "thoughtSignature", "thought_signature", "encrypted_content"]);
 
 /** Makes the estimator of one guard. */
 export function estimator(options: EstimatorOptions): Estimator {
@@ -79,9 +101,10 @@ export function estimator(options: EstimatorOptions): Estimator {
     return tokens;
   }
 
+  /** A text, or a list of parts. */
   function contentTokens(content: unknown): number {
     if (typeof content === "string") return tokenizer(content);
-    if (!Array.isArray(content)) return content === undefined || content === null ? 0 : valueTokens(content);
+    if (!Array.isArray(content)) return content === undefined || content === null ? 0 : partTokens(content);
     let tokens = 0;
     for (const part of content as readonly unknown[]) tokens += partTokens(part);
     return tokens;
@@ -93,6 +116,7 @@ export function estimator(options: EstimatorOptions): Estimator {
     switch (fields.type) {
       case "text":
       case "input_text":
+      case "output_text":
         return typeof fields.text === "string" ? tokenizer(fields.text) : valueTokens(part);
       case "image_url":
       case "input_image":
@@ -100,36 +124,63 @@ export function estimator(options: EstimatorOptions): Estimator {
         images += 1;
         return 0;
       case "input_audio":
-        return Math.ceil(charsIn(fields.input_audio, "data") / AUDIO_CHARS_PER_TOKEN) + 1;
+        return Math.ceil(charsIn(fields.input_audio, "data") / SOUND_CHARS_PER_TOKEN) + 1;
       case "file":
       case "input_file":
         images += 1;
         return Math.ceil(charsIn(fields.file ?? part, "file_data") / FILE_CHARS_PER_TOKEN);
+      case "document":
+        return documentTokens(fields.source);
+      case undefined:
+        return geminiTokens(fields);
       default:
-        return valueTokens(part);
+        return blockTokens(fields);
     }
   }
 
-  function messageTokens(message: unknown): number {
-    if (typeof message !== "object" || message === null) return MESSAGE_TOKENS + valueTokens(message);
-    let tokens = MESSAGE_TOKENS;
-    const fields = message as Fields;
+  /** Anthropic's documents: bytes, an address, or a text as it is. */
+  function documentTokens(source: unknown): number {
+    const { type, data, content } = fieldsIn(source);
+    if (type === "text" && typeof data === "string") return tokenizer(data);
+    if (content !== undefined) return contentTokens(content);
+    images += 1;
+    return Math.ceil(charsIn(source, "data") / FILE_CHARS_PER_TOKEN);
+  }
+
+  /** Gemini's parts have no type: they are what they hold. */
+  function geminiTokens(part: Fields): number {
+    const inline = part.inlineData ?? part.inline_data;
+    if (inline === undefined && part.fileData === undefined && part.file_data === undefined) return blockTokens(part);
+    const { mimeType, mime_type: snakeType = mimeType } = fieldsIn(inline);
+    const type = typeof snakeType === "string" ? snakeType : "";
+    if (/^(?:audio|video)\//.test(type)) return Math.ceil(charsIn(inline, "data") / SOUND_CHARS_PER_TOKEN) + 1;
+    images += 1;
+    return type.startsWith("image/") ? 0 : Math.ceil(charsIn(inline, "data") / FILE_CHARS_PER_TOKEN);
+  }
+
+  /** Any other block or message: its contents as contents, and what only ties it to others not at all. */
+  function blockTokens(fields: Fields): number {
+    let tokens = 0;
     for (const key in fields) {
-      if (key === "content") tokens += contentTokens(fields.content);
-      // The role is in the four; an id only ties a tool's answer to its call.
-      else if (key !== "role" && key !== "tool_call_id" && fields[key] !== null) tokens += valueTokens(fields[key]);
+      const value = fields[key];
+      if (CONTENTS.has(key)) tokens += contentTokens(value);
+      else if (SEALED.has(key)) tokens += Math.ceil(charsIn(fields, key) / FILE_CHARS_PER_TOKEN);
+      else if (!TIES.has(key) && value !== null) tokens += valueTokens(value);
     }
     return tokens;
   }
 
-  function chatTokens(body: Fields): number {
-    const { messages } = body;
+  const messageTokens = (message: unknown): number =>
+    MESSAGE_TOKENS + (typeof message === "object" && message !== null ? blockTokens(message as Fields) : valueTokens(message));
+
+  function chatTokens({ dialect, body }: Call): number {
     let tokens = CHAT_TOKENS;
-    if (Array.isArray(messages)) for (const message of messages as readonly unknown[]) tokens += messageTokens(message);
-    if (body.tools) tokens += valueTokens(body.tools);
-    if (body.functions) tokens += valueTokens(body.functions);
-    if (body.response_format) tokens += valueTokens(body.response_format);
-    if (body.prediction) tokens += valueTokens(body.prediction);
+    const turns = body[TURNS[dialect]];
+    if (Array.isArray(turns)) for (const message of turns as readonly unknown[]) tokens += messageTokens(message);
+    else if (typeof turns === "string") tokens += MESSAGE_TOKENS + tokenizer(turns);
+    // Each dialect has its own; a name of another one's is nothing to its provider.
+    for (const field of SYSTEM[dialect]) if (body[field]) tokens += MESSAGE_TOKENS + contentTokens(body[field]);
+    for (const field of SHAPES[dialect]) if (body[field]) tokens += valueTokens(body[field]);
     return tokens;
   }
 
@@ -143,11 +194,12 @@ export function estimator(options: EstimatorOptions): Estimator {
     return tokens;
   }
 
-  function textTokens({ operation, body }: Call): number {
+  function textTokens(call: Call): number {
+    const { operation, body } = call;
     switch (operation) {
       case "chat":
       case "count_tokens":
-        return chatTokens(body);
+        return chatTokens(call);
       case "completions":
         return promptTokens(body.prompt) + promptTokens(body.suffix);
       case "embeddings":
@@ -174,6 +226,8 @@ export function estimator(options: EstimatorOptions): Estimator {
     };
   };
 }
+
+const fieldsIn = (value: unknown): Fields => (typeof value === "object" && value !== null ? (value as Fields) : {});
 
 function charsIn(value: unknown, field: string): number {
   if (typeof value !== "object" || value === null) return 0;

@@ -2,7 +2,7 @@
 import type { Answer, Sink, Source } from "../../core/answer.ts";
 import type { Call } from "../../core/call.ts";
 import type { Context } from "../../core/context.ts";
-import type { AttemptOutcome, Lease } from "../../core/credential.ts";
+import { NEVER_SENT, type AttemptOutcome, type Lease } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import { nanoToUsd } from "../../core/money.ts";
 import type { Timer } from "../../core/time.ts";
@@ -14,6 +14,7 @@ import { redacted, redactedError } from "../../upstream/redacted.ts";
 import { larger, tokensCharged, usageCharged } from "./charging.ts";
 import { headerValue, listOfNames, rewritten } from "./reply-headers.ts";
 import type { Exchange, ResponseHandler } from "../../upstream/transport.ts";
+import { FREE } from "./token-count.ts";
 import { refusedBy, retold, type UpstreamHeaders } from "./refusal.ts";
 import { isStream, type Collector, type WholeAnswer, type Wire } from "./wire.ts";
 import type { AttemptSettings, Failure } from "./attempt-settings.ts";
@@ -286,7 +287,8 @@ export class Attempt implements ResponseHandler, Source {
   }
 
   #deliverWhole({ bytes, usage, text }: WholeAnswer): void {
-    if (usage) this.#charge(usage, "exact");
+    if (this.#call.operation === "count_tokens") this.#ctx.charged = FREE;
+    else if (usage) this.#charge(usage, "exact");
     else this.#charge(this.#countedUsage(this.#settings.countTokens(text)), "counted");
     const headers = this.#replyHeaders(JSON_TYPE);
     const { charged } = this.#ctx;
@@ -381,7 +383,8 @@ export class Attempt implements ResponseHandler, Source {
     this.#phase = "over";
     this.#timer?.cancel();
     this.#ctx.onGone(undefined);
-    this.#lease.release(outcome);
+    // Who cannot count can still answer.
+    this.#lease.release(this.#call.operation === "count_tokens" && outcome.kind !== "served" ? NEVER_SENT : outcome);
     this.#ctx.services.recorder.attempt(this.#ctx, this.#lease, status, error?.code ?? null);
   }
 

@@ -5,7 +5,7 @@
 import type { Answer } from "../../core/answer.ts";
 import type { Call } from "../../core/call.ts";
 import type { Context, Services } from "../../core/context.ts";
-import { NEVER_SENT, type Lease } from "../../core/credential.ts";
+import { NEVER_SENT, type Choice, type Lease } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import type { Step } from "../../core/step.ts";
 import { isPromise } from "../../core/time.ts";
@@ -16,6 +16,7 @@ import { rowOf, upstreamPath } from "../../upstream/providers.ts";
 import type { OutgoingRequest, Transport } from "../../upstream/transport.ts";
 import { Attempt } from "./attempt.ts";
 import type { AttemptSettings, Failure } from "./attempt-settings.ts";
+import { estimatedCount, FREE, mayEstimate } from "./token-count.ts";
 import { wireFor, type Wire } from "./wire.ts";
 
 export interface ProxyOptions extends AttemptSettings {
@@ -76,16 +77,12 @@ export function proxyStep(options: ProxyOptions): Step {
     }
   }
 
-  return async function proxy(ctx) {
-    const pending = ctx.call();
-    const call = isPromise(pending) ? await pending : pending;
-    ctx.services = options.services;
-    if (!ctx.choice) throw new Error("proxy needs a credentials step before it");
-    retryBudget.request();
+  /** The answer, or the last failure. Throws what was refused before anybody was asked. */
+  async function tried(ctx: Context, call: Call, choice: Choice): Promise<Answer | Failure> {
     let last: Failure | undefined;
     let unsaid: GuardError | undefined;
     for (let tries = 0; tries <= maxRetries; tries += 1) {
-      const next = ctx.choice.next();
+      const next = choice.next();
       const lease = isPromise(next) ? await next : next;
       if (!lease) break;
       const wire = wireOr(ctx, call, lease);
@@ -108,11 +105,38 @@ export function proxyStep(options: ProxyOptions): Step {
       last = result;
       if (!result.retryable || ctx.gone) break;
     }
+    if (last) return last;
     // Those that can say it may only be busy.
-    if (!last && unsaid) throw ctx.choice.busy?.() ?? unsaid;
-    if (!last) throw new GuardError("no_credential", "no credential can serve this request now", { param: "model" });
-    if (last.answer) return last.answer;
-    throw last.error;
+    if (unsaid) throw choice.busy?.() ?? unsaid;
+    throw new GuardError("no_credential", "no credential can serve this request now", { param: "model" });
+  }
+
+  async function counted(ctx: Context, call: Call, choice: Choice): Promise<Answer | Failure> {
+    let result: Answer | Failure;
+    try {
+      result = await tried(ctx, call, choice);
+    } catch (error) {
+      if (!GuardError.is(error)) throw error;
+      result = { error, retryable: error.status === 429 || error.status === 503, answer: null };
+    }
+    if (!("error" in result) || ctx.gone || !mayEstimate(result)) return result;
+    const answer = estimatedCount(options.dialectOf(call), options.inputTokens(call));
+    if (!answer) return result;
+    ctx.charged = FREE;
+    ctx.fault = undefined;
+    return answer;
+  }
+
+  return async function proxy(ctx) {
+    const pending = ctx.call();
+    const call = isPromise(pending) ? await pending : pending;
+    ctx.services = options.services;
+    if (!ctx.choice) throw new Error("proxy needs a credentials step before it");
+    retryBudget.request();
+    const result = await (call.operation === "count_tokens" ? counted : tried)(ctx, call, ctx.choice);
+    if (!("error" in result)) return result;
+    if (result.answer) return result.answer;
+    throw result.error;
   };
 }
 
