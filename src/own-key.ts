@@ -15,7 +15,7 @@ import type { AttemptSettings } from "./middleware/proxy/attempt-settings.ts";
 import { plainWire, type Wire } from "./middleware/proxy/wire.ts";
 import { UnreadAnswer } from "./unread-answer.ts";
 import { fetchExchange, type Fetch } from "./upstream/fetch-exchange.ts";
-import { providerRow } from "./upstream/providers.ts";
+import { PROVIDER_IDS, providerRow } from "./upstream/providers.ts";
 import type { Exchange, ResponseHandler } from "./upstream/transport.ts";
 
 /** In rows and metrics, where a credential's name would stand. No credential can have it. */
@@ -48,7 +48,7 @@ function checkKey({ headers, url }: SdkRequest): void {
 
 /** Where a request goes to, in the shape of the accounts that requests usually go to. */
 function leaseFor({ url }: SdkRequest, model: string): Lease {
-  const provider = url.host === "api.openai.com" ? "openai" : "openai-compatible";
+  const provider = PROVIDER_IDS.find((id) => hostOf(providerRow(id).baseUrl) === url.host) ?? "openai-compatible";
   const credential: Credential = {
     name: OWN_KEY,
     provider,
@@ -69,6 +69,8 @@ function leaseFor({ url }: SdkRequest, model: string): Lease {
   };
   return { credential, model, name: model, release: () => undefined };
 }
+
+const hostOf = (baseUrl: string | null): string | null => (baseUrl === null ? null : new URL(baseUrl).host);
 
 /** Commits the row before anything is sent. */
 async function begin(ctx: Context, lease: Lease): Promise<void> {
