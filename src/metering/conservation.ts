@@ -1,4 +1,8 @@
 import type { LedgerRow } from "../core/ledger.ts";
+import { USAGE_COUNTS } from "../core/usage.ts";
+
+/** What a usage says in figures. */
+const COUNTED = [...USAGE_COUNTS, "reportedUsd"] as const;
 
 /**
  * What must hold whatever happens: I1 every operation balances · I2 what was settled is what the upstream billed · I3 no limit lets through more than it
@@ -27,7 +31,8 @@ function imbalanceOf(row: LedgerRow): string | null {
     case "settled":
       // A host may know only what it cost.
       if (usage === null && (dialect !== null || billedNanoUsd === null)) return "is settled without usage";
-      if (usage !== null && Object.values(usage).some((count) => !(count >= 0))) return `is settled with usage ${JSON.stringify(usage)}`;
+      if (usage !== null && COUNTED.some((name) => usage[name] !== undefined && !(usage[name] >= 0)))
+        return `is settled with usage ${JSON.stringify(usage)}`;
       if (provenance !== "exact" && provenance !== "counted") return `is settled with usage that is ${provenance}`;
       return (rawNanoUsd === null) === (billedNanoUsd === null) ? null : `costs ${rawNanoUsd} nanoUSD and is billed ${billedNanoUsd}`;
     case "released":

@@ -43,7 +43,7 @@ function usageAtEnd(bytes: Buffer): Usage | null {
     const byte = bytes[i];
     if (byte === OPEN_BRACE) depth += 1;
     else if (byte === CLOSE_BRACE && (depth -= 1) === 0)
-      return isLastLevel(bytes, i + 1) ? openaiUsage(parse(bytes.toString("latin1", start, i + 1))) : null;
+      return isLastLevel(bytes, i + 1) ? openaiUsage(parse(bytes.toString("utf8", start, i + 1))) : null;
   }
   return null;
 }
