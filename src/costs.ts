@@ -61,10 +61,10 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
 
   const servingOf = (ctx: Context, { model }: Call): Serving => offers.forRequest?.(ctx, model) ?? offers.of(model);
 
-  function usdCeiling(ctx: Context, call: Call, inputTokens: number, outputTokens: number): number {
+  function usdCeiling(ctx: Context, call: Call, { isText }: Estimate, inputTokens: number, outputTokens: number): number {
     const { name, candidates } = servingOf(ctx, call);
     const pairs = candidates.map(({ credential }) => ({ model: name, credential: credential.name }));
-    const billed = prices.of(ctx).ceiling(pairs, inputTokens, outputTokens);
+    const billed = prices.of(ctx).ceiling(pairs, inputTokens, outputTokens, isText);
     if (billed === null) throw notPriced();
     return billed;
   }
@@ -80,9 +80,9 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
       const expected = amountsOf(known, "expected");
       const capped = cap ?? (capsOutput && parts.capOutput && known.cappedByDefault ? known.ceilingOutputTokens / call.choices : undefined);
       return {
-        ceiling: units.has("usd") ? { ...ceiling, usd: usdCeiling(ctx, call, ceiling.input_tokens, ceiling.output_tokens) } : ceiling,
-        expected: units.has("usd") ? { ...expected, usd: usdCeiling(ctx, call, expected.input_tokens, expected.output_tokens) } : expected,
-        input: inputPart(known.inputTokens, units.has("usd") ? usdCeiling(ctx, call, known.inputTokens, 0) : null),
+        ceiling: units.has("usd") ? { ...ceiling, usd: usdCeiling(ctx, call, known, ceiling.input_tokens, ceiling.output_tokens) } : ceiling,
+        expected: units.has("usd") ? { ...expected, usd: usdCeiling(ctx, call, known, expected.input_tokens, expected.output_tokens) } : expected,
+        input: inputPart(known.inputTokens, units.has("usd") ? usdCeiling(ctx, call, known, known.inputTokens, 0) : null),
         outputCap: call.operation === "embeddings" ? undefined : capped,
       };
     },
@@ -96,7 +96,7 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
       let [low, high] = [0, Math.floor(ceiling.output_tokens / call.choices)];
       while (low < high) {
         const middle = Math.ceil((low + high) / 2);
-        if (usdCeiling(ctx, call, ceiling.input_tokens, middle * call.choices) <= available) low = middle;
+        if (usdCeiling(ctx, call, known, ceiling.input_tokens, middle * call.choices) <= available) low = middle;
         else high = middle - 1;
       }
       return low;

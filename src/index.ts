@@ -78,5 +78,5 @@ export type { Step } from "./core/step.ts";
 export type { Secret } from "./core/secret.ts";
 export type { Clock, Timer } from "./core/time.ts";
 export type { Provenance, Usage } from "./core/usage.ts";
-export { usage } from "./dialects/usage.ts";
+export { usageIn as usage } from "./dialects/usage.ts";
 export type { Transport } from "./upstream/transport.ts";

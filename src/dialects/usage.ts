@@ -259,4 +259,4 @@ export function laterUsage(before: FoundUsage, found: FoundUsage): FoundUsage {
  *
  * @example usage(await openai.chat.completions.create({ … }))?.cacheReadTokens
  */
-export const usage = (value: unknown): Usage | null => findUsage(value)?.usage ?? null;
+export const usageIn = (value: unknown): Usage | null => findUsage(value)?.usage ?? null;

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { NO_USAGE, TOKEN_CLASSES, totalInputTokens, totalOutputTokens, type Usage } from "../../src/core/usage.ts";
-import { anthropicUsage, findUsage, geminiUsage, openaiUsage, usage } from "../../src/dialects/usage.ts";
+import { anthropicUsage, findUsage, geminiUsage, openaiUsage, usageIn } from "../../src/dialects/usage.ts";
 
 const of = (usage: Partial<Usage>): Usage => ({ ...NO_USAGE, ...usage });
 
@@ -279,15 +279,15 @@ describe("the AI SDK's usage", () => {
       of({ inputTokens: 70, cacheReadTokens: 30, outputTokens: 30, reasoningTokens: 20 }),
     ],
   ])("has parts inside its totals: %s", (_name, object, expected) => {
-    expect(usage(object)).toEqual(kept(object, expected));
-    expect(usage({ text: "hi", usage: object, response: { id: "r", modelId: "gpt-4o" } })).toEqual(kept(object, expected));
+    expect(usageIn(object)).toEqual(kept(object, expected));
+    expect(usageIn({ text: "hi", usage: object, response: { id: "r", modelId: "gpt-4o" } })).toEqual(kept(object, expected));
   });
 });
 
 describe("the provider's own object", () => {
   const figures = { prompt_tokens: 9, completion_tokens: 12 };
   test("is kept as it is, not as a copy", () => {
-    expect(usage({ id: "chatcmpl-1", usage: figures })?.raw?.[0]).toBe(figures);
+    expect(usageIn({ id: "chatcmpl-1", usage: figures })?.raw?.[0]).toBe(figures);
   });
 
   let nested: object = {};
@@ -300,7 +300,7 @@ describe("the provider's own object", () => {
     ["what JSON cannot write", { big: 1n }],
     ["what writes itself", { when: new Date(0) }],
   ])("is left out when it is too large to keep: %s", (_name, more) => {
-    expect(usage({ usage: { ...figures, ...more } })).toEqual(of({ inputTokens: 9, outputTokens: 12 }));
+    expect(usageIn({ usage: { ...figures, ...more } })).toEqual(of({ inputTokens: 9, outputTokens: 12 }));
   });
 });
 
@@ -438,7 +438,7 @@ describe("usage in whatever a host hands over", () => {
     ["one of Gemini's", { promptTokenCount: 4, candidatesTokenCount: 6 }, { usage: of({ inputTokens: 4, outputTokens: 6 }), isBare: true }],
   ])("%s", (_name, body, expected) => {
     expect(findUsage(body)).toMatchObject(expected);
-    expect(usage(body)).toEqual(findUsage(body)?.usage);
+    expect(usageIn(body)).toEqual(findUsage(body)?.usage);
   });
 
   test.each<[string, unknown]>([
@@ -454,6 +454,6 @@ describe("usage in whatever a host hands over", () => {
     ["Gemini's", { totalTokens: 31, promptTokensDetails: [{ modality: "TEXT", tokenCount: 31 }] }],
   ])("%s has none", (_name, body) => {
     expect(findUsage(body)).toBeNull();
-    expect(usage(body)).toBeNull();
+    expect(usageIn(body)).toBeNull();
   });
 });
