@@ -163,7 +163,9 @@ function statedAmounts({ usd, tokens, inputTokens, outputTokens }: Extract<Resol
 function modelAmounts(parts: CostParts, ctx: Context, cost: Extract<ResolvedCost, { kind: "model" }>, units: ReadonlySet<Unit>): Amounts {
   const input = countInput(parts, ctx, cost.input);
   const output = cost.maxOutputTokens;
-  const usd = units.has("usd") ? parts.prices.of(ctx).ceiling([{ model: parts.resolve(cost.model), credential: null }], input, output) : undefined;
+  const pairs = [{ model: parts.resolve(cost.model), credential: null }];
+  // What a host sends its model may be anything.
+  const usd = units.has("usd") ? parts.prices.of(ctx).ceiling(pairs, input, output, false, cost.images) : undefined;
   if (usd === null) throw notPriced();
   return defined({ usd, tokens: input + output, input_tokens: input, output_tokens: output });
 }
