@@ -184,6 +184,19 @@ test("a cost is the exact sum of its classes, each in its share above each tier,
   );
 });
 
+test("the dearest of several is dearer than each, also where tiers of one are for what is above them", () => {
+  const falling: ModelPrice = { inputPerMtok: 50, outputPerMtok: 50, tiers: [{ aboveInputTokens: 1_000, inputPerMtok: 1, outputPerMtok: 1 }] };
+  const prices = priceBook({
+    models: [
+      { name: "m", credential: "a", price: { ...falling, tiersApplyTo: "excess" } },
+      { name: "m", credential: "b", price: { inputPerMtok: 2, outputPerMtok: 2 } },
+    ],
+  });
+  const used = { ...NO_USAGE, inputTokens: 2_000, outputTokens: 2_000 };
+  expect(prices.cost("m", "a", used)?.rawNanoUsd).toBe(2 * (50_000_000 + 1_000_000));
+  expect(prices.cost("m", null, used)?.rawNanoUsd).toBe(2 * 100_000_000);
+});
+
 test("audio in a prompt is held at its own rate only where there may be some", () => {
   const audio = book({ inputPerMtok: 2.5, outputPerMtok: 10, audioInputPerMtok: 40, imageInputPerMtok: 5, cacheWriteLongPerMtok: 6 });
   expect([audio.ceiling(PAIR, 1_000, 0), audio.ceiling(PAIR, 1_000, 0, true)]).toEqual([40_000_000, 6_000_000]);
