@@ -221,7 +221,7 @@ async function assemble(
     nodes,
     outageMs: watch.outageMs,
     holds: keeper,
-    watch: budgetWatch(metrics),
+    watch: budgetWatch(metrics, resold.reports),
     inProcess: init.inProcess,
     admit: resold.orgs.check,
   };

@@ -102,6 +102,47 @@ describe("numbers for single values", () => {
     expect(capacity("alice")).toBe(100);
   });
 
+  test("that another process sets while an own write is on its way are newer, here and in the records that outlive the store", async () => {
+    const [memo, late] = [memoryStore({ clock: from.clock }).records, Promise.withResolvers<void>()];
+    registry = limitRegistry({
+      records: store.records,
+      memo: { ...memo, put: async (key, value) => (await late.promise, memo.put(key, value)) },
+      clock: from.clock,
+      logger: from.logger,
+    });
+    registry.add(definition());
+    const setting = registry.set("user-tokens", "alice", { limit: 9, until: null });
+    await Promise.resolve();
+    await make().set("user-tokens", "alice", { limit: 5, until: null });
+    late.resolve();
+    await setting;
+    expect(capacity("alice")).toBe(5);
+    expect((await memo.list(LIMIT_NUMBERS)).map(({ value }) => value)).toEqual([{ limit: 5, until: null }]);
+  });
+
+  test("that are set while those from before are being read are newer", async () => {
+    await make().set("user-tokens", "alice", { limit: 9, until: null });
+    const slow = Promise.withResolvers<void>();
+    registry = limitRegistry({
+      records: {
+        ...store.records,
+        async list(prefix) {
+          const found = await store.records.list(prefix);
+          await slow.promise;
+          return found;
+        },
+      },
+      clock: from.clock,
+      logger: from.logger,
+    });
+    registry.add(definition());
+    const loading = registry.load();
+    await make().set("user-tokens", "alice", { limit: 5, until: null });
+    slow.resolve();
+    await loading;
+    expect(capacity("alice")).toBe(5);
+  });
+
   test("are kept where a store looks for them, and whoever wants to know of them hears their limit's name", async () => {
     const heard: string[] = [];
     registry.onNumbers((name) => void heard.push(`${name} ${String(registry.numbers(name, "alice")?.limit)}`));
