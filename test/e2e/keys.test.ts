@@ -6,7 +6,7 @@ import { faultyStore } from "quotaguard/testing";
 import { postgresStore } from "quotaguard/stores/postgres";
 import { chat, listen, testGateway, type TestGateway } from "../helpers/app.ts";
 import { testServer } from "../setup/test-server.ts";
-import { ownSchema, sqlOn, wired } from "../stores/postgres-kit.ts";
+import { ownSchema, sqlOn, unheard, wired } from "../stores/postgres-kit.ts";
 import { closeLater, databasePath, endAccounts, movedClock, PATIENTLY, replyOf, type Reply } from "./accounts-kit.ts";
 
 const url = await testServer("postgres");
@@ -195,6 +195,20 @@ describe.skipIf(url === undefined)("two gateways on one Postgres", () => {
     await expect.poll(() => statusOf(b, key), { ...PATIENTLY, interval: 10 }).toBe(403);
     expect(performance.now() - said).toBeLessThan(2_000);
     expect(await b.guard.admin.orgs.list()).toMatchObject([{ name: "acme", disabledAt: expect.any(Number) }]);
+  });
+
+  test("without any notification, too: what is revoked and disabled is refused within 2 s", async () => {
+    const { a, b } = await pair(await unheard(url as string));
+    const alice = await a.guard.admin.keys.create({ name: "alice", org: "acme" });
+    const bob = await a.guard.admin.keys.create({ name: "bob", org: "globex" });
+    expect([await statusOf(b, alice.key), await statusOf(b, bob.key)]).toEqual([200, 200]);
+    const said = performance.now();
+    await Promise.all([a.guard.admin.keys.revoke("alice"), a.guard.admin.orgs.disable("globex")]);
+    await Promise.all([
+      expect.poll(() => statusOf(b, alice.key), { ...PATIENTLY, interval: 20 }).toBe(401),
+      expect.poll(() => statusOf(b, bob.key), { ...PATIENTLY, interval: 20 }).toBe(403),
+    ]);
+    expect(performance.now() - said).toBeLessThan(2_000);
   });
 
   test("the database has digests only, and those are of no use without the secret key", async () => {
