@@ -1,6 +1,7 @@
 /** Idempotency keys, kept in the guard's store. */
 import { randomBytes } from "node:crypto";
 import type { Services } from "./core/context.ts";
+import { secretBox } from "./core/secret-box.ts";
 import { noStep, type Step } from "./core/step.ts";
 import type { Store } from "./core/store.ts";
 import type { Metrics } from "./metering/metrics.ts";
@@ -8,6 +9,7 @@ import type { Holds } from "./limits/holds.ts";
 import { servedBefore } from "./middleware/budgets/one-charge.ts";
 import { idempotencyStep } from "./middleware/idempotency.ts";
 import { claims } from "./middleware/idempotency/claims.ts";
+import { sealing } from "./middleware/idempotency/sealing.ts";
 import { shelf } from "./middleware/idempotency/shelf.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 
@@ -21,7 +23,7 @@ export interface Idempotency {
 }
 
 export function idempotencyOf(
-  { idempotency }: ResolvedOptions,
+  { idempotency, secrets }: ResolvedOptions,
   { clock, logger }: Pick<Services, "clock" | "logger">,
   store: Store,
   holds: Holds,
@@ -30,7 +32,12 @@ export function idempotencyOf(
   if (!idempotency) return { step: noStep, close: async () => {} };
   // A combination is named after both of its stores; the records are of the first.
   const isInMemory = store.name.split("+")[0] === "memory";
-  const records = isInMemory ? shelf({ records: store.records, clock, maxKeys: MAX_KEYS_IN_MEMORY, maxBytes: MAX_BYTES_IN_MEMORY }) : store.records;
+  const records = isInMemory
+    ? shelf({ records: store.records, clock, maxKeys: MAX_KEYS_IN_MEMORY, maxBytes: MAX_BYTES_IN_MEMORY })
+    : // A key of our own would lie beside the file that it is to protect; where several nodes share a server one is always given.
+      secrets.key
+      ? sealing(store.records, secretBox(secrets.key, "idempotency"), logger)
+      : store.records;
   const owner = randomBytes(12).toString("base64url");
   const table = claims({ records, clock, logger, ttlMs: idempotency.ttlMs, owner });
   return {

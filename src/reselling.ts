@@ -64,7 +64,8 @@ export async function reselling({ options, stores, store, registry, declared, cl
   const orgs = organisations({ records, clock, logger, mayMake });
   const keys = storedKeys({
     records,
-    secretKey: () => secretKey(options),
+    secretKey: (mayMakeKey) => secretKey(options, mayMakeKey),
+    replaces: options.secrets.replaces,
     configured: auth?.kind === "keys" ? auth.keys.map(({ name }) => name) : [],
     declaredScopes: new Set([...BUILT_IN_SCOPES, ...scopes.names, ...Object.keys(scopes.headers)]),
     orgs,

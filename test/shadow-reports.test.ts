@@ -77,7 +77,7 @@ test("at most 200 values are told, those with the most; all others are one sum, 
   expect(report.values.slice(0, 100).every(({ value, count }) => value.startsWith("regular-") && count === 3)).toBe(true);
   expect(report.other).toMatchObject({ count: 99_900, largest: { needed: 100_000 } });
   const [record] = await records.list("shadow/");
-  expect((record?.value as { rows: unknown[] }).rows).toHaveLength(201);
+  expect(record?.value).toEqual({ rows: expect.objectContaining({ length: 201 }) });
 });
 
 describe("processes that share a store", () => {
