@@ -292,7 +292,9 @@ function capOutput(ctx: Context, cap: number | undefined): void {
 
 const always = (): boolean => true;
 
-const keyName = (ctx: Context): string | null => (ctx.principal && ctx.principal.name !== "host" ? ctx.principal.name : null);
+/** Null = whoever the host has let in, without a name. A key may be called anything. */
+const keyName = ({ principal }: Context): string | null =>
+  principal && !(principal.kind === "host" && principal.name === "host") ? principal.name : null;
 
 /** Whether a place would be held together with tokens or money. */
 function isMixed(planned: readonly PlannedLimit[]): boolean {

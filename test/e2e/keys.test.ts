@@ -51,6 +51,15 @@ describe("one gateway", () => {
     expect(await statusOf(of, second.key)).toBe(401);
   });
 
+  test.each(["host", "in-process", "master", "constructor"])("counts a key apart, also one that is called %s", async (name) => {
+    const limits: GuardOptions["limits"] = [{ name: "key-hour", scope: "key", unit: "requests", window: { limit: 2, per: "hour" } }];
+    const of = await gateway({ limits });
+    const { key } = await of.guard.admin.keys.create({ name });
+    const other = await of.guard.admin.keys.create({ name: "alice" });
+    for (const status of [200, 200, 429]) expect(await statusOf(of, key)).toBe(status);
+    expect(await statusOf(of, other.key)).toBe(200);
+  });
+
   test("counts each organisation apart, whatever its members are called, and none of them may name another one", async () => {
     const limits: GuardOptions["limits"] = [
       ...ORG_HOUR,
