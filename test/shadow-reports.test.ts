@@ -80,6 +80,18 @@ test("at most 200 values are told, those with the most; all others are one sum, 
   expect(record?.value).toEqual({ rows: expect.objectContaining({ length: 201 }) });
 });
 
+test("between two writes memory has room for 200 values of a limit, too", async () => {
+  const reports = make();
+  for (let i = 0; i < 200; i += 1) reports.note("l", `first-${i}`, short());
+  for (let i = 0; i < 5; i += 1) reports.note("l", "late", short());
+  reports.note("l", "first-0", short());
+  const { values, other } = await reports.read("l", "requests");
+  expect([values.length, values[0]?.value, values[0]?.count, other?.count]).toEqual([200, "first-0", 2, 5]);
+  // By now there is room again.
+  for (let i = 0; i < 5; i += 1) reports.note("l", "late", short());
+  expect((await counts(reports))[0]).toBe("late 5");
+});
+
 describe("processes that share a store", () => {
   test("lose none of each other's counts", async () => {
     const all = Array.from({ length: 8 }, () => make());

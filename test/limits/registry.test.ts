@@ -102,21 +102,50 @@ describe("numbers for single values", () => {
     expect(capacity("alice")).toBe(100);
   });
 
-  test("that another process sets while an own write is on its way are newer, here and in the records that outlive the store", async () => {
-    const [memo, late] = [memoryStore({ clock: from.clock }).records, Promise.withResolvers<void>()];
+  test("that another process sets while the reply to an own write is on its way are newer", async () => {
+    const reply = Promise.withResolvers<void>();
     registry = limitRegistry({
-      records: store.records,
-      memo: { ...memo, put: async (key, value) => (await late.promise, memo.put(key, value)) },
+      records: {
+        ...store.records,
+        async put(...args) {
+          const version = await store.records.put(...args);
+          await reply.promise;
+          return version;
+        },
+      },
       clock: from.clock,
       logger: from.logger,
     });
     registry.add(definition());
     const setting = registry.set("user-tokens", "alice", { limit: 9, until: null });
-    await Promise.resolve();
     await make().set("user-tokens", "alice", { limit: 5, until: null });
-    late.resolve();
+    reply.resolve();
     await setting;
     expect(capacity("alice")).toBe(5);
+  });
+
+  test("stand in the records that outlive the store as they stand in the store, whoever wrote there last", async () => {
+    const memo = memoryStore({ clock: from.clock }).records;
+    const [begun, goOn] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    registry = limitRegistry({
+      records: store.records,
+      memo: {
+        ...memo,
+        async put(key, value) {
+          begun.resolve();
+          await goOn.promise;
+          return memo.put(key, value);
+        },
+      },
+      clock: from.clock,
+      logger: from.logger,
+    });
+    registry.add(definition());
+    const setting = registry.set("user-tokens", "alice", { limit: 9, until: null });
+    await begun.promise;
+    await make().set("user-tokens", "alice", { limit: 5, until: null });
+    goOn.resolve();
+    await setting;
     expect((await memo.list(LIMIT_NUMBERS)).map(({ value }) => value)).toEqual([{ limit: 5, until: null }]);
   });
 
