@@ -7,7 +7,7 @@ import type { Amounts, Unit } from "./core/store.ts";
 import { andThen } from "./core/time.ts";
 import { amountsOf, type Estimate, type Estimator } from "./limits/estimate.ts";
 import type { Tokenizer } from "./limits/tokenizer.ts";
-import type { PriceBook } from "./metering/prices.ts";
+import type { ModelAndCredential, PriceBook } from "./metering/prices.ts";
 import type { Cost, Costs } from "./middleware/budgets.ts";
 import { passthroughCosts } from "./middleware/passthrough/costs.ts";
 import { resolveCost, type CostFunction, type ResolvedCost } from "./options/budgets.ts";
@@ -18,9 +18,11 @@ export interface CostParts {
   readonly estimate: Estimator;
   readonly countTokens: Tokenizer;
   readonly prices: PriceBook;
-  /** Sends the held maximum upstream when neither client nor config named one. */
+  /** Sends the held maximum upstream when neither client nor `models[]` named one. */
   readonly capOutput: boolean;
+  /** Per `models[]`: null = not said there. */
   readonly maxOutputTokensOf: (model: string) => number | null;
+  readonly defaultMaxOutputTokens: number;
   /** The model that an alias stands for. */
   readonly resolve: (model: string) => string;
 }
@@ -48,8 +50,17 @@ interface Serving {
 export function callCosts(parts: CostParts, offers: Servers): Costs {
   const { estimate, prices } = parts;
 
-  function estimateOf(call: Call, cap: number | undefined): Estimate {
-    const full = estimate(call, parts.maxOutputTokensOf(offers.resolve(call.model)));
+  /** The largest that a candidate may write, by what a price file says of it; null = the client or `models[]` says it, or no file does. */
+  function listedMaximum(ctx: Context, call: Call): number | null {
+    if (call.maxOutputTokens !== null || parts.maxOutputTokensOf(offers.resolve(call.model)) !== null) return null;
+    return prices.of(ctx).maxOutputTokens(pairsOf(ctx, call), parts.defaultMaxOutputTokens);
+  }
+
+  function estimateOf(ctx: Context, call: Call, cap: number | undefined): Estimate {
+    const listed = listedMaximum(ctx, call);
+    const said = estimate(call, listed ?? parts.maxOutputTokensOf(offers.resolve(call.model)));
+    // A list may be wrong about what a model can write: what is held is also what is sent.
+    const full = listed === null ? said : { ...said, cappedByDefault: true };
     if (cap === undefined) return full;
     const most = cap * call.choices;
     return {
@@ -61,10 +72,13 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
 
   const servingOf = (ctx: Context, { model }: Call): Serving => offers.forRequest?.(ctx, model) ?? offers.of(model);
 
-  function usdCeiling(ctx: Context, call: Call, { isText }: Estimate, inputTokens: number, outputTokens: number): number {
+  function pairsOf(ctx: Context, call: Call): readonly ModelAndCredential[] {
     const { name, candidates } = servingOf(ctx, call);
-    const pairs = candidates.map(({ credential }) => ({ model: name, credential: credential.name }));
-    const billed = prices.of(ctx).ceiling(pairs, inputTokens, outputTokens, isText);
+    return candidates.map(({ credential }) => ({ model: name, credential: credential.name }));
+  }
+
+  function usdCeiling(ctx: Context, call: Call, { isText }: Estimate, inputTokens: number, outputTokens: number): number {
+    const billed = prices.of(ctx).ceiling(pairsOf(ctx, call), inputTokens, outputTokens, isText);
     if (billed === null) throw notPriced();
     return billed;
   }
@@ -75,7 +89,7 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
       // Also refuses a model that nobody offers, before anything is held.
       servingOf(ctx, call);
       if (!countsTokens(units)) return freeCost;
-      const known = estimateOf(call, cap);
+      const known = estimateOf(ctx, call, cap);
       const ceiling = amountsOf(known, "ceiling");
       const expected = amountsOf(known, "expected");
       const capped = cap ?? (capsOutput && parts.capOutput && known.cappedByDefault ? known.ceilingOutputTokens / call.choices : undefined);
@@ -87,7 +101,7 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
       };
     },
     affordable(ctx, call, unit, available) {
-      const known = estimateOf(call, undefined);
+      const known = estimateOf(ctx, call, undefined);
       const ceiling = amountsOf(known, "ceiling");
       if (unit === "output_tokens") return Math.floor(available / call.choices);
       if (unit === "tokens") return Math.floor((available - ceiling.input_tokens) / call.choices);

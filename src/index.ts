@@ -31,7 +31,17 @@ export type {
   RateView,
 } from "./core/admin.ts";
 export type { KeyAdmin, KeyView, MadeKey, NewKey } from "./core/key-admin.ts";
-export type { LimitAdmin, LimitValueInput, LimitValueView, LimitView, NewLimitNumbers } from "./core/limit-admin.ts";
+export type {
+  LimitAdmin,
+  LimitChange,
+  LimitSetting,
+  LimitValueInput,
+  LimitValueView,
+  LimitView,
+  NewLimitNumbers,
+  ShadowReport,
+  WouldRefuse,
+} from "./core/limit-admin.ts";
 export type { OrgAdmin, OrgView } from "./core/org-admin.ts";
 export { jsonAnswer, type Answer, type Sink, type Source } from "./core/answer.ts";
 export type { Context } from "./core/context.ts";

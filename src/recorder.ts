@@ -5,6 +5,7 @@ import { nanoToUsd } from "./core/money.ts";
 import { UNITS, type Amounts, type Charge, type Ledger, type Unit } from "./core/store.ts";
 import type { LimitCells, Metrics } from "./metering/metrics.ts";
 import type { BudgetWatch } from "./middleware/budgets.ts";
+import type { ShadowReports } from "./shadow-reports.ts";
 
 /** Writes what happened to each request: its ledger row, its metrics, its events. The only place that knows all three. */
 export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
@@ -49,7 +50,7 @@ export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
 }
 
 /** Tells metrics and listeners what budgets decided. */
-export function budgetWatch(metrics: Metrics | null): BudgetWatch {
+export function budgetWatch(metrics: Metrics | null, reports: Pick<ShadowReports, "note">): BudgetWatch {
   const cells = new Map<string, LimitCells>();
   function cellsOf(limit: string, unit: Unit): LimitCells {
     let found = cells.get(limit);
@@ -69,7 +70,11 @@ export function budgetWatch(metrics: Metrics | null): BudgetWatch {
         if (left !== undefined && left < limit.lowest) limit.lowest = left;
       }
     },
-    short: (limit, outcome) => metrics?.decision(limit, outcome),
+    refused: (limit) => metrics?.decision(limit, "refused"),
+    wouldRefuse(planned, short) {
+      metrics?.decision(planned.name, "would_refuse");
+      reports.note(planned.name, planned.label, short);
+    },
     storeFailed: (mode) => metrics?.storeError("reserve", mode),
     ended(reservation) {
       if (!metrics) return;

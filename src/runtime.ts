@@ -202,6 +202,7 @@ async function assemble(
     countTokens,
     prices,
     capOutput: options.estimate.capOutput,
+    defaultMaxOutputTokens: options.estimate.defaultMaxOutputTokens,
     maxOutputTokensOf: (model) => outputMaxima.get(model) ?? null,
     resolve: offered.resolve,
   };
@@ -212,7 +213,7 @@ async function assemble(
   const pauses = credentialPauses({ credentials, pauses: lent.pauses, clock, logger });
   const lock = recordLock({ records: store.records, clock });
   const control = credentialControl({ options, credentials, providers: providerTable(), lent, pauses, lock, clock, logger });
-  const idempotency = idempotencyOf(options, services, store, keeper, metrics);
+  const idempotency = await idempotencyOf(options, services, store, keeper, metrics);
   const fence = await clientFence(options, services, store, metrics);
   const shared = {
     resolve: offered.resolve,
@@ -221,7 +222,7 @@ async function assemble(
     nodes,
     outageMs: watch.outageMs,
     holds: keeper,
-    watch: budgetWatch(metrics),
+    watch: budgetWatch(metrics, resold.reports),
     inProcess: init.inProcess,
     admit: resold.orgs.check,
   };

@@ -53,6 +53,7 @@ const HOMES: Readonly<Record<string, Partial<Record<Import["kind"], RegExp>>>> =
   kysely: everywhere(/^stores\/(sql|sqlite|postgres)\//),
   "lru-cache": everywhere(/^(stores\/(memory|strikes)\b|middleware\/auth\b)/),
   "prom-client": { type: /^(guard|metering\/)/, dynamic: /^(guard|open-stores)\b/ },
+  "@pydantic/genai-prices": { dynamic: /^config\/price-book\.ts$/ },
   "gpt-tokenizer": { dynamic: /^limits\/tokenizer\.ts$/ },
   pino: everywhere(/^cli\//),
   "eventsource-parser": everywhere(/^(dialects|testing)\//),

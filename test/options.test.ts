@@ -348,7 +348,7 @@ describe("every problem at once, by its path", () => {
       limitWith({ bucket: { capacity: 1, refill: 1 } }),
       "limits[0].bucket.refill: unknown option; did you mean refillPerSec?",
     ],
-    ["nothing like it", { prices: { zzz: 1 } }, "prices.zzz: unknown option; known here: markupPct, rules, files, refresh"],
+    ["nothing like it", { prices: { zzz: 1 } }, "prices.zzz: unknown option; known here: markupPct, rules, files, book, refresh"],
   ];
   test.each(unknown)("unknown option: %s", (_what, options, line) => expect(problemsOf(options)).toContain(line));
 

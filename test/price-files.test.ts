@@ -47,7 +47,7 @@ async function served(listener: RequestListener): Promise<string> {
   });
   return `http://127.0.0.1:${(started.address() as AddressInfo).port}/prices.json?token=secret-canary`;
 }
-const inputOf = (sources: PriceFiles): unknown => sources.current[0]?.find("gpt-4o", "openai")[0]?.price.inputPerMtok;
+const inputOf = (sources: PriceFiles): unknown => sources.current[0]?.find("gpt-4o", "openai", 0)[0]?.price.inputPerMtok;
 
 describe("a file", () => {
   test("is read at the start and again after each interval; the list is replaced only when something is new", async () => {
@@ -65,7 +65,7 @@ describe("a file", () => {
     clock.advance(HOUR);
     await sources.load();
     expect(inputOf(sources)).toBe("2e0");
-    expect(before[0]?.find("gpt-4o", null)[0]?.price.inputPerMtok).toBe("1e0");
+    expect(before[0]?.find("gpt-4o", null, 0)[0]?.price.inputPerMtok).toBe("1e0");
   });
 
   test("is read again by the interval alone", async () => {

@@ -71,8 +71,8 @@ const NOBODY = "nobody may call: set server.master_key or keys, or make a key (q
 function configFindings(options: ResolvedOptions): Finding[] {
   const findings: Finding[] = [];
   if (options.credentials.length === 0) findings.push({ what: "credentials", ok: false, detail: "none: nothing can be served" });
-  const { rules, files } = options.prices;
-  const isPriced = files.length > 0 || [...options.models, ...rules].some(({ price }) => price);
+  const { rules, files, book } = options.prices;
+  const isPriced = book || files.length > 0 || [...options.models, ...rules].some(({ price }) => price);
   const money = options.limits.find(({ unit }) => unit === "usd");
   if (money && !isPriced)
     findings.push({

@@ -77,24 +77,34 @@ common(keys.command("revoke <name>").description("end all keys of a name")).acti
   process.exitCode = await revokeKey(name, flags);
 });
 
-const limits = program.command("limits").description("limits, and numbers of theirs that are set at run time");
+const limits = program.command("limits").description("limits, what of them is set at run time, and whom they would refuse");
 common(limits.command("list").description("list the limits, and what was set")).action(async (flags: CommonFlags) => {
   const { listLimits } = await import("./limits.ts");
   process.exitCode = await listLimits(flags);
 });
-common(limits.command("set <limit> <value>").description("set other numbers for one value: set org-month acme --limit 2000"))
+common(
+  limits.command("set <limit> [value]").description("set other numbers for one value (set org-month acme --limit 2000), or change the whole limit"),
+)
+  .option("--mode <mode>", "enforce or shadow, for the whole limit; what is counted stays counted")
+  .option("--enforce-from <date>", "shadow until then, for the whole limit")
   .option("--limit <number>", "the limit, in its unit, USD for money; -1 = unlimited")
   .option("--capacity <number>", "the same, of a bucket")
   .option("--refill-per-sec <number>", "of a bucket")
-  .option("--until <date>", "when it ends, such as 2027-01-01")
-  .action(async (name: string, value: string, flags: SetFlags) => {
+  .option("--until <date>", "when it ends, such as 2027-01-01; for one value")
+  .action(async (name: string, value: string | undefined, flags: SetFlags) => {
     const { setLimit } = await import("./limits.ts");
     process.exitCode = await setLimit(name, value, flags);
   });
-common(limits.command("reset <limit> <value>").description("back to what the configuration says")).action(
-  async (name: string, value: string, flags: CommonFlags) => {
+common(limits.command("reset <limit> [value]").description("back to what the configuration says: one value, or the whole limit")).action(
+  async (name: string, value: string | undefined, flags: CommonFlags) => {
     const { resetLimit } = await import("./limits.ts");
     process.exitCode = await resetLimit(name, value, flags);
+  },
+);
+common(limits.command("shadow <limit>").description("who would have been refused within 30 days, while it only watched")).action(
+  async (name: string, flags: CommonFlags) => {
+    const { showShadow } = await import("./shadow.ts");
+    process.exitCode = await showShadow(name, flags);
   },
 );
 

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { ModelPrice, PriceTier } from "../metering/price.ts";
-import { perMtok, usd, type FilePrice } from "./file-price.ts";
+import { outputMaximum, perMtok, usd, type FilePrice } from "./file-price.ts";
 
 const FIELDS = {
   input_cost_per_token: "inputPerMtok",
@@ -24,6 +24,10 @@ const costs = () => Object.fromEntries(Object.keys(FIELDS).map((field) => [field
 const entrySchema = z.looseObject({
   litellm_provider: z.string(),
   mode: z.string().nullish(),
+  max_input_tokens: z.unknown().optional(),
+  max_output_tokens: z.unknown().optional(),
+  /** What the other two were once written as: of the output where there is a window beside it. */
+  max_tokens: z.unknown().optional(),
   ...costs(),
   /** As auto_ai_router calls it. */
   input_cost_per_cached_token: usd().nullish(),
@@ -45,11 +49,17 @@ export function litellmPrices(entries: Readonly<Record<string, unknown>>): reado
     const parsed = entrySchema.safeParse(value);
     if (!parsed.success) return [];
     const entry = parsed.data;
-    const price = priceOf(entry);
-    if (!price) return [];
+    const { max_output_tokens: output, max_tokens: either, max_input_tokens: window } = entry;
     const provider = entry.litellm_provider;
     const prefix = `${provider}/`;
-    return [{ provider, names: key.startsWith(prefix) ? [key, key.slice(prefix.length)] : [key], price }];
+    return [
+      {
+        provider,
+        names: key.startsWith(prefix) ? [key, key.slice(prefix.length)] : [key],
+        price: priceOf(entry),
+        maxOutputTokens: outputMaximum(output ?? either, window),
+      },
+    ];
   });
 }
 
@@ -62,7 +72,9 @@ function priceOf(entry: Entry): ModelPrice | null {
   // Embeddings write nothing.
   const output = base.output_cost_per_token ?? (mode === "embedding" ? 0 : undefined);
   if (input === undefined || output === undefined) return null;
-  const tiers = [...more.map((range): PriceTier => ({ aboveInputTokens: Math.floor(range.range[0]), ...ratesOf(range) })), ...tiersAbove(entry)];
+  const above = tiersAbove(entry);
+  if (!above) return null;
+  const tiers = [...more.map((range): PriceTier => ({ aboveInputTokens: Math.floor(range.range[0]), ...ratesOf(range) })), ...above];
   return {
     ...ratesOf({ ...base, cache_read_input_token_cost: base.cache_read_input_token_cost ?? base.input_cost_per_cached_token }),
     inputPerMtok: perMtok(input),
@@ -90,13 +102,14 @@ function ratesOf(entry: Readonly<Record<string, unknown>>): Rates {
   return rates;
 }
 
-/** `input_cost_per_token_above_200k_tokens` and the like. */
-function tiersAbove(entry: Entry): readonly PriceTier[] {
+/** `input_cost_per_token_above_200k_tokens` and the like. Null = one of them is no price: large requests would pay as small ones do. */
+function tiersAbove(entry: Entry): readonly PriceTier[] | null {
   const tiers = new Map<number, Record<string, string>>();
   for (const [field, value] of Object.entries(entry)) {
     const [, name, thousands] = ABOVE.exec(field) ?? [];
     const cost = usd().safeParse(value);
-    if (name === undefined || !cost.success) continue;
+    if (name === undefined || value === null) continue;
+    if (!cost.success) return null;
     const above = Number(thousands) * 1_000;
     const rates = tiers.get(above) ?? {};
     rates[FIELDS[name as Field]] = perMtok(cost.data);

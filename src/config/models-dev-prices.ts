@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { ModelPrice } from "../metering/price.ts";
-import { usd, type FilePrice } from "./file-price.ts";
+import { outputMaximum, usd, type FilePrice } from "./file-price.ts";
 
 const costSchema = z.looseObject({
   input: usd(),
@@ -14,7 +14,8 @@ const costSchema = z.looseObject({
 
 const modelSchema = z.looseObject({
   id: z.string().optional(),
-  cost: costSchema.extend({ context_over_200k: costSchema.partial().nullish() }),
+  cost: costSchema.extend({ context_over_200k: costSchema.partial().nullish() }).nullish().catch(null),
+  limit: z.looseObject({ context: z.unknown().optional(), output: z.unknown().optional() }).nullish().catch(null),
 });
 
 const providerSchema = z.looseObject({ models: z.record(z.string(), z.unknown()) });
@@ -29,12 +30,15 @@ export function modelsDevPrices(entries: Readonly<Record<string, unknown>>): rea
     return Object.entries(data?.models ?? {}).flatMap(([name, model]): FilePrice[] => {
       const parsed = modelSchema.safeParse(model);
       if (!parsed.success) return [];
-      const { id, cost } = parsed.data;
-      const { context_over_200k: over, ...base } = cost;
-      const price = { ...ratesOf(base), ...(over ? { tiers: [{ aboveInputTokens: 200_000, ...ratesOf(over) }] } : {}) };
-      return [{ provider, names: id === undefined || id === name ? [name] : [name, id], price }];
+      const { id, cost, limit } = parsed.data;
+      const maxOutputTokens = outputMaximum(limit?.output, limit?.context);
+      return [{ provider, names: id === undefined || id === name ? [name] : [name, id], price: cost ? priceOf(cost) : null, maxOutputTokens }];
     });
   });
+}
+
+function priceOf({ context_over_200k: over, ...base }: NonNullable<z.output<typeof modelSchema>["cost"]>): ModelPrice {
+  return { ...ratesOf(base), ...(over ? { tiers: [{ aboveInputTokens: 200_000, ...ratesOf(over) }] } : {}) };
 }
 
 function ratesOf(cost: Partial<z.output<typeof costSchema>>): Omit<ModelPrice, "tiers"> {

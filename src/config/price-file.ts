@@ -1,6 +1,7 @@
 import type { PriceSource, SourcePrice } from "../metering/price-source.ts";
-import type { FilePrice } from "./file-price.ts";
+import { isAnybody } from "./file-price.ts";
 import { litellmPrices } from "./litellm-prices.ts";
+import type { ModelPrice } from "../metering/price.ts";
 import { isModelsDev, modelsDevPrices } from "./models-dev-prices.ts";
 
 /** A price file that was read. */
@@ -26,9 +27,6 @@ const OUR_NAMES: Readonly<Record<string, string>> = {
   "github-copilot": "copilot",
 };
 
-/** An account that only speaks somebody's dialect may be anybody's. */
-const ANYBODY: ReadonlySet<string> = new Set(["openai-compatible"]);
-
 function providerOf(name: string): string {
   const written = name.toLowerCase().replaceAll("_", "-");
   return OUR_NAMES[written] ?? (written.startsWith("vertex-ai-") ? "vertex-ai" : written);
@@ -38,29 +36,44 @@ function providerOf(name: string): string {
 export function priceFile(text: string, name: string): PriceFile {
   const entries = parsed(text);
   const isDev = isModelsDev(entries);
-  const prices = (isDev ? modelsDevPrices(entries) : litellmPrices(entries)).filter(isCharged);
-  if (prices.length === 0) throw new Error("it prices no model: expected the JSON of LiteLLM's model prices or of models.dev's api.json");
-  const byName = new Map<string, SourcePrice[]>();
-  for (const { provider, names, price } of prices) {
+  const read = isDev ? modelsDevPrices(entries) : litellmPrices(entries);
+  const models = read.filter(({ price }) => isCharged(price)).length;
+  if (models === 0) throw new Error("it prices no model: expected the JSON of LiteLLM's model prices or of models.dev's api.json");
+  const byName = new Map<string, Known[]>();
+  for (const { provider, names, price, maxOutputTokens } of read) {
+    const known = { provider: providerOf(provider), price: isCharged(price) ? price : null, maxOutputTokens };
     for (const each of names) {
-      const known = byName.get(each) ?? [];
-      known.push({ provider: providerOf(provider), price });
-      byName.set(each, known);
+      const others = byName.get(each);
+      if (others) others.push(known);
+      else byName.set(each, [known]);
     }
   }
+  const knownOf = (model: string, provider: string | null): readonly Known[] => {
+    const known = byName.get(model) ?? [];
+    return provider === null || isAnybody(provider) ? known : known.filter((each) => each.provider === provider);
+  };
   return {
     name,
+    kind: "file",
     shape: isDev ? "models.dev" : "litellm",
-    models: prices.length,
+    models,
     text,
-    find(model, provider) {
-      const known = byName.get(model) ?? NONE;
-      return provider === null || ANYBODY.has(provider) ? known : known.filter((each) => each.provider === provider);
-    },
+    changes: [],
+    find: (model, provider) =>
+      knownOf(model, provider).flatMap(({ provider: whose, price }): readonly SourcePrice[] => (price ? [{ provider: whose, price }] : [])),
+    maxOutputTokens: (model, provider) =>
+      knownOf(model, provider).reduce<number | null>(
+        (most, each) => (each.maxOutputTokens === null ? most : Math.max(most ?? 0, each.maxOutputTokens)),
+        null,
+      ),
   };
 }
 
-const NONE: readonly SourcePrice[] = [];
+interface Known {
+  readonly provider: string;
+  readonly price: ModelPrice | null;
+  readonly maxOutputTokens: number | null;
+}
 
 function parsed(text: string): Readonly<Record<string, unknown>> {
   let value: unknown;
@@ -74,4 +87,7 @@ function parsed(text: string): Readonly<Record<string, unknown>> {
 }
 
 /** These files write 0 for what is free, and for what nobody has looked up. Which of the two an operator has to say. */
-const isCharged = ({ price: { tiers: _tiers, ...rates } }: FilePrice): boolean => Object.values(rates).some((rate) => Number(rate) > 0);
+function isCharged(price: ModelPrice | null): price is ModelPrice {
+  const { tiers: _tiers, ...rates } = price ?? {};
+  return Object.values(rates).some((rate) => Number(rate) > 0);
+}

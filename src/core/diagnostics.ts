@@ -51,6 +51,10 @@ export const DIAGNOSTICS = {
     wrong: "something that a plugin brought failed: a listener, a timer, a route, a watcher or its end",
     help: "the line names the plugin and has its error; requests of others do not feel it",
   },
+  QG_PRICE_BOOK: {
+    wrong: "the bundled price book could not be read: what only it prices has no price",
+    help: "install the package's dependencies again, or set prices.book to false and say prices under models[].price, prices.rules or prices.files",
+  },
   QG_PRICE_FILE: {
     wrong: "a price file could not be read: its last prices stay in force, and where it was never read, what only it prices has no price",
     help: "mend what the line's error says; `quotaguard prices list` shows what is in force, and the file is read again by itself",

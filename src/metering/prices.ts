@@ -5,7 +5,7 @@ import type { Clock } from "../core/time.ts";
 import { markup } from "./markup.ts";
 import { compilePrice, costOf, dearest, mostOf, versionOf, type ModelPrice, type Price } from "./price.ts";
 import { priceRules, type MatcherOf, type PriceRule, type ReadRule } from "./price-rules.ts";
-import { NO_SOURCES, type PriceSources } from "./price-source.ts";
+import { NO_SOURCES, type PriceSource, type PriceSources } from "./price-source.ts";
 
 /** An entry of `models[]`, as far as prices go. */
 export interface PricedModel {
@@ -65,6 +65,8 @@ export interface PriceSheet extends Prices {
    * and no image in the input, so that their prices do not. Null = one of the pairs has no price, or there is none.
    */
   ceiling(pairs: readonly ModelAndCredential[], inputTokens: number, outputTokens: number, isText?: boolean, images?: number): number | null;
+  /** The most tokens that any of the pairs writes in one answer, per the sources; `unknown` is for those that none of them knows. Null = none is known. */
+  maxOutputTokens(pairs: readonly ModelAndCredential[], unknown: number): number | null;
 }
 
 /** Itself it is the prices of now, for no org in particular. */
@@ -91,7 +93,7 @@ interface Entry {
 /** A price on its way to being applied, and the kind of place that it stands in. */
 interface Found {
   readonly price: Price;
-  readonly kind: "rules" | "models" | "file" | "dearest";
+  readonly kind: "rules" | "models" | "file" | "book" | "dearest";
   readonly source: string;
 }
 
@@ -100,6 +102,8 @@ interface Terms {
   readonly bill: (nanoUsd: number) => number;
   /** For a cost that the provider itself reports. */
   readonly reportedVersion: string;
+  /** Null = no source knows. */
+  readonly maxOutputTokens: number | null;
 }
 
 interface Epoch {
@@ -127,7 +131,7 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
     return known;
   }
 
-  function sheetOf(list: PriceSources["current"], applying: readonly ReadRule[]): PriceSheet {
+  function sheetOf(list: PriceSources["current"], applying: readonly ReadRule[], atMs: number): PriceSheet {
     const priced = applying.filter(({ price }) => price !== null);
     const marked = applying.filter(({ bill }) => bill !== null);
     const memo = new Map<string, Map<string | null, Terms>>();
@@ -142,23 +146,41 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
       return { price: rule.price as Price, kind: "rules", source: rule.option };
     }
 
-    function inSources(names: readonly string[], provider: string | null): Found | null {
-      for (const source of list) {
-        for (const name of names) {
-          const prices = source.find(name, provider).map(({ price }) => read(price, source.name));
-          const price = dearest(prices);
-          if (price) return { price, kind: "file", source: source.name };
+    /** Lists have the names of providers: what clients call a model may be another one there, and counts only when nothing else is known. */
+    function inSources<T>(
+      names: readonly string[],
+      provider: string | null,
+      ask: (source: PriceSource, names: readonly string[]) => T | null,
+    ): T | null {
+      const [own, ...real] = names as readonly [string, ...string[]];
+      const inTurn = provider === null ? [names] : real.length === 0 ? [[own]] : [real, [own]];
+      for (const some of inTurn) {
+        for (const source of list) {
+          const found = ask(source, some);
+          if (found !== null) return found;
         }
       }
       return null;
     }
+
+    const priceIn = (names: readonly string[], provider: string | null): Found | null =>
+      inSources(names, provider, (source, some) => {
+        const price = dearest(some.flatMap((name) => source.find(name, provider, atMs)).map((each) => read(each.price, source.name)));
+        return price && { price, kind: source.kind, source: source.name };
+      });
+
+    const mostOutput = (names: readonly string[], provider: string | null): number | null =>
+      inSources(names, provider, (source, some) => {
+        const known = some.map((name) => source.maxOutputTokens(name, provider)).filter((most) => most !== null);
+        return known.length === 0 ? null : Math.max(...known);
+      });
 
     function atCredential(model: string, credential: string, names: readonly string[], provider: string | null): Found | null {
       const rule = ruleFor(priced, names, provider);
       if (rule) return foundBy(rule);
       const shelf = shelves.get(model);
       const entry = shelf?.bound.get(credential) ?? shelf?.unbound;
-      return entry ? { price: entry.price, kind: "models", source: entry.option } : inSources(names, provider);
+      return entry ? { price: entry.price, kind: "models", source: entry.option } : priceIn(names, provider);
     }
 
     /** Nobody knows who serves it. */
@@ -173,7 +195,7 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
       const bound = [...providers].flatMap((provider) => ruleFor(named, names, provider) ?? []).map(foundBy);
       for (const { price, option } of shelf?.bound.values() ?? []) bound.push({ price, kind: "models", source: option });
       const price = dearest(bound.map((each) => each.price));
-      if (!price) return inSources(names, null);
+      if (!price) return priceIn(names, null);
       return bound.length === 1 ? (bound[0] as Found) : { price, kind: "dearest", source: bound.map(({ source }) => source).join(", ") };
     }
 
@@ -187,6 +209,7 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
       return {
         bill,
         reportedVersion: `reported:${versionOf(null, pct)}`,
+        maxOutputTokens: mostOutput(names, provider),
         applied: found && { price: found.price, markupPct: pct, source: found.source, version: `${found.kind}:${versionOf(found.price, pct)}` },
       };
     }
@@ -237,25 +260,34 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
         }
         return most;
       },
+      maxOutputTokens(pairs, unknown) {
+        const known = pairs.map(({ model, credential }) => find(model, credential).maxOutputTokens);
+        return known.every((most) => most === null) ? null : Math.max(...known.map((most) => most ?? unknown));
+      },
     };
   }
 
-  const begun = (now: number): Epoch => ({
-    sources: sources.current,
-    since: rules.changes.findLast((change) => change <= now) ?? -Infinity,
-    until: rules.changes.find((change) => change > now) ?? Infinity,
-    sheets: new Map(),
-  });
+  function begun(now: number): Epoch {
+    const list = sources.current;
+    const changes = [...rules.changes, ...list.flatMap((source) => source.changes)];
+    return {
+      sources: list,
+      since: Math.max(-Infinity, ...changes.filter((change) => change <= now)),
+      until: Math.min(Infinity, ...changes.filter((change) => change > now)),
+      sheets: new Map(),
+    };
+  }
 
   function sheetIn({ sources: list, sheets, since }: Epoch, org: string | null, now: number): PriceSheet {
     const whose = org !== null && rules.orgs.has(org) ? org : null;
+    const at = since === -Infinity ? now : since;
     let sheet = sheets.get(whose);
-    if (!sheet) sheets.set(whose, (sheet = sheetOf(list, rules.at(whose, since === -Infinity ? now : since))));
+    if (!sheet) sheets.set(whose, (sheet = sheetOf(list, rules.at(whose, at), at)));
     return sheet;
   }
 
   function current(org: string | null): PriceSheet {
-    const now = rules.changes.length === 0 ? 0 : clock.now();
+    const now = clock.now();
     if (!epoch || epoch.sources !== sources.current || now < epoch.since || now >= epoch.until) epoch = begun(now);
     return sheetIn(epoch, org, now);
   }
@@ -274,6 +306,7 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
     find: (model, credential) => current(null).find(model, credential),
     cost: (model, credential, usage) => current(null).cost(model, credential, usage),
     ceiling: (...held) => current(null).ceiling(...held),
+    maxOutputTokens: (pairs, unknown) => current(null).maxOutputTokens(pairs, unknown),
   };
 }
 

@@ -129,6 +129,8 @@ export const pricesSchema = z.strictObject({
     .default([]),
   /** Paths or URLs of price lists, in the shape of LiteLLM's or of models.dev's. The first that prices a model counts. */
   files: list(label(2_048).superRefine(fileProblem)).default([]),
+  /** Whether the price book that comes along is asked last. Turned off, it is not loaded. */
+  book: z.boolean().default(true),
   /** How often they are read again. */
   refresh: duration(1_000).default(3_600_000),
 });
@@ -138,6 +140,7 @@ export const resolvePrices = ({ refresh, ...prices }: z.output<typeof pricesSche
 export interface ResolvedPrices {
   readonly markupPct: number;
   readonly files: readonly string[];
+  readonly book: boolean;
   readonly refreshMs: number;
   readonly rules: readonly PriceRule[];
 }

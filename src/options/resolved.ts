@@ -107,7 +107,7 @@ export interface ResolvedOptions {
   readonly idempotency: ResolvedIdempotency | null;
   readonly prices: ResolvedPrices;
   readonly management: { readonly key: Secret | null; readonly path: string };
-  readonly secrets: { readonly key: Secret | null };
+  readonly secrets: { readonly key: Secret | null; readonly replaces: string | null };
   readonly monitoring: { readonly prometheusEnabled: boolean; readonly metricsPublic: boolean };
   readonly plugins: readonly Plugin[];
   readonly clock: Clock | undefined;

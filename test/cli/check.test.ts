@@ -145,11 +145,12 @@ describe("check", () => {
 
   test("a limit in USD where nothing has a price", async () => {
     const limits = "limits:\n  - { name: day, scope: user, unit: usd, window: { limit: 1, per: day } }\n";
-    const { code, checks } = await check(yaml(limits));
+    const { code, checks } = await check(yaml(`${limits}prices: { book: false }\n`));
     expect(code).toBe(1);
     expect(checks.filter(({ ok }) => !ok)).toEqual([{ what: "limit day", ok: false, detail: expect.stringContaining("model_not_priced") }]);
     const priced = await check(yaml(`${limits}models:\n  - { name: gpt-4o, price: { input_per_mtok: 1, output_per_mtok: 2 } }\n`));
     expect(priced.code).toBe(0);
+    expect((await check(yaml(limits))).code).toBe(0);
   });
 
   test("prices by rule or from a file are prices; a file that cannot be read is told", async () => {

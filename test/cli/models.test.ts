@@ -32,6 +32,7 @@ models:
   - { name: big, model: gpt-4o-2024-11-20, credential: main, rpm: 50, tpm: 10000, price: { input_per_mtok: 2.5, output_per_mtok: 10 } }
   - { name: big, model: llama-3, credential: box }
   - { name: gone, credential: main }
+prices: { book: false }
 model_alias: { fast: gpt-4o-mini, cheap: "openai-compatible:gpt-4o-mini", lost: nowhere-to-be-found }
 ${more}`;
 

@@ -47,6 +47,13 @@ const LITELLM = {
   "image-chat": { litellm_provider: "openai", mode: "chat", input_cost_per_token: 1e-6, output_cost_per_token: 1e-6, output_cost_per_image: 0.04 },
   "dall-e-3": { litellm_provider: "openai", mode: "image_generation", input_cost_per_token: 1, output_cost_per_token: 1 },
   "half-known": { litellm_provider: "openai", mode: "chat", input_cost_per_token: 1e-6 },
+  "broken-tier": {
+    litellm_provider: "openai",
+    mode: "chat",
+    input_cost_per_token: 1e-6,
+    output_cost_per_token: 1e-6,
+    input_cost_per_token_above_200k_tokens: -1,
+  },
   "below-nothing": { litellm_provider: "openai", mode: "chat", input_cost_per_token: -1e-6, output_cost_per_token: 1e-6 },
   "free-or-unknown": { litellm_provider: "openai", mode: "chat", input_cost_per_token: 0, output_cost_per_token: 0 },
 };
@@ -128,10 +135,13 @@ describe("LiteLLM's file", () => {
     expect(nanoUsd("qwen-flash", "qwen", { inputTokens: 256_001, outputTokens: 1 })).toBe(256_001 * 250 + 2_000);
   });
 
-  test.each(["dall-e-3", "half-known", "below-nothing", "free-or-unknown", "sample_spec", "unheard-of"])("does not price %s", (model) => {
-    expect(nanoUsd(model, "openai", { inputTokens: 1 })).toBeUndefined();
-    expect(nanoUsd(model, null, { inputTokens: 1 })).toBeUndefined();
-  });
+  test.each(["dall-e-3", "half-known", "broken-tier", "below-nothing", "free-or-unknown", "sample_spec", "unheard-of"])(
+    "does not price %s",
+    (model) => {
+      expect(nanoUsd(model, "openai", { inputTokens: 1 })).toBeUndefined();
+      expect(nanoUsd(model, null, { inputTokens: 1 })).toBeUndefined();
+    },
+  );
 });
 
 test("models.dev's file has USD per million tokens, by provider", () => {

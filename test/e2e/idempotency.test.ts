@@ -127,6 +127,27 @@ describe.each(PLACES.filter(([, isThere]) => isThere))("two gateways on %s", (_n
     expect(one.join("")).toBe(EVENTS.join(""));
     expect(kit.counts()).toEqual(ONE);
   });
+
+  test("with a secret key an answer is told again, by the other one too, and nobody reads it in the store", async () => {
+    const node = place();
+    const kept = node();
+    const secrets = { key: "a-secret-key-for-tests-0001" };
+    const kit = await accounts(["x"], { store: kept, secrets });
+    const [other, stranger] = [
+      await kit.another({ store: node() }),
+      await kit.another({ store: node(), secrets: { key: "another-secret-key-0001" } }),
+    ];
+    const first = await kit.ask(asking(3), keyed("k"));
+    await quiet(kit.guard);
+    expect((await kit.ask(asking(3), { ...keyed("k"), of: other })).text).toBe(first.text);
+    const records = JSON.stringify(await kept.records.list("idempotency/"));
+    const inMemory = kept.name === "memory";
+    expect(records.includes(Buffer.from(first.text).toString("base64"))).toBe(inMemory);
+    // Who has another key cannot tell it, and does not pay for it again either.
+    const strange = await kit.ask(asking(3), { ...keyed("k"), of: stranger });
+    expect([strange.status, strange.code]).toEqual(inMemory ? [200, null] : [409, "idempotency_mismatch"]);
+    expect(kit.counts()).toEqual(ONE);
+  });
 });
 
 const chunkOf = (content: string, finish: string | null = null): string =>

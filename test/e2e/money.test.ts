@@ -106,8 +106,10 @@ describe("what is held", () => {
 });
 
 describe("a model without a price", () => {
+  const NO_BOOK: GuardOptions = { prices: { book: false } };
+
   test("is refused under a money limit, before anything is sent", async () => {
-    await start(1);
+    await start(1, NO_BOOK);
     const refused = await ask({ model: "gpt-4o-mini" });
     expect(refused.status).toBe(400);
     expect(await errorOf(refused)).toMatchObject({ code: "model_not_priced", param: "model" });
@@ -116,6 +118,7 @@ describe("a model without a price", () => {
 
   test("at one of its candidates only, too: it might be served there", async () => {
     await start(1, {
+      ...NO_BOOK,
       models: [
         { name: "gpt-4o", credential: "cheap", price: CHEAP },
         { name: "gpt-4o", credential: "dear" },
@@ -125,7 +128,7 @@ describe("a model without a price", () => {
   });
 
   test("passes where no limit counts money, and has no cost", async () => {
-    await start(1, { limits: [] });
+    await start(1, { ...NO_BOOK, limits: [] });
     const response = await ask({ model: "gpt-4o-mini" });
     expect(response.status).toBe(200);
     expect(response.headers.get("x-quotaguard-cost-usd")).toBeNull();

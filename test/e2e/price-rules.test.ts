@@ -58,7 +58,7 @@ describe("an org's own price", () => {
   });
 
   test("does not price what others may not use without one", async () => {
-    await start({ prices: { rules: [{ org: "acme", price: flat(5) }] } });
+    await start({ prices: { book: false, rules: [{ org: "acme", price: flat(5) }] } });
     expect((await ask()).status).toBe(200);
     const refused = await ask(OTHER_KEY);
     expect([refused.status, await refused.json()]).toMatchObject([400, { error: { code: "model_not_priced" } }]);
@@ -121,7 +121,7 @@ test("a price file that changes while a request is under way does not change wha
 });
 
 test("rows say no version where no price was applied", async () => {
-  await start({ limits: [] });
+  await start({ limits: [], prices: { book: false } });
   expect(await row(await ask())).toMatchObject({ state: "settled", billedNanoUsd: null, priceVersion: null });
   await gateway.close();
   await start({ limits: [], models: [{ name: "gpt-4o", price: flat(1) }] });

@@ -1,7 +1,7 @@
 import express from "express";
 import type { Admin, BlockView, BucketAddress, BucketView, ClientBanView, CredentialView, HealthView } from "../../src/core/admin.ts";
 import type { KeyView } from "../../src/core/key-admin.ts";
-import type { LimitView } from "../../src/core/limit-admin.ts";
+import type { LimitView, ShadowReport } from "../../src/core/limit-admin.ts";
 import type { OrgView } from "../../src/core/org-admin.ts";
 import { Secret } from "../../src/core/secret.ts";
 import { managementRouter } from "../../src/management/router.ts";
@@ -64,8 +64,22 @@ export const LIMIT: LimitView = {
   unit: "usd",
   kind: "window",
   mode: "enforce",
+  enforceFrom: null,
   limit: 2,
+  set: [],
   values: [{ value: "acme/alice", limit: 20, until: Date.UTC(2026, 1, 1) }],
+};
+
+const TALLY = { count: 3, firstAt: Date.UTC(2026, 0, 1), lastAt: Date.UTC(2026, 0, 2), largest: { needed: 0.5, available: -0.25 } };
+const SHADOW: ShadowReport = {
+  name: "user-day",
+  unit: "usd",
+  mode: "shadow",
+  enforceFrom: null,
+  from: Date.UTC(2025, 11, 4),
+  count: 6,
+  values: [{ value: "acme/alice", ...TALLY }],
+  other: TALLY,
 };
 
 export interface FakeAdmin extends Admin {
@@ -109,7 +123,9 @@ function fakeAdmin(): FakeAdmin {
     limits: {
       list: () => [LIMIT],
       set: (...args) => note("limits.set", args, { value: args[1] as string, limit: 5, until: Date.UTC(2026, 1, 1) }),
-      reset: (...args) => note("limits.reset", args, args[1] === "alice"),
+      update: (...args) => note("limits.update", args, { ...LIMIT, mode: "shadow", enforceFrom: Date.UTC(2026, 1, 1), set: ["mode"] } as const),
+      reset: (...args) => note("limits.reset", args, args[1] === "alice" || (args.length === 1 && args[0] === "user-day")),
+      shadow: (...args) => note("limits.shadow", args, SHADOW),
     },
     bucket: (address: BucketAddress) => note("bucket", [address], BUCKET),
     setBucket: (address, numbers) => note("setBucket", [address, numbers], BUCKET),

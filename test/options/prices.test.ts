@@ -93,6 +93,7 @@ describe("prices.rules", () => {
     expect(resolveOptions({ prices: { rules: [rule] } }).prices).toEqual({
       markupPct: 0,
       files: [],
+      book: true,
       refreshMs: 3_600_000,
       rules: [{ ...rule, from: Date.UTC(2027, 0, 1), until: Date.UTC(2027, 0, 31, 23) }],
     });

@@ -203,9 +203,11 @@ function inTurn(start: () => Promise<void>): Promise<void> {
 }
 
 function parse(source: Parameters<typeof sqliteStore>[0], options: SqliteStoreOptions) {
+  if (typeof options !== "object" || (options as unknown) === null) throw new ConfigError([`sqliteStore takes options: ${OPTIONS.join(", ")}`]);
   if (source instanceof DatabaseSync) return { path: source.location() ?? MEMORY_PATH, handle: source, settings: checked(options) };
   const settings = typeof source === "string" ? options : { ...source, ...options };
-  const given = typeof source === "string" ? source : source.path;
+  // JavaScript may give anything.
+  const given: unknown = typeof source === "string" ? source : (source as { readonly path?: unknown } | null | undefined)?.path;
   if (typeof given !== "string" || given.trim() === "") throw new ConfigError(["sqliteStore needs a path, for example ./data/quota.db"]);
   return { path: given.replace(/^sqlite:(?:\/\/)?/, ""), handle: undefined, settings: checked(settings) };
 }

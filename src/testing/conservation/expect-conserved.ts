@@ -115,7 +115,7 @@ async function examine(given: ConservationOptions): Promise<Conserved> {
     violations.push(...counted, ...bookViolations(reservations, rows), ...(isWhole ? admissionViolations(reservations) : []));
     violations.push(...endings, ...openHolds(reservations, nowMs), ...closedTwice(stores));
   }
-  const truth = truthAnswer({ rows, entries: entries(), requestOf: given.requestOf, ...knowledgeOf(given.options) });
+  const truth = truthAnswer({ rows, entries: entries(), requestOf: given.requestOf, ...(await knowledgeOf(given.options)) });
   if (upstreams.length > 0) {
     for (const each of ["I2", "I6"] as const) checked.add(each);
     violations.push(...truth.violations);
@@ -182,7 +182,7 @@ function closedTwice(stores: readonly RecordedStore[]): Violation[] {
 }
 
 /** What the guard's options say of keys and prices. */
-function knowledgeOf(input: GuardOptions | undefined): Pick<Parameters<typeof truthAnswer>[0], "credentialOf" | "costOf"> {
+async function knowledgeOf(input: GuardOptions | undefined): Promise<Pick<Parameters<typeof truthAnswer>[0], "credentialOf" | "costOf">> {
   if (input === undefined) return { credentialOf: () => null, costOf: () => null };
   const options = resolveOptions(input);
   const names = new Map<string, string>();
@@ -191,6 +191,8 @@ function knowledgeOf(input: GuardOptions | undefined): Pick<Parameters<typeof tr
     for (const sent of [apiKey.reveal(), `Bearer ${apiKey.reveal()}`]) names.set(digestOf(sent), name);
   }
   const prices = guardPrices(options, { clock: systemClock, credentials: credentialSet(options.credentials) });
+  // A file may have changed since, and comes before the book: without one, nobody knows.
+  if (options.prices.files.length === 0) await prices.load();
   return {
     credentialOf({ headers }) {
       for (const header of ["authorization", "x-api-key", "x-goog-api-key", "api-key"]) {

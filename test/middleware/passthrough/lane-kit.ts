@@ -159,7 +159,7 @@ export async function laneKit(options: LaneKitOptions = {}): Promise<LaneKit> {
     holds: keeper,
     calls: null,
     route: passthroughCosts({ costs: options.costs ?? {}, amounts: (_ctx, amounts) => amounts }),
-    watch: { held: ignore, short: ignore, storeFailed: ignore, ended: ignore, settled: ignore },
+    watch: { held: ignore, refused: ignore, wouldRefuse: ignore, storeFailed: ignore, ended: ignore, settled: ignore },
   });
   const scopes = scopesStep({ headers: { org: "x-org-id", user: "x-user-id" }, trustHeaders: false, of: null });
   const chain = sequence(authStep(options.auth ?? KEYS), scopes, budgets);
