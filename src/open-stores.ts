@@ -1,6 +1,7 @@
 import { closeAll } from "./core/close-all.ts";
 import { ConfigError } from "./core/errors.ts";
 import type { Logger } from "./core/logger.ts";
+import type { Secret } from "./core/secret.ts";
 import type { Ledger, LedgerStore, RecordStore, Store } from "./core/store.ts";
 import type { Clock, MaybePromise } from "./core/time.ts";
 import type { Metrics } from "./metering/metrics.ts";
@@ -21,12 +22,12 @@ export interface OpenStores {
   close(): Promise<void>;
 }
 
-/** Opens what the options name. Back ends are loaded only when they are used. */
-export async function openStores(options: ResolvedOptions, clock: Clock, logger: Logger): Promise<OpenStores> {
+/** Opens what the options name. Back ends are loaded only when they are used. `sealKey` is asked for the key of rows that can be sealed; absent = none are. */
+export async function openStores(options: ResolvedOptions, clock: Clock, logger: Logger, sealKey?: () => Secret | null): Promise<OpenStores> {
   const owned: LedgerStore[] = [];
   const close = (): Promise<void> => closeAll(owned.toReversed().map((store) => () => store.close()));
   try {
-    return { ...(await opened(options, clock, logger, owned)), close };
+    return { ...(await opened(options, clock, logger, owned, sealKey)), close };
   } catch (error) {
     // What is wrong with one of them is to be told; the other one only must not stay open.
     await close().catch(() => {});
@@ -34,10 +35,18 @@ export async function openStores(options: ResolvedOptions, clock: Clock, logger:
   }
 }
 
-async function opened(options: ResolvedOptions, clock: Clock, logger: Logger, owned: LedgerStore[]): Promise<Omit<OpenStores, "close">> {
+async function opened(
+  options: ResolvedOptions,
+  clock: Clock,
+  logger: Logger,
+  owned: LedgerStore[],
+  sealKey: (() => Secret | null) | undefined,
+): Promise<Omit<OpenStores, "close">> {
   async function open<S extends LedgerStore>(wanted: ResolvedStore | ResolvedLedger, made: MaybePromise<S>): Promise<S> {
     const store = await made;
     if (wanted.kind !== "given") owned.push(store);
+    const key = store.seals && sealKey?.();
+    if (key) store.seals?.use(key);
     await store.ready();
     return store;
   }

@@ -52,6 +52,7 @@ import { remainingRows, type Remaining } from "./remaining.ts";
 import { budgetWatch, recorder } from "./recorder.ts";
 import { retryBudget } from "./resilience/retry-budget.ts";
 import { storeWatch, type StoreWatch } from "./store-watch.ts";
+import { sealKey } from "./secret-key.ts";
 import { sweeper } from "./sweeper.ts";
 import { memoryStore } from "./stores/memory.ts";
 import { providerTable } from "./upstream/provider-table.ts";
@@ -121,7 +122,7 @@ export function offeredBy({ credentials: configured, models, modelAlias }: Resol
 export async function buildRuntime(init: RuntimeInit, offered: Offered): Promise<Runtime> {
   const { options, services } = init;
   const { clock, logger } = services;
-  const stores = await openStores(options, clock, logger);
+  const stores = await openStores(options, clock, logger, () => sealKey(options, logger));
   let watch: StoreWatch | undefined;
   let runtime: Runtime;
   let metrics: Metrics | null;
