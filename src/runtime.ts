@@ -11,6 +11,7 @@ import type { Step } from "./core/step.ts";
 import { NO_USAGE, type Usage } from "./core/usage.ts";
 import { dialect } from "./dialects/index.ts";
 import { adminOf } from "./admin.ts";
+import { books } from "./books.ts";
 import { callCosts, operationCosts, routeCosts, silentCosts, type CostParts } from "./costs.ts";
 import { bounded, boundedLedger, boundedMemo, boundedStore } from "./limits/bounded.ts";
 import { estimator } from "./limits/estimate.ts";
@@ -183,7 +184,8 @@ async function assemble(
   // Also one whose calls end may say only when its database is back that everything is written: whoever asks for a report does not wait for that.
   const flushed = bounded({ clock, deadlineMs: FLUSH_MS });
   const ledger: Ledger = { ...watch.ledger, flush: () => flushed(() => watch.ledger.flush()) };
-  services.recorder = recorder(ledger, metrics);
+  const kept = books({ options, ledger, seals: stores.rows.seals, records: store.records, prices, metrics, clock, logger });
+  services.recorder = recorder(ledger, metrics, kept.closing);
 
   // It belongs to the ledger, or to a store of the host.
   const isOurs = options.store.kind !== "given" && options.ledger.kind !== "given";
@@ -293,6 +295,7 @@ async function assemble(
   // The last thing that may fail, and before anything is decided.
   await rebuild?.start();
   await prices.load();
+  kept.begin();
 
   return {
     ledger: watch.ledger,
@@ -312,6 +315,7 @@ async function assemble(
         return [...listing.all().values()].filter(({ isConfigured }) => !isConfigured).map(({ id }) => id);
       },
       openCounters: async () => rebuild?.openCounters(),
+      audit: kept.audit,
       holds: keeper,
       transport,
       services,
@@ -365,6 +369,7 @@ async function assemble(
       closeAll([
         () => rebuild?.close(),
         () => sweep.stop(),
+        () => kept.stop(),
         () => keeper.flush(),
         () => keeper.close(),
         () => registry.close(),

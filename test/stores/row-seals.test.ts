@@ -104,7 +104,7 @@ describe.each([
     for (const row of [FULL, BARE]) store.ledger.close(row);
     await store.ledger.flush();
     expect(await states(store)).toEqual({ full: "intact", bare: "intact" });
-    expect((await examined(store)).map(({ row }) => row)).toEqual(await store.ledger.list({}).then((rows) => rows.toReversed()));
+    expect((await examined(store)).map(({ row }) => row)).toEqual((await store.ledger.list({})).toReversed());
     // Another process with the same key says so, too.
     expect(await states(await open(KEY))).toEqual({ full: "intact", bare: "intact" });
   });
