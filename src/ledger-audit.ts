@@ -123,7 +123,7 @@ function findings(): Findings {
       const unchecked = [
         { rows: seals.unsealed, why: "may have been altered: they were written without a secret key" },
         { rows: seals.foreign, why: "may have been altered: they are sealed under another secret key" },
-        { rows: otherPrices, why: "may cost something else: they are of several calls, or their prices are not in force any more" },
+        { rows: otherPrices, why: "may cost something else: they are a host's own or of several calls, or their prices are not in force any more" },
       ];
       return { violations, more, seals, unchecked: unchecked.filter(({ rows }) => rows > 0) };
     },

@@ -64,6 +64,6 @@ export function startingAdmin({ options, started, waitForStart, status, openRequ
     syncLimits: async () => (await waitForStart()).admin.syncLimits(),
     openCounters: async () => (await waitForStart()).admin.openCounters(),
     usage: async (filter, groupBy) => (await waitForStart()).admin.usage(filter, groupBy),
-    audit: async (options) => (await waitForStart()).admin.audit(options),
+    audit: async (range) => (await waitForStart()).admin.audit(range),
   };
 }

@@ -154,10 +154,11 @@ describe.each([
     }
     let turns = 0;
     let isOver = false;
-    void (function turn() {
+    function turn(): void {
       turns += 1;
       if (!isOver) setImmediate(turn);
-    })();
+    }
+    turn();
     const before = process.memoryUsage().heapUsed;
     const { rows, violations } = await audit();
     isOver = true;

@@ -45,7 +45,7 @@ function inPostgres(): Place {
 async function ready(store: LedgerStore, key: Secret | null): Promise<LedgerStore> {
   if (key) store.seals?.use(key);
   await store.ready();
-  onTestFinished(async () => void (await Promise.resolve(store.close()).catch(() => {})));
+  onTestFinished(() => Promise.resolve(store.close()).catch(() => {}));
   return store;
 }
 

@@ -64,7 +64,7 @@ export class RowSealer {
   stateOf(columns: Selectable<LedgerTable>): SealState {
     const { digest } = columns;
     if (digest === null) return "unsealed";
-    if (this.#key === null || String(digest).slice(0, ID_LENGTH) !== this.#key.id) return "foreign";
+    if (this.#key === null || digest.slice(0, ID_LENGTH) !== this.#key.id) return "foreign";
     const values = LEDGER_COLUMNS.map((column) => columns[column]);
     return sealOf(values, this.#key) === digest ? "intact" : "altered";
   }
