@@ -5,7 +5,8 @@ import { books, type Books } from "../src/books.ts";
 import { memoryStore } from "../src/stores/memory.ts";
 import { AT, rowOf } from "../src/testing/store-contract/ledger-rows.ts";
 import { testClock, type TestClock } from "../src/testing/clock.ts";
-import { keptLogger } from "./core/context-kit.ts";
+import { recorder } from "../src/recorder.ts";
+import { contextWith, keptLogger, kit as contextKit } from "./core/context-kit.ts";
 
 const MINUTE_MS = 60_000;
 
@@ -61,6 +62,16 @@ test("a row that does not balance is counted and told as it is closed, and nothi
       },
     ],
   ]);
+});
+
+test("each row that is written is looked at first", () => {
+  const seen: string[] = [];
+  const { services } = contextKit();
+  const { ledger } = memoryStore();
+  const ctx = contextWith(services);
+  ctx.attempts = 1;
+  recorder({ ...ledger, close: ({ state }) => void seen.push(`written ${state}`) }, null, ({ state }) => void seen.push(`seen ${state}`)).close(ctx);
+  expect(seen).toEqual(["seen refused", "written refused"]);
 });
 
 test("the rows of the last hour are looked at every ten minutes; each fault is told once", async () => {

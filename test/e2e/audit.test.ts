@@ -31,7 +31,9 @@ async function start(more: (upstream: FakeUpstream) => GuardOptions) {
     await opened.close();
     await upstream.close();
   });
-  const settled = () => expect.poll(() => guard.admin.health().openRequests).toBe(0);
+  const settled = async (): Promise<void> => {
+    await expect.poll(() => guard.admin.health().openRequests).toBe(0);
+  };
   return { upstream, options, store, guard, url, path, settled };
 }
 
