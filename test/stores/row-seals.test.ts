@@ -1,4 +1,5 @@
 // Rows carry a seal: whatever is changed behind our back is seen, and nothing that only went through a database.
+import { createHmac, hkdfSync } from "node:crypto";
 import { DatabaseSync } from "node:sqlite";
 import { describe, expect, onTestFinished, test } from "vitest";
 import type { LedgerRow } from "../../src/core/ledger.ts";
@@ -6,6 +7,7 @@ import type { ExaminedRow } from "../../src/core/row-seal.ts";
 import { Secret } from "../../src/core/secret.ts";
 import type { LedgerStore } from "../../src/core/store.ts";
 import { LEDGER_COLUMNS } from "../../src/stores/sql/ledger-rows.ts";
+import { RowSealer } from "../../src/stores/sql/row-sealer.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { AT, intentOf, rowOf } from "../contracts/ledger-rows.ts";
@@ -187,6 +189,19 @@ describe.each([
     await sql(`update quotaguard_ledger set held = 'no json', at = 'no time' where id = 'r5'`);
     expect((await examined(store)).filter(({ seal }) => seal !== "intact")).toMatchObject([{ id: "r5", row: null, seal: "altered" }]);
   });
+});
+
+test("a seal is an HMAC by a key that is derived from the secret one", () => {
+  const sealer = new RowSealer();
+  sealer.use(KEY);
+  const values = sealer.sealed(rowOf("a", { scopes: {}, usage: null, held: {} }));
+  const text = LEDGER_COLUMNS.flatMap((name, i) => {
+    const value = values[i] ?? null;
+    return value === null ? [] : [`${name}=${String(value).length}:${value};`];
+  }).join("");
+  const derived = (use: string, bytes: number) => Buffer.from(hkdfSync("sha256", KEY.reveal(), "", `quotaguard ledger-rows ${use}`, bytes));
+  const mac = createHmac("sha256", derived("key", 32)).update(text).digest("base64url").slice(0, 20);
+  expect(values.at(-1)).toBe(derived("key id", 3).toString("base64url") + mac);
 });
 
 /** Columns of text that is no JSON. */

@@ -1,5 +1,5 @@
 /** The seal of a row: a keyed digest of all that it says, so that nobody without the key can change one unnoticed. */
-import { createHmac, hkdfSync } from "node:crypto";
+import { hash, hkdfSync } from "node:crypto";
 import type { Selectable } from "kysely";
 
 import type { LedgerRow } from "../../core/ledger.ts";
@@ -16,9 +16,13 @@ const ID_BYTES = 3;
 const ID_LENGTH = 4;
 const DIGEST_LENGTH = 20;
 
+const BLOCK_BYTES = 64;
+
 interface SealKey {
   readonly id: string;
-  readonly key: Buffer;
+  /** The key as HMAC (RFC 2104) mixes it into the inner and the outer digest. */
+  readonly inner: Buffer;
+  readonly outer: Buffer;
 }
 
 /** Any value that a database may hold in place of ours. */
@@ -51,7 +55,9 @@ export class RowSealer {
   use(secret: Secret): void {
     const derived = (use: string, bytes: number): Buffer =>
       Buffer.from(hkdfSync("sha256", secret.reveal(), "", `quotaguard ledger-rows ${use}`, bytes));
-    this.#key = { id: derived("key id", ID_BYTES).toString("base64url"), key: derived("key", 32) };
+    const key = Buffer.concat([derived("key", 32)], BLOCK_BYTES);
+    const padded = (pad: number): Buffer => Buffer.from(key.map((byte) => byte ^ pad));
+    this.#key = { id: derived("key id", ID_BYTES).toString("base64url"), inner: padded(0x36), outer: padded(0x5c) };
   }
 
   /** The values of a row by `STORED_COLUMNS`. */
@@ -70,6 +76,8 @@ export class RowSealer {
   }
 }
 
-function sealOf(values: readonly (SqlValue | Found)[], { id, key }: SealKey): string {
-  return id + createHmac("sha256", key).update(canonicalText(values)).digest("base64url").slice(0, DIGEST_LENGTH);
+/** HMAC-SHA-256 of two digests at one go: Node's own object for it costs ten times as much, most of it when it is collected. */
+function sealOf(values: readonly (SqlValue | Found)[], { id, inner, outer }: SealKey): string {
+  const message = hash("sha256", Buffer.concat([inner, Buffer.from(canonicalText(values))]), "buffer");
+  return id + hash("sha256", Buffer.concat([outer, message]), "base64url").slice(0, DIGEST_LENGTH);
 }
