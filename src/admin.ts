@@ -32,6 +32,7 @@ export interface AdminParts {
   readonly fence: ClientFence;
   readonly discoverModels: () => Promise<readonly string[]>;
   readonly openCounters: () => Promise<void>;
+  readonly audit: Admin["audit"];
   readonly holds: Holds;
   readonly transport: Transport;
   readonly services: Services;
@@ -169,6 +170,7 @@ export function adminOf(parts: AdminParts): Admin {
       await ledger.flush();
       return ledger.totals(filter, groupBy);
     },
+    audit: parts.audit,
   };
 
   function runtimeBudget(scope: string): LimitDefinition {

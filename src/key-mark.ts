@@ -23,6 +23,9 @@ async function keptMark(records: RecordStore): Promise<string | undefined> {
   return ((await records.get(RECORD))?.value as MarkRecord | undefined)?.mark;
 }
 
+/** Whether digests in the database were made with a secret key. */
+export const isMarked = async (records: RecordStore): Promise<boolean> => (await keptMark(records)) !== undefined;
+
 /** Says it before the first digest is kept, and when another secret key takes its place. */
 export async function keepMark(records: RecordStore, key: Secret): Promise<void> {
   const mark = markOf(key);

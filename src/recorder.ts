@@ -7,8 +7,8 @@ import type { LimitCells, Metrics } from "./metering/metrics.ts";
 import type { BudgetWatch } from "./middleware/budgets.ts";
 import type { ShadowReports } from "./shadow-reports.ts";
 
-/** Writes what happened to each request: its ledger row, its metrics, its events. The only place that knows all three. */
-export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
+/** Writes what happened to each request: its ledger row, its metrics, its events. The only place that knows all three. `closing` sees each row before it is written. */
+export function recorder(ledger: Ledger, metrics: Metrics | null, closing: (row: LedgerRow) => void): Recorder {
   return {
     intent(ctx, lease) {
       if (ctx.attempts === 1) metrics?.overhead("admission", (ctx.services.clock.monotonic() - ctx.startedAt) / 1_000);
@@ -27,7 +27,10 @@ export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
       if (ctx.attempts === 0 && !ctx.reservations && !ctx.failure && ctx.replayOf === undefined) return;
       const row = closeRow(ctx);
       // Strangers are counted, not written down: their number is theirs to choose. A request whose answer is given again has its row.
-      if (row.code !== "unauthenticated" && row.code !== "auth_conflict" && ctx.replayOf === undefined) ledger.close(row);
+      if (row.code !== "unauthenticated" && row.code !== "auth_conflict" && ctx.replayOf === undefined) {
+        closing(row);
+        ledger.close(row);
+      }
       metrics?.request(row);
       const { events } = ctx.services;
       if (!events.has("request")) return;

@@ -11,6 +11,7 @@ import type { Step } from "./core/step.ts";
 import { NO_USAGE, type Usage } from "./core/usage.ts";
 import { dialect } from "./dialects/index.ts";
 import { adminOf } from "./admin.ts";
+import { books } from "./books.ts";
 import { callCosts, operationCosts, routeCosts, silentCosts, type CostParts } from "./costs.ts";
 import { bounded, boundedLedger, boundedMemo, boundedStore } from "./limits/bounded.ts";
 import { estimator } from "./limits/estimate.ts";
@@ -52,6 +53,7 @@ import { remainingRows, type Remaining } from "./remaining.ts";
 import { budgetWatch, recorder } from "./recorder.ts";
 import { retryBudget } from "./resilience/retry-budget.ts";
 import { storeWatch, type StoreWatch } from "./store-watch.ts";
+import { sealKey } from "./secret-key.ts";
 import { sweeper } from "./sweeper.ts";
 import { memoryStore } from "./stores/memory.ts";
 import { providerTable } from "./upstream/provider-table.ts";
@@ -121,7 +123,7 @@ export function offeredBy({ credentials: configured, models, modelAlias }: Resol
 export async function buildRuntime(init: RuntimeInit, offered: Offered): Promise<Runtime> {
   const { options, services } = init;
   const { clock, logger } = services;
-  const stores = await openStores(options, clock, logger);
+  const stores = await openStores(options, clock, logger, (mayMake) => sealKey(options, logger, mayMake));
   let watch: StoreWatch | undefined;
   let runtime: Runtime;
   let metrics: Metrics | null;
@@ -182,7 +184,8 @@ async function assemble(
   // Also one whose calls end may say only when its database is back that everything is written: whoever asks for a report does not wait for that.
   const flushed = bounded({ clock, deadlineMs: FLUSH_MS });
   const ledger: Ledger = { ...watch.ledger, flush: () => flushed(() => watch.ledger.flush()) };
-  services.recorder = recorder(ledger, metrics);
+  const kept = books({ options, ledger, seals: stores.rows.seals, records: store.records, prices, metrics, clock, logger });
+  services.recorder = recorder(ledger, metrics, kept.closing);
 
   // It belongs to the ledger, or to a store of the host.
   const isOurs = options.store.kind !== "given" && options.ledger.kind !== "given";
@@ -293,6 +296,7 @@ async function assemble(
   // The last thing that may fail, and before anything is decided.
   await rebuild?.start();
   await prices.load();
+  kept.begin();
 
   return {
     ledger: watch.ledger,
@@ -312,6 +316,7 @@ async function assemble(
         return [...listing.all().values()].filter(({ isConfigured }) => !isConfigured).map(({ id }) => id);
       },
       openCounters: async () => rebuild?.openCounters(),
+      audit: kept.audit,
       holds: keeper,
       transport,
       services,
@@ -365,6 +370,7 @@ async function assemble(
       closeAll([
         () => rebuild?.close(),
         () => sweep.stop(),
+        () => kept.stop(),
         () => keeper.flush(),
         () => keeper.close(),
         () => registry.close(),

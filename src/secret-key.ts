@@ -2,7 +2,9 @@
 import { randomBytes } from "node:crypto";
 import { closeSync, fstatSync, fsyncSync, linkSync, mkdirSync, openSync, readSync, unlinkSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
+import { DIAGNOSTICS } from "./core/diagnostics.ts";
 import { ConfigError } from "./core/errors.ts";
+import type { Logger } from "./core/logger.ts";
 import { Secret } from "./core/secret.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 
@@ -30,6 +32,24 @@ export function secretKey({ secrets, store, ledger }: Pick<ResolvedOptions, "sec
   throw new ConfigError([
     `secrets.key: is required to encrypt what is kept in ${kept.kind === "given" ? "a store that was given as an object" : kept.kind}; ${GIVE}`,
   ]);
+}
+
+/**
+ * The key that rows are sealed by; null = there is none, and they are written without seals.
+ *
+ * @param mayMake false = it is asked for again once the database can tell whether a file that is not there is lost
+ */
+export function sealKey(options: Pick<ResolvedOptions, "secrets" | "store" | "ledger">, logger: Logger, mayMake: boolean): Secret | null {
+  try {
+    return secretKey(options, mayMake);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    if (!mayMake) return null;
+    // Whoever brings a store along and no key has chosen so. A key file that cannot be used is an accident, and no reason to serve nobody.
+    const kept = options.ledger.kind === "store" ? options.store : options.ledger;
+    if (kept.kind !== "given") logger.warn({ code: "QG_LEDGER_UNSEALED", err: error }, DIAGNOSTICS.QG_LEDGER_UNSEALED.wrong);
+    return null;
+  }
 }
 
 /** The key in a file; made if there is none, and it may be. Of several processes that start at the same time all get the same one. */

@@ -66,5 +66,6 @@ export function startingAdmin({ options, started, waitForStart, status, openRequ
     syncLimits: async () => (await waitForStart()).admin.syncLimits(),
     openCounters: async () => (await waitForStart()).admin.openCounters(),
     usage: async (filter, groupBy) => (await waitForStart()).admin.usage(filter, groupBy),
+    audit: async (range) => (await waitForStart()).admin.audit(range),
   };
 }

@@ -4,6 +4,7 @@ import { Command } from "commander";
 import { awake } from "../core/awake.ts";
 import { VERSION } from "../core/version.ts";
 import { EXIT_USAGE, reportFailure, type CommonFlags } from "./output.ts";
+import type { AuditFlags } from "./audit.ts";
 import type { CreateFlags } from "./keys.ts";
 import type { SetFlags } from "./limits.ts";
 import type { PriceImportFlags, PriceListFlags } from "./prices.ts";
@@ -35,6 +36,14 @@ common(program.command("models").description("list the models that clients may a
   const { models } = await import("./models.ts");
   process.exitCode = await models(flags);
 });
+
+common(program.command("audit").description("go through the ledger and name each row that was altered or does not balance"))
+  .option("--from <date>", "only requests from then on, such as 2026-11-01")
+  .option("--to <date>", "only requests before then")
+  .action(async (flags: AuditFlags) => {
+    const { audit } = await import("./audit.ts");
+    process.exitCode = await audit(flags);
+  });
 
 const prices = program.command("prices").description("what models cost here, and who says so");
 common(prices.command("list").description("list the price of each model at each credential"))

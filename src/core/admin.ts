@@ -1,3 +1,4 @@
+import type { AuditOptions, AuditReport } from "./audit.ts";
 import type { KeyAdmin } from "./key-admin.ts";
 import type { LimitAdmin } from "./limit-admin.ts";
 import type { OrgAdmin } from "./org-admin.ts";
@@ -153,4 +154,9 @@ export interface Admin {
    */
   openCounters(): Promise<boolean>;
   usage(filter: LedgerFilter, groupBy: readonly LedgerGroup[]): Promise<readonly LedgerTotal[]>;
+  /**
+   * Goes through the ledger and recomputes what must hold: each row is what was written, balances, and costs what its prices say. At most two seconds long:
+   * `next` says where to go on. Changes nothing. Rejects with `store_unavailable` when the ledger cannot be read.
+   */
+  audit(options?: AuditOptions): Promise<AuditReport>;
 }

@@ -71,6 +71,14 @@ export const DIAGNOSTICS = {
     wrong: "the ledger's rows end with this process, so budgets cannot be rebuilt if the store loses them",
     help: "name a sqlite: or postgres:// database in ledger.url",
   },
+  QG_LEDGER_UNSEALED: {
+    wrong: "the ledger's rows are written without seals, because the secret key cannot be used: nobody will see if one is altered",
+    help: "mend what the line's error says about the key, then restart; `quotaguard audit` counts the rows without a seal",
+  },
+  QG_CONSERVATION: {
+    wrong: "the books do not balance: a row of the ledger contradicts itself, was altered, or has no end",
+    help: "the line names the row; `quotaguard audit` lists all of them. Unless somebody has changed the database, it is a bug of ours: please report it",
+  },
   QG_STORE_DEGRADED: {
     wrong: "the store or the ledger cannot be used at the moment: limits are decided by their on_store_error",
     help: "look whether its server or disk is well; it is asked again every few seconds, and QG_STORE_BACK says when it is back",

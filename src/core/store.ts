@@ -1,4 +1,5 @@
 import type { LedgerIntent, LedgerRow } from "./ledger.ts";
+import type { RowSeals } from "./row-seal.ts";
 import type { MaybePromise } from "./time.ts";
 import type { Amounts, Unit } from "./units.ts";
 
@@ -232,6 +233,8 @@ export interface LedgerStore {
   readonly shared: boolean;
   readonly records: RecordStore;
   readonly ledger: Ledger;
+  /** Absent = rows carry no seals. */
+  readonly seals?: RowSeals;
   /** True = each call that a request waits for ends by itself, whatever happens to the server. Others are given a deadline by the guard. */
   readonly isBounded?: boolean;
   /** Resolves when the store can serve; rejects with a message that names the setting at fault. */

@@ -8,6 +8,7 @@ import { nanoToUsd } from "../core/money.ts";
 import type { Secret } from "../core/secret.ts";
 import type { LedgerGroup } from "../core/store.ts";
 import type { Clock } from "../core/time.ts";
+import { auditRouter } from "./audit.ts";
 import { bansRouter } from "./bans.ts";
 import { credentialsRouter } from "./credentials.ts";
 import { loadExpress } from "./express.ts";
@@ -16,6 +17,7 @@ import { limitsRouter } from "./limits.ts";
 import { requireKey } from "./key.ts";
 import type { PluginEdge } from "./plugin-routes.ts";
 import { problemHandler } from "./problem.ts";
+import { parsedQuery, time } from "./query.ts";
 import { tokenGuardRouter } from "./token-guard.ts";
 
 export interface ManagementOptions {
@@ -30,11 +32,6 @@ export interface ManagementOptions {
 }
 
 const GROUPS = ["model", "provider", "credential", "key", "org", "team", "user", "day"] as const satisfies readonly LedgerGroup[];
-
-const time = z
-  .string()
-  .transform((text) => (/^\d{1,15}$/.test(text) ? Number(text) : Date.parse(text)))
-  .pipe(z.number("must be an ISO date or ms since the epoch"));
 
 const UsageQuery = z.strictObject({
   from: time.optional(),
@@ -85,12 +82,7 @@ export function managementRouter(options: ManagementOptions): Router {
     res.json({ opened: await admin.openCounters() });
   });
   outer.get("/usage/ledger", async (req, res) => {
-    const query = UsageQuery.safeParse(req.query);
-    if (!query.success) {
-      const issue = query.error.issues[0];
-      throw new GuardError("body_invalid", `${issue?.path.join(".") ?? "query"}: ${issue?.message ?? "not valid"}`, { param: issue?.path.join(".") });
-    }
-    const { from, to, group_by: groupBy, org, team, user } = query.data;
+    const { from, to, group_by: groupBy, org, team, user } = parsedQuery(UsageQuery, req.query);
     const scopes = Object.fromEntries(Object.entries({ org, team, user }).filter((entry): entry is [string, string] => entry[1] !== undefined));
     const totals = await admin.usage({ ...(from === undefined ? {} : { from }), ...(to === undefined ? {} : { to }), scopes }, groupBy);
     res.json({
@@ -101,6 +93,7 @@ export function managementRouter(options: ManagementOptions): Router {
       })),
     });
   });
+  outer.use("/", auditRouter(admin));
   outer.use("/", bansRouter(admin));
   outer.use("/", credentialsRouter(admin));
   outer.use("/", keysRouter(admin));

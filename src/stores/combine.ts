@@ -15,6 +15,7 @@ export function combineStores(parts: { readonly store: Store; readonly ledger: L
     strikes: store.strikes,
     records: store.records,
     ledger: ledger.ledger,
+    ...(ledger.seals ? { seals: ledger.seals } : {}),
     // A deadline for all calls where one of the two needs it.
     ...(store.isBounded === undefined ? {} : { isBounded: store.isBounded && ledger.isBounded === true }),
     ...(ledger.name === "memory" ? {} : { memo: ledger.records }),

@@ -98,5 +98,6 @@ export function tappedStore(store: Store, tap: Tap): Store {
     ...(store.isBounded === undefined ? {} : { isBounded: store.isBounded }),
     ...(store.nodes ? { nodes: () => (store.nodes as () => number)() } : {}),
     ...(store.memo ? { memo: store.memo } : {}),
+    ...(store.seals ? { seals: store.seals } : {}),
   };
 }

@@ -1,5 +1,6 @@
 import express from "express";
 import type { Admin, BlockView, BucketAddress, BucketView, ClientBanView, CredentialView, HealthView } from "../../src/core/admin.ts";
+import type { AuditReport } from "../../src/core/audit.ts";
 import type { KeyView } from "../../src/core/key-admin.ts";
 import type { LimitView, ShadowReport } from "../../src/core/limit-admin.ts";
 import type { OrgView } from "../../src/core/org-admin.ts";
@@ -82,6 +83,18 @@ const SHADOW: ShadowReport = {
   other: TALLY,
 };
 
+export const AUDIT: AuditReport = {
+  rows: 2,
+  from: null,
+  to: Date.UTC(2026, 1, 1),
+  violations: [{ invariant: "seal", requestId: "r1", id: "i1", message: "user=alice: the row of request r1 (i1) was altered" }],
+  more: 0,
+  seals: { intact: 1, altered: 1, unsealed: 0, foreign: 0 },
+  unchecked: [],
+  next: Date.UTC(2026, 0, 2),
+  checkedAt: Date.UTC(2026, 0, 3),
+};
+
 export interface FakeAdmin extends Admin {
   readonly calls: AdminCall[];
   fails: Error | undefined;
@@ -150,6 +163,7 @@ function fakeAdmin(): FakeAdmin {
     openCounters: () => note("openCounters", [], true),
     liftClientBan: (...args) => noted("liftClientBan", args, args[0] === CLIENT_BAN.client),
     usage: (filter, groupBy) => note("usage", [filter, groupBy], [total]),
+    audit: ({ signal: _signal, ...range } = {}) => note("audit", [range], AUDIT),
   };
   return admin;
 }

@@ -226,7 +226,7 @@ describe("a planted bug is found and named", () => {
 
   test("I2: a request that was billed and given back", async () => {
     const { chat, check } = await scene(
-      forged((row) => ({ ...row, state: "released", usage: null, provenance: "void", rawNanoUsd: 0, billedNanoUsd: 0 })),
+      forged((row) => ({ ...row, state: "released", usage: null, provenance: "void", rawNanoUsd: 0, billedNanoUsd: 0, priceVersion: null })),
     );
     await chat();
     expect(await violationOf(check({ store: [] }))).toMatch(/^I2 billed upstream 3\+5 .*, and the row of user=alice is released \(request \S+\)/);

@@ -1,9 +1,10 @@
 import type { LedgerRow } from "../../core/ledger.ts";
 import { COMPLETE_SINCE } from "../sql/ledger-queries.ts";
-import { LEDGER_COLUMNS, rowValues } from "../sql/ledger-rows.ts";
+import { STORED_COLUMNS } from "../sql/ledger-rows.ts";
+import type { RowSealer } from "../sql/row-sealer.ts";
 import type { PostgresLink } from "./link.ts";
 
-type Column = (typeof LEDGER_COLUMNS)[number];
+type Column = (typeof STORED_COLUMNS)[number];
 
 const INTEGERS: ReadonlySet<Column> = new Set<Column>([
   "at",
@@ -36,9 +37,9 @@ function typeOf(column: Column): string {
   return column === "reported_usd" ? "double precision" : "text";
 }
 
-const NAMES = LEDGER_COLUMNS.map((column) => `"${column}"`).join(", ");
-const VALUES = LEDGER_COLUMNS.map((column) => `"${column}"${JSON_TEXTS.has(column) ? "::json" : ""}`).join(", ");
-const TYPES = LEDGER_COLUMNS.map((column) => `"${column}" ${typeOf(column)}`).join(", ");
+const NAMES = STORED_COLUMNS.map((column) => `"${column}"`).join(", ");
+const VALUES = STORED_COLUMNS.map((column) => `"${column}"${JSON_TEXTS.has(column) ? "::json" : ""}`).join(", ");
+const TYPES = STORED_COLUMNS.map((column) => `"${column}" ${typeOf(column)}`).join(", ");
 
 /**
  * Inserts rows given as one parameter, a JSON array: one statement text for any number of rows, and no limit of parameters. Of a repeated id the
@@ -52,14 +53,14 @@ export const insertRows = (link: PostgresLink, parameter: string): string =>
 const UNSTORABLE = /u(?:0000|d[89a-f])/i;
 
 /** A row as a JSON object for {@link insertRows}. Throws a TypeError for what is no row. */
-export function rowJson(row: LedgerRow): string {
-  const json = jsonOf(row);
-  return UNSTORABLE.test(json) ? jsonOf(storable(row)) : json;
+export function rowJson(row: LedgerRow, sealer: RowSealer): string {
+  const json = jsonOf(row, sealer);
+  return UNSTORABLE.test(json) ? jsonOf(storable(row), sealer) : json;
 }
 
-function jsonOf(row: LedgerRow): string {
-  const values = rowValues(row);
-  return JSON.stringify(Object.fromEntries(LEDGER_COLUMNS.map((column, index) => [column, values[index]])));
+function jsonOf(row: LedgerRow, sealer: RowSealer): string {
+  const values = sealer.sealed(row);
+  return JSON.stringify(Object.fromEntries(STORED_COLUMNS.map((column, index) => [column, values[index]])));
 }
 
 const storable = <T>(value: T): T =>

@@ -6,6 +6,7 @@ import type { Clock, Timer } from "../../core/time.ts";
 import type { LedgerQueries } from "../sql/ledger-queries.ts";
 import { OpenPacks, type Pack } from "../sql/open-packs.ts";
 import { backoffMs, EAGER_ROWS, QUEUE_ROWS, ROW_WAIT_MS, RowQueue } from "../sql/row-queue.ts";
+import type { RowSealer } from "../sql/row-sealer.ts";
 import { storeUnavailable } from "../sql/store-unavailable.ts";
 import { type LedgerWrite, rowJson, storableText, writeLedger } from "./ledger-writer.ts";
 import type { PostgresLink } from "./link.ts";
@@ -30,6 +31,7 @@ export interface LedgerParts {
   readonly link: PostgresLink;
   readonly queries: LedgerQueries;
   readonly owners: Owners;
+  readonly sealer: RowSealer;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -49,7 +51,7 @@ type Prepared = readonly { readonly row: LedgerRow; readonly json: string }[];
  * One write at a time: whatever comes while it is on its way goes with the next one, so that the busier the gateway, the more requests share a
  * round trip. All of it may happen twice (rows by their id, deletions by nature), so a write whose reply was lost is simply repeated.
  */
-export function postgresLedger({ link, queries, owners, clock, logger }: LedgerParts): PostgresLedger {
+export function postgresLedger({ link, queries, owners, sealer, clock, logger }: LedgerParts): PostgresLedger {
   const queue = new RowQueue(clock, logger);
   const packs = new OpenPacks();
   let pack: Pack | null = null;
@@ -171,7 +173,7 @@ export function postgresLedger({ link, queries, owners, clock, logger }: LedgerP
   function prepared(rows: readonly LedgerRow[]): Prepared {
     return rows.flatMap((row) => {
       try {
-        return [{ row, json: rowJson(row) }];
+        return [{ row, json: rowJson(row, sealer) }];
       } catch (error) {
         queue.leftOut(row, error);
         packs.leave(row.id);

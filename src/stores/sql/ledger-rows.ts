@@ -54,6 +54,9 @@ export const LEDGER_COLUMNS = [
   "tried",
 ] as const satisfies readonly (keyof LedgerTable)[];
 
+/** What a row is stored as: what it says, and its seal. */
+export const STORED_COLUMNS = [...LEDGER_COLUMNS, "digest"] as const satisfies readonly (keyof LedgerTable)[];
+
 export type SqlValue = string | number | null;
 
 /** One row as values by {@link LEDGER_COLUMNS}. */

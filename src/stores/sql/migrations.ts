@@ -115,6 +115,11 @@ const migrations = (flavour: SqlFlavour): Readonly<Record<string, Migration>> =>
       await db.schema.alterTable("quotaguard_ledger").addColumn("tag", "text").execute();
     },
   },
+  "0006_row_digest": {
+    async up(db: Kysely<unknown>) {
+      await db.schema.alterTable("quotaguard_ledger").addColumn("digest", "text").execute();
+    },
+  },
 });
 
 /**

@@ -58,6 +58,8 @@ export interface LedgerTable {
   raw_usage: SqlJson<readonly Readonly<Record<string, unknown>>[]> | null;
   tag: string | null;
   tried: SqlJson<LedgerRow["tried"]> | null;
+  /** The seal of all the others; null = the row was written without a key. */
+  digest: string | null;
 }
 
 /** Open requests, packed: one row holds all intents of one tick of one process. It goes when the last of them has its row in the ledger. */

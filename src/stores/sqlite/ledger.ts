@@ -6,9 +6,9 @@ import type { Logger } from "../../core/logger.ts";
 import type { Ledger } from "../../core/store.ts";
 import type { Clock, Timer } from "../../core/time.ts";
 import { COMPLETE_SINCE, type LedgerQueries } from "../sql/ledger-queries.ts";
-import { rowValues } from "../sql/ledger-rows.ts";
 import { OpenPacks, type Pack } from "../sql/open-packs.ts";
 import { backoffMs, EAGER_ROWS, QUEUE_ROWS, ROW_WAIT_MS, RowQueue } from "../sql/row-queue.ts";
+import type { RowSealer } from "../sql/row-sealer.ts";
 import type { Transact } from "./dialect.ts";
 import { INSERT_ROW, type Owners } from "./owners.ts";
 import { isRowFault, storeUnavailable } from "./trouble.ts";
@@ -25,6 +25,7 @@ export interface LedgerParts {
   readonly transact: Transact;
   readonly queries: LedgerQueries;
   readonly owners: Owners;
+  readonly sealer: RowSealer;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -33,7 +34,7 @@ export interface LedgerParts {
  * Writes are raw prepared statements, not Kysely: compiling a query and a promise per row would cost more than the row itself. An intent is not
  * a ledger row yet but an entry of a pack, so a request costs one insert into the ledger, with no update and no index to change twice.
  */
-export function sqliteLedger({ db, transact, queries, owners, clock, logger }: LedgerParts): SqliteLedger {
+export function sqliteLedger({ db, transact, queries, owners, sealer, clock, logger }: LedgerParts): SqliteLedger {
   const insertPack = db.prepare("insert into quotaguard_intent (owner, body) values (?, ?)");
   const deletePack = db.prepare("delete from quotaguard_intent where seq = ?");
   const insertRow = db.prepare(INSERT_ROW);
@@ -99,7 +100,7 @@ export function sqliteLedger({ db, transact, queries, owners, clock, logger }: L
 
   function insert(row: LedgerRow): void {
     try {
-      insertRow.run(...rowValues(row));
+      insertRow.run(...sealer.sealed(row));
     } catch (error) {
       // One row that cannot be stored must not hold up all others for ever.
       if (!isRowFault(error)) throw error;

@@ -115,7 +115,7 @@ export async function laneKit(options: LaneKitOptions = {}): Promise<LaneKit> {
   const base = kit(options.services);
   const { clock, logger } = base;
   const store = memoryStore({ clock });
-  const services: Services = { ...base.services, recorder: recorder(store.ledger, null), ...options.services };
+  const services: Services = { ...base.services, recorder: recorder(store.ledger, null, () => {}), ...options.services };
   const credentials = options.credentials?.(provider) ?? [credential("main", { origin: provider.url, apiKey: new Secret(PROVIDER_KEY) })];
   const offers = offersOf(credentials, options.models, options.aliases);
   const pool = poolKit(offers);
