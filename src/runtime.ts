@@ -44,6 +44,7 @@ import { modelListing } from "./pool/listing.ts";
 import { offers, type Offers } from "./pool/offers.ts";
 import { isStrategyName } from "./pool/strategies/index.ts";
 import { loadMetrics, openStores, type OpenStores } from "./open-stores.ts";
+import { spooling, type SpoolingStores } from "./spooling.ts";
 import type { PluginSet } from "./plugin-set.ts";
 import { rebuilding } from "./rebuilding.ts";
 import { keptRecords, reselling, type Reselling } from "./reselling.ts";
@@ -121,13 +122,14 @@ export function offeredBy({ credentials: configured, models, modelAlias }: Resol
 export async function buildRuntime(init: RuntimeInit, offered: Offered): Promise<Runtime> {
   const { options, services } = init;
   const { clock, logger } = services;
-  const stores = await openStores(options, clock, logger);
+  const stores = await spooling(await openStores(options, clock, logger), options, clock, logger);
   let watch: StoreWatch | undefined;
   let runtime: Runtime;
   let metrics: Metrics | null;
   try {
     metrics = options.monitoring.prometheusEnabled ? await loadMetrics(options, logger) : null;
-    watch = storeWatch({ ...withDeadlines(stores, options, clock), clock, logger, failed: (op, mode) => metrics?.storeError(op, mode) });
+    const { spool } = stores;
+    watch = storeWatch({ ...withDeadlines(stores, options, clock), spool, clock, logger, failed: (op, mode) => metrics?.storeError(op, mode) });
     runtime = await assemble(init, offered, stores, watch, metrics);
   } catch (error) {
     watch?.stop();
@@ -172,7 +174,7 @@ function withDeadlines(stores: OpenStores, { store: wanted, ledger: rows }: Reso
 async function assemble(
   init: RuntimeInit,
   { credentials, offers: offered, catalogue }: Offered,
-  stores: OpenStores,
+  stores: SpoolingStores,
   watch: StoreWatch,
   metrics: Metrics | null,
 ): Promise<Runtime> {
@@ -284,7 +286,7 @@ async function assemble(
   const listing = modelListing(listed);
   const sweep = sweeper(store, clock, services);
   const flush = bounded({ clock, deadlineMs: FLUSH_MS });
-  metrics?.onScrape(() => metrics.store(watch.state().state !== "ok", keeper.waiting));
+  metrics?.onScrape(() => metrics.store(watch.state().state !== "ok", keeper.waiting, stores.spool?.state()));
   const { isLedgerShared } = stores;
   const { continuity } = store.limits;
   const shares = { records: store.records, resolve: offered.resolve, ledger, isLedgerShared, nodes, memo };

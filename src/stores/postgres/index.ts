@@ -135,6 +135,7 @@ export function postgresStore(source: PostgresSource, options: PostgresStoreOpti
       () => closing !== undefined,
       logger,
     ),
+    replay: async (rows, gapUntilMs) => opened().ledger.replay(rows, gapUntilMs),
     ready() {
       if (closing !== undefined) throw new GuardError("store_unavailable", "the Postgres store is closed");
       starting ??= start().catch((error: unknown) => {
