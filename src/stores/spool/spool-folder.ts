@@ -170,6 +170,9 @@ export async function spoolsIn(folder: string, disk: Pick<SpoolDisk, "readdir" |
   return found;
 }
 
+/** Whether a file holds rows of this ledger. */
+export const isSpoolOf = (ledger: string, { ledgerId }: SpoolFile): boolean => ledgerId === digest(ledger);
+
 /** Files with lines that could not be read. */
 export const brokenIn = async (folder: string): Promise<readonly string[]> =>
   (await namesIn(folder, files)).filter((name) => name.endsWith(BROKEN)).map((name) => join(folder, name));

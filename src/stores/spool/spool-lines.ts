@@ -27,7 +27,7 @@ export const rowLine = (row: LedgerRow): string => lineOf(`{"row":${JSON.stringi
 /** Null = the line is not as it was written. */
 export function entryOf(line: Buffer): SpoolEntry | null {
   const json = line.subarray(SUM_DIGITS + 1);
-  if (line.toString("latin1", 0, SUM_DIGITS) !== sumOf(json)) return null;
+  if (line.toString("latin1", 0, SUM_DIGITS + 1) !== `${sumOf(json)} `) return null;
   try {
     const { intent, row } = JSON.parse(json.toString("utf8")) as { readonly intent?: unknown; readonly row?: LedgerRow };
     if (intent !== undefined) return { kind: "intent", row: unpackIntents(JSON.stringify([intent]))[0] as LedgerRow };

@@ -64,13 +64,22 @@ export function spoolWriter({ folder, clock, onFailure }: SpoolWriterOptions): S
   }
 
   async function commit(text: string): Promise<void> {
-    const into = (file ??= await folder.create());
+    file ??= await made();
     try {
-      await into.append(text);
+      await file.append(text);
     } catch (error) {
-      await into.close().catch(() => {});
+      await file.close().catch(() => {});
       throw error;
     }
+  }
+
+  async function made(): Promise<OpenSpool> {
+    const fresh = await folder.create();
+    if (failure === null) return fresh;
+    // Too late: nobody waits for it any more, and nothing stands in it.
+    await fresh.close();
+    await folder.remove(fresh.path);
+    throw failure;
   }
 
   function inTime(work: Promise<void>): Promise<void> {
