@@ -58,14 +58,19 @@ export async function spoolWarnings({ ledger }: ResolvedOptions): Promise<readon
   const { path } = ledger.spool;
   try {
     const [found, broken] = await Promise.all([spoolsIn(path), brokenIn(path)]);
-    const [ours, others] = [true, false].map((isOurs) => found.filter((file) => isSpoolOf(ledgerName(ledger), file) === isOurs)) as [Spools, Spools];
-    const bytes = (files: Spools): number => files.reduce((sum, file) => sum + file.bytes, 0);
+    const ours = found.filter((file) => isSpoolOf(ledgerName(ledger), file));
+    const others = found.filter((file) => !ours.includes(file));
+    const bytes = (files: readonly SpoolFile[]): number => files.reduce((sum, file) => sum + file.bytes, 0);
     return [
       ...(ours.length > 0
-        ? [`ledger.spool: ${ours.length} files (${bytes(ours)} bytes) in ${path} wait for the ledger: the next start of a gateway here writes them to it`]
+        ? [
+            `ledger.spool: ${ours.length} files (${bytes(ours)} bytes) in ${path} wait for the ledger: the next start of a gateway here writes them to it`,
+          ]
         : []),
       ...(others.length > 0
-        ? [`ledger.spool: ${others.length} files (${bytes(others)} bytes) in ${path} are of another ledger.url: start a gateway with that one to save their rows`]
+        ? [
+            `ledger.spool: ${others.length} files (${bytes(others)} bytes) in ${path} are of another ledger.url: start a gateway with that one to save their rows`,
+          ]
         : []),
       ...broken.map((file) => `ledger.spool: ${file} has lines that cannot be read; look at them, then move it away`),
     ];
@@ -73,8 +78,6 @@ export async function spoolWarnings({ ledger }: ResolvedOptions): Promise<readon
     return [`ledger.spool: the folder ${path} cannot be read (${(error as Error).message})`];
   }
 }
-
-type Spools = readonly SpoolFile[];
 
 /** Makes no file: whoever checks is often not the user that the server runs as, and what is made here could be closed to it. */
 async function checked(what: string, wanted: ResolvedStore | ResolvedLedger, options: ResolvedOptions): Promise<Finding> {

@@ -52,11 +52,20 @@ interface StoredRow {
 }
 
 const rowsOf = async ({ schema }: Place): Promise<readonly StoredRow[]> =>
-  (await sqlOn(server as string, `select id, request_id, state, billed_nano_usd from ${schema}.quotaguard_ledger order by id`)) as unknown as StoredRow[];
+  (await sqlOn(
+    server as string,
+    `select id, request_id, state, billed_nano_usd from ${schema}.quotaguard_ledger order by id`,
+  )) as unknown as StoredRow[];
 
 async function metric(name: string): Promise<number> {
   const { text = "" } = (await gateway?.guard.metrics()) ?? {};
-  return Number(text.split("\n").find((line) => line.startsWith(`quotaguard_${name} `))?.split(" ").at(-1));
+  return Number(
+    text
+      .split("\n")
+      .find((line) => line.startsWith(`quotaguard_${name} `))
+      ?.split(" ")
+      .at(-1),
+  );
 }
 
 describe.skipIf(server === undefined)("a gateway whose Postgres goes away", () => {
@@ -96,7 +105,10 @@ describe.skipIf(server === undefined)("a gateway whose Postgres goes away", () =
     away(at);
     await expect.poll(() => codes(), { timeout: 10_000 }).toContain("QG_LEDGER_SPOOLING");
     await served(300);
-    expect(guard.admin.health()).toMatchObject({ status: "ok", storeState: { state: "degraded", reason: expect.stringMatching(/\d+ rows are kept in a file/) as string } });
+    expect(guard.admin.health()).toMatchObject({
+      status: "ok",
+      storeState: { state: "degraded", reason: expect.stringMatching(/\d+ rows are kept in a file/) as string },
+    });
     expect([await metric("spool_rows"), await metric("spool_bytes"), await metric("store_degraded")]).toEqual([
       expect.toSatisfy((rows: number) => rows > 300),
       expect.toSatisfy((bytes: number) => bytes > 10_000),
@@ -187,68 +199,74 @@ describe.skipIf(server === undefined)("a gateway whose Postgres goes away", () =
     server.listen(0, "127.0.0.1", () => console.log("port " + server.address().port));
   `;
 
-  test("kill -9 while it writes to its file, and while it writes that to the ledger: each request that was sent has one row", { timeout: 60_000 }, async () => {
-    const at = await place();
-    gateway = await testGateway();
-    const { upstream } = gateway;
-    const answered = new Set<string>();
-    async function started(): Promise<{ kill(): Promise<void>; readonly url: string }> {
-      const child = script(gatewayProcess(at, upstream.url), { cwd: ROOT });
-      const url = `http://127.0.0.1:${(await child.line(/^port \d+$/)).slice(5)}`;
-      return {
-        url,
-        async kill() {
-          child.kill("SIGKILL");
-          await child.ended;
-        },
-      };
-    }
-    /** Asks until the process is gone. */
-    async function worker(url: string): Promise<void> {
-      for (;;) {
-        const id = randomUUID();
-        try {
-          const response = await fetch(`${url}/v1/chat/completions`, {
-            method: "POST",
-            headers: { authorization: `Bearer ${KEY}`, "content-type": "application/json", "x-request-id": id },
-            body: JSON.stringify({ model: "gpt-4o-mini", messages: [{ role: "user", content: "hello" }] }),
-          });
-          await response.text();
-          if (response.status === 200) answered.add(id);
-        } catch {
-          return;
+  test(
+    "kill -9 while it writes to its file, and while it writes that to the ledger: each request that was sent has one row",
+    { timeout: 60_000 },
+    async () => {
+      const at = await place();
+      gateway = await testGateway();
+      const { upstream } = gateway;
+      const answered = new Set<string>();
+      async function started(): Promise<{ kill(): Promise<void>; readonly url: string }> {
+        const child = script(gatewayProcess(at, upstream.url), { cwd: ROOT });
+        const url = `http://127.0.0.1:${(await child.line(/^port \d+$/)).slice(5)}`;
+        return {
+          url,
+          async kill() {
+            child.kill("SIGKILL");
+            await child.ended;
+          },
+        };
+      }
+      /** Asks until the process is gone. */
+      async function worker(url: string): Promise<void> {
+        for (;;) {
+          const id = randomUUID();
+          try {
+            const response = await fetch(`${url}/v1/chat/completions`, {
+              method: "POST",
+              headers: { authorization: `Bearer ${KEY}`, "content-type": "application/json", "x-request-id": id },
+              body: JSON.stringify({ model: "gpt-4o-mini", messages: [{ role: "user", content: "hello" }] }),
+            });
+            await response.text();
+            if (response.status === 200) answered.add(id);
+          } catch {
+            return;
+          }
         }
       }
-    }
-    for (let round = 0; round < 2; round += 1) {
-      const first = await started();
-      const load = Promise.all(Array.from({ length: 8 }, async () => worker(first.url)));
-      const before = answered.size;
-      await expect.poll(() => answered.size, { timeout: 10_000 }).toBeGreaterThan(before + 10);
-      goAway(at);
-      await expect.poll(() => answered.size, { timeout: 10_000 }).toBeGreaterThan(before + 100);
-      await first.kill();
-      await load;
-      expect(files(at.path)).toHaveLength(1);
-      at.wire.set({ refuse: false, delayMs: round * 20 });
-      // In the middle of its replay: rows are going over, and their file is still there.
-      const second = await started();
-      await second.kill();
-      at.wire.set({ delayMs: 0 });
-    }
-    const last = createGuard({ ...gatewayOptions(upstream), ledger: ledgerOf(at), secrets: SECRETS, logger: keptLogger() });
-    onTestFinished(() => last.close());
-    await last.ready();
-    await expect.poll(() => files(at.path), { timeout: 10_000 }).toEqual([]);
-    await expect.poll(async () => (await sqlOn(server as string, `select from ${at.schema}.quotaguard_intent`)).length, { timeout: 10_000 }).toBe(0);
-    const rows = await rowsOf(at);
-    const ids = rows.map(({ request_id: id }) => id);
-    expect(new Set(ids).size).toBe(ids.length);
-    expect([...answered].filter((id) => !ids.includes(id))).toEqual([]);
-    // A request that reached the provider has its row, whether its client got the answer or not; nobody is charged for more.
-    expect(ids.length).toBeGreaterThanOrEqual(upstream.log.length);
-    const known = new Set(rows.filter(({ state }) => state === "settled").map(({ request_id: id }) => id));
-    // Only ends of the last moment may be unknown: those that no disk and no database had yet.
-    expect([...answered].filter((id) => !known.has(id)).length).toBeLessThan(2 * 8 * 2);
-  });
+      for (let round = 0; round < 2; round += 1) {
+        const first = await started();
+        const load = Promise.all(Array.from({ length: 8 }, async () => worker(first.url)));
+        const before = answered.size;
+        await expect.poll(() => answered.size, { timeout: 10_000 }).toBeGreaterThan(before + 10);
+        goAway(at);
+        await expect.poll(() => answered.size, { timeout: 10_000 }).toBeGreaterThan(before + 100);
+        await first.kill();
+        await load;
+        expect(files(at.path)).toHaveLength(1);
+        at.wire.set({ refuse: false, delayMs: round * 20 });
+        // In the middle of its replay: rows are going over, and their file is still there.
+        const second = await started();
+        await second.kill();
+        at.wire.set({ delayMs: 0 });
+      }
+      const last = createGuard({ ...gatewayOptions(upstream), ledger: ledgerOf(at), secrets: SECRETS, logger: keptLogger() });
+      onTestFinished(() => last.close());
+      await last.ready();
+      await expect.poll(() => files(at.path), { timeout: 10_000 }).toEqual([]);
+      await expect
+        .poll(async () => (await sqlOn(server as string, `select from ${at.schema}.quotaguard_intent`)).length, { timeout: 10_000 })
+        .toBe(0);
+      const rows = await rowsOf(at);
+      const ids = rows.map(({ request_id: id }) => id);
+      expect(new Set(ids).size).toBe(ids.length);
+      expect([...answered].filter((id) => !ids.includes(id))).toEqual([]);
+      // A request that reached the provider has its row, whether its client got the answer or not; nobody is charged for more.
+      expect(ids.length).toBeGreaterThanOrEqual(upstream.log.length);
+      const known = new Set(rows.filter(({ state }) => state === "settled").map(({ request_id: id }) => id));
+      // Only ends of the last moment may be unknown: those that no disk and no database had yet.
+      expect([...answered].filter((id) => !known.has(id)).length).toBeLessThan(2 * 8 * 2);
+    },
+  );
 });

@@ -291,9 +291,7 @@ describe.skipIf(server === undefined)("the Postgres ledger", () => {
         await ledger.intent(intentOf(`after-${n}`));
       }
       expect(messages().filter((line) => line.includes("the ledger"))).toEqual(
-        Array.from({ length: 4 }, (_, n) =>
-          n % 2 === 0 ? "error: the ledger's database cannot be written" : "info: the ledger has caught up",
-        ),
+        Array.from({ length: 4 }, (_, n) => (n % 2 === 0 ? "error: the ledger's database cannot be written" : "info: the ledger has caught up")),
       );
       expect((await ledger.list({ state: "settled" })).map((row) => row.id)).toEqual(["r1", "r0"]);
     });

@@ -141,9 +141,13 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
     if (now.closed === null && clock.monotonic() - now.monotonic >= maxTimeMs) shut("the ledger's database is away for longer than spool.max_time");
     if (now.closed === null && waitingBytes() + line.length > maxBytes) shut("the ledger's spool is full (spool.max_bytes)");
     if (now.closed === null) return;
-    throw new GuardError("store_unavailable", "the database of the gateway is away, and what it keeps in its place takes nothing more: try again later", {
-      retryAfterMs: RETRY_AFTER_MS,
-    });
+    throw new GuardError(
+      "store_unavailable",
+      "the database of the gateway is away, and what it keeps in its place takes nothing more: try again later",
+      {
+        retryAfterMs: RETRY_AFTER_MS,
+      },
+    );
   }
 
   async function keepIntent(now: Away, row: LedgerIntent): Promise<void> {
@@ -208,7 +212,10 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
   function caughtUp(): void {
     if (waitingSince === null || away !== null) return;
     const seconds = Math.round((clock.now() - waitingSince) / 100) / 10;
-    logger.info({ code: "QG_LEDGER_REPLAYED", seconds, ...delivered }, "what was kept in files while the ledger's database was away is in the ledger");
+    logger.info(
+      { code: "QG_LEDGER_REPLAYED", seconds, ...delivered },
+      "what was kept in files while the ledger's database was away is in the ledger",
+    );
     waitingSince = null;
     delivered = { rows: 0, orphans: 0 };
     relapses = 0;
@@ -270,7 +277,10 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
     } catch (error) {
       // Another process took it, and writes it too.
       if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
-      logger.warn({ err: error, path }, "a spool that is in the ledger could not be removed: the next start writes it once more, which changes nothing");
+      logger.warn(
+        { err: error, path },
+        "a spool that is in the ledger could not be removed: the next start writes it once more, which changes nothing",
+      );
     }
   }
 

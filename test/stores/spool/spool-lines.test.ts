@@ -6,7 +6,8 @@ import { intentOf, rowOf } from "../../contracts/ledger-rows.ts";
 async function read(bytes: Buffer, pieceBytes = 1_000): Promise<{ readonly ids: string[]; readonly broken: number }> {
   const ids: string[] = [];
   let broken = 0;
-  const source = async (into: Buffer, position: number): Promise<number> => bytes.copy(into, 0, position, position + Math.min(pieceBytes, into.length));
+  const source = async (into: Buffer, position: number): Promise<number> =>
+    bytes.copy(into, 0, position, position + Math.min(pieceBytes, into.length));
   for await (const lines of readSpool(source)) {
     ids.push(...lines.entries.map(({ kind, row }) => `${kind} ${row.id}`));
     broken += lines.broken;
@@ -25,7 +26,8 @@ test("an intent and a row come back as they were", async () => {
   const [intent, row] = [intentOf("a", { tag: "x", held: { usd: 5 } }), rowOf("b", { usage: null })];
   const found: unknown[] = [];
   const bytes = Buffer.from(intentLine(intent) + rowLine(row));
-  for await (const { entries } of readSpool(async (into, position) => bytes.copy(into, 0, position))) found.push(...entries.map((entry) => entry.row));
+  for await (const { entries } of readSpool(async (into, position) => bytes.copy(into, 0, position)))
+    found.push(...entries.map((entry) => entry.row));
   expect(found).toEqual([expect.objectContaining({ ...intent, state: "intent" }), row]);
 });
 

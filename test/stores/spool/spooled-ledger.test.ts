@@ -1,5 +1,16 @@
 // What was acknowledged while the database was away is in it once it is back: all of it, once.
-import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync, appendFileSync, renameSync } from "node:fs";
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+  appendFileSync,
+  renameSync,
+} from "node:fs";
 import { basename, join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import type { LedgerRow } from "../../../src/core/ledger.ts";
@@ -187,31 +198,34 @@ describe("a spool that takes nothing more refuses requests, and lets end what ru
     await full(kit);
   });
 
-  test.each(Array.from({ length: 20 }, (_, i) => i + 1))("by an EIO at flush %i: what was acknowledged is kept, what was not is refused", async (n) => {
-    const disk = faultyDisk({
-      onSync: (number) => {
-        if (number === n) throw diskError("EIO");
-      },
-    });
-    const kit = await spoolKit({ disk });
-    const { spool, store } = kit;
-    store.isAway = true;
-    const acknowledged: string[] = [];
-    for (let i = 1; i <= n + 3; i += 1) {
-      const ids = [`${i}a`, `${i}b`];
-      const answers = await Promise.allSettled(ids.map(async (id) => spool.ledger.intent(intentOf(id))));
-      acknowledged.push(...ids.filter((_, at) => answers[at]?.status === "fulfilled"));
-      // Two at a time share one flush; those of the failed one and all after it are refused.
-      expect(answers.map(({ status }) => status)).toEqual(Array(2).fill(i < n ? "fulfilled" : "rejected"));
-    }
-    expect([disk.syncs, spools(kit.folder).length]).toEqual([n, 1]);
-    for (const id of acknowledged) spool.ledger.close(rowOf(id));
-    expect((await spool.close()) || acknowledged.length === 0).toBe(acknowledged.length === 0);
-    // The process is gone, and with it what was only in its memory.
-    const next = await spoolKit({ path: kit.folder });
-    await next.until(() => isDone(next));
-    expect(Object.keys(states(next)).toSorted()).toEqual(expect.arrayContaining(acknowledged.toSorted()));
-  });
+  test.each(Array.from({ length: 20 }, (_, i) => i + 1))(
+    "by an EIO at flush %i: what was acknowledged is kept, what was not is refused",
+    async (n) => {
+      const disk = faultyDisk({
+        onSync: (number) => {
+          if (number === n) throw diskError("EIO");
+        },
+      });
+      const kit = await spoolKit({ disk });
+      const { spool, store } = kit;
+      store.isAway = true;
+      const acknowledged: string[] = [];
+      for (let i = 1; i <= n + 3; i += 1) {
+        const ids = [`${i}a`, `${i}b`];
+        const answers = await Promise.allSettled(ids.map(async (id) => spool.ledger.intent(intentOf(id))));
+        acknowledged.push(...ids.filter((_, at) => answers[at]?.status === "fulfilled"));
+        // Two at a time share one flush; those of the failed one and all after it are refused.
+        expect(answers.map(({ status }) => status)).toEqual(Array(2).fill(i < n ? "fulfilled" : "rejected"));
+      }
+      expect([disk.syncs, spools(kit.folder).length]).toEqual([n, 1]);
+      for (const id of acknowledged) spool.ledger.close(rowOf(id));
+      expect((await spool.close()) || acknowledged.length === 0).toBe(acknowledged.length === 0);
+      // The process is gone, and with it what was only in its memory.
+      const next = await spoolKit({ path: kit.folder });
+      await next.until(() => isDone(next));
+      expect(Object.keys(states(next)).toSorted()).toEqual(expect.arrayContaining(acknowledged.toSorted()));
+    },
+  );
 
   test("by a disk without room, in the middle of a line", async () => {
     let writes = 0;
@@ -271,7 +285,12 @@ test("intents of one moment share one flush, and none is acknowledged before it"
 
 describe("what a dead process left behind", () => {
   test("is written by the next start, its open requests as unknown, charged as held; a second start finds nothing", async () => {
-    const path = await leftBehind([intentLine(intentOf("ended")), intentLine(intentOf("open", { held: { usd: 7 } })), rowLine(rowOf("ended")), rowLine(rowOf("only its end"))]);
+    const path = await leftBehind([
+      intentLine(intentOf("ended")),
+      intentLine(intentOf("open", { held: { usd: 7 } })),
+      rowLine(rowOf("ended")),
+      rowLine(rowOf("only its end")),
+    ]);
     const kit = await spoolKit({ path });
     expect(kit.spool.state().since).not.toBeNull();
     await kit.until(() => isDone(kit));
