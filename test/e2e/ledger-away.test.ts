@@ -87,16 +87,16 @@ describe.skipIf(server === undefined)("a gateway whose Postgres goes away", () =
     const codes = (): unknown[] => logger.lines.flatMap(({ fields }) => fields["code"] ?? []);
     const statuses = new Map<number, number>();
     const told: string[] = [];
-    let isOver = false;
+    const load = { isOver: false };
     const worker = async (): Promise<void> => {
-      while (!isOver) {
+      while (!load.isOver) {
         const response = await chat(url, { max_tokens: 10 });
         statuses.set(response.status, (statuses.get(response.status) ?? 0) + 1);
         await response.text();
         told.push(response.headers.get("x-request-id") as string);
       }
     };
-    const load = Promise.all(Array.from({ length: 8 }, worker));
+    const workers = Promise.all(Array.from({ length: 8 }, worker));
     const served = async (count: number): Promise<void> => {
       const target = told.length + count;
       await expect.poll(() => told.length, { timeout: 15_000 }).toBeGreaterThan(target);
@@ -118,8 +118,8 @@ describe.skipIf(server === undefined)("a gateway whose Postgres goes away", () =
     at.wire.cut();
     await expect.poll(() => guard.admin.health().storeState?.state, { timeout: 15_000 }).toBe("ok");
     await served(50);
-    isOver = true;
-    await load;
+    load.isOver = true;
+    await workers;
     await guard.ledger.flush();
     expect([...statuses.keys()]).toEqual([200]);
     expect([files(at.path), await metric("spool_rows"), await metric("spool_bytes")]).toEqual([[], 0, 0]);

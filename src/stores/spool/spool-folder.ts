@@ -60,8 +60,8 @@ export interface SpoolFolderOptions {
   readonly disk?: SpoolDisk;
 }
 
-export function spoolFolder({ path, ledger, disk = files }: SpoolFolderOptions): SpoolFolder {
-  const folder = resolve(path);
+export function spoolFolder({ ledger, disk = files, ...given }: SpoolFolderOptions): SpoolFolder {
+  const folder = resolve(given.path);
   const owner = randomBytes(6).toString("base64url");
   const machine = machineId();
   // Where machines cannot be told apart, only the time of the last write tells who lives.

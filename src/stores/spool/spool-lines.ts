@@ -25,7 +25,7 @@ export const intentLine = (row: LedgerIntent): string => lineOf(`{"intent":${pac
 export const rowLine = (row: LedgerRow): string => lineOf(`{"row":${JSON.stringify(row)}}`);
 
 /** Null = the line is not as it was written. */
-export function entryOf(line: Buffer): SpoolEntry | null {
+function entryOf(line: Buffer): SpoolEntry | null {
   const json = line.subarray(SUM_DIGITS + 1);
   if (line.toString("latin1", 0, SUM_DIGITS + 1) !== `${sumOf(json)} `) return null;
   try {

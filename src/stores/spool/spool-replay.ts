@@ -87,7 +87,9 @@ async function* linesOf(path: string, disk: SpoolDisk | undefined): ReturnType<t
   const unreadable = (cause: unknown): never => {
     throw new UnreadableSpoolError("", { cause });
   };
-  const file = await openToRead(path, disk).catch((error: NodeJS.ErrnoException) => (error.code === "ENOENT" ? null : unreadable(error)));
+  const file = await openToRead(path, disk).catch((error: unknown) =>
+    (error as NodeJS.ErrnoException).code === "ENOENT" ? null : unreadable(error),
+  );
   // Another process took this one for dead and its file: it writes it to the ledger.
   if (file === null) return;
   try {

@@ -26,6 +26,8 @@ const PROBE_MS = 1_000;
 const MOST_PROBE_MS = 30_000;
 /** What a client is told to wait when the spool takes nothing more. */
 const RETRY_AFTER_MS = 5_000;
+/** How long after an outage the ledger is not called complete, for what other nodes have kept. */
+const OTHERS_MS = 10_000;
 /** Open intents that go to the database together. */
 const MOVE_INTENTS = 500;
 /** What is already let in may end beyond `maxBytes`, up to this share more. */
@@ -100,11 +102,18 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
   let probe: Timer | undefined;
   let upkeep: Timer | undefined;
   let isClosed = false;
+  let doneAtMs = -Infinity;
   let relapses = 0;
   let delivered = { rows: 0, orphans: 0 };
 
   const waitingBytes = (): number => waiting.reduce((sum, { bytes }) => sum + bytes, away?.writer.bytes ?? 0);
   const waitingLines = (): number => waiting.reduce((sum, { lines }) => sum + lines, away?.writer.lines ?? 0);
+
+  function allPaths(): readonly string[] {
+    const paths = waiting.map(({ path }) => path);
+    const current = away?.writer.path ?? null;
+    return current === null ? paths : [...paths, current];
+  }
 
   /** The database does not take rows any more: from now on the file does. */
   function leave(error: unknown): Away {
@@ -129,7 +138,7 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
   }
 
   function shut(why: string, error?: Error): void {
-    if (away === null || away.closed !== null) return;
+    if (away?.closed !== null) return;
     away.closed = why;
     logger.error(
       { code: "QG_LEDGER_SPOOL_CLOSED", path: folder.path, err: error, rows: waitingLines(), bytes: waitingBytes() },
@@ -196,7 +205,10 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
       if (away !== null) await store.replay([], null);
       if (isClosed) return;
       await comeBack();
-      while (waiting[0] !== undefined && !isClosed) await deliver(waiting[0]);
+      for (let next = waiting[0]; next !== undefined; next = waiting[0]) {
+        if (isClosed) return;
+        await deliver(next);
+      }
       if (!isClosed) caughtUp();
     } catch (error) {
       // Anything else would be the same at the next look.
@@ -217,6 +229,7 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
       "what was kept in files while the ledger's database was away is in the ledger",
     );
     waitingSince = null;
+    doneAtMs = clock.monotonic();
     delivered = { rows: 0, orphans: 0 };
     relapses = 0;
   }
@@ -255,7 +268,8 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
 
   /** Nobody but this process knows that these requests still run: the database is told before the file goes. */
   async function moveOpen(): Promise<void> {
-    while (open.size > 0 && !isClosed) {
+    while (open.size > 0) {
+      if (isClosed) return;
       const some = [...open.values()].slice(0, MOVE_INTENTS);
       await Promise.all(
         some.map(async (row) => {
@@ -286,8 +300,7 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
 
   async function look(): Promise<void> {
     try {
-      const files = [...waiting.map(({ path }) => path), ...(away?.writer.path == null ? [] : [away.writer.path])];
-      await folder.beat(files, clock.now()).catch(() => {});
+      await folder.beat(allPaths(), clock.now()).catch(() => {});
       for (const { path, bytes } of await folder.claim()) waiting.push({ path, bytes, lines: 0, isOrphaned: true });
     } catch (error) {
       logger.warn({ err: error, path: folder.path }, "the folder of the ledger's spool cannot be read; it is tried again");
@@ -297,8 +310,9 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
     if (!isClosed) upkeep = clock.timer(BEAT_EVERY_MS, () => void look());
   }
 
+  /** Other nodes were cut off too, and write what they kept at about the same time. */
   function unfinished(): GuardError | null {
-    if (away === null && waiting.length === 0) return null;
+    if (waitingSince === null && clock.monotonic() - doneAtMs >= OTHERS_MS) return null;
     return new GuardError("store_unavailable", "rows of this ledger are still kept in a file: wait until they are written to its database", {
       retryAfterMs: PROBE_MS,
     });
@@ -333,7 +347,7 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
         if (away.closed !== null) await new Promise<void>((resolve) => backWaiters.push(resolve));
         else return away.writer.idle();
       }
-      if (waiting.length > 0) await working;
+      if (waitingSince !== null) await working;
       await real.flush();
     },
 
@@ -353,8 +367,8 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
 
     state() {
       const [rows, bytes] = [waitingLines(), waitingBytes()];
-      if (unfinished() === null) return { rows, bytes, since: null, reason: null };
-      const seconds = Math.round((clock.now() - (waitingSince ?? clock.now())) / 1_000);
+      if (waitingSince === null) return { rows, bytes, since: null, reason: null };
+      const seconds = Math.round((clock.now() - waitingSince) / 1_000);
       const reason =
         away === null
           ? `the ledger's database is back: ${rows} rows (${bytes} bytes) that were kept in a file are being written to it`
@@ -374,9 +388,9 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
       await working;
       const last = away;
       await last?.writer.end();
-      const left = last?.writer.path == null ? waiting : [...waiting, { path: last.writer.path }];
+      const left = allPaths();
       if (left.length > 0) logger.warn({ code: "QG_LEDGER_SPOOL_LEFT", path: folder.path, rows: waitingLines() }, LEFT);
-      for (const { path } of left) await folder.release(path).catch(() => {});
+      for (const path of left) await folder.release(path).catch(() => {});
       return last?.hasUnkept !== true;
     },
   };

@@ -28,7 +28,7 @@ export function unsureRows(ledger: Ledger, clock: Clock, onLate: () => void): Un
   async function ask(): Promise<void> {
     asked = young;
     young = [];
-    const late = clock.timer(LATE_MS, onLate);
+    const late = clock.timer(LATE_MS, () => isStopped || onLate());
     try {
       await ledger.flush();
       asked = [];

@@ -32,7 +32,7 @@ export function awayLedger(clock: TestClock): AwayLedger {
   const rows = new Map<string, LedgerRow>();
   const gaps: number[] = [];
   const queued: LedgerRow[] = [];
-  let waiters: (() => void)[] = [];
+  const waiters: (() => void)[] = [];
   const put = (row: LedgerRow, corrects: boolean): void => {
     intents.delete(row.id);
     const known = rows.get(row.id);
