@@ -3,7 +3,7 @@ import type { LedgerRow } from "../../core/ledger.ts";
 import type { Logger } from "../../core/logger.ts";
 import type { LedgerStore } from "../../core/store.ts";
 import { orphanRow } from "../sql/ledger-rows.ts";
-import { openToRead, type SpoolDisk } from "./spool-folder.ts";
+import { openToRead, type SpoolDisk, type SpoolFolder } from "./spool-folder.ts";
 import { readSpool } from "./spool-lines.ts";
 
 /** Rows of one statement. */
@@ -81,6 +81,25 @@ export async function replaySpool(options: SpoolReplayOptions): Promise<SpoolRep
   }
   await commit(broken > 0 ? options.now() : null);
   return { rows, orphans, isWhole: broken === 0 };
+}
+
+/** The end of a file whose rows are in the ledger. Never rejects. */
+export async function discardSpool(folder: SpoolFolder, path: string, isWhole: boolean, logger: Logger): Promise<void> {
+  try {
+    if (isWhole) return await folder.remove(path);
+    const aside = await folder.setAside(path);
+    logger.error(
+      { code: "QG_LEDGER_SPOOL_BROKEN", path: aside },
+      "a spool of the ledger has lines that cannot be read: the other ones are in the ledger, and the file is kept",
+    );
+  } catch (error) {
+    // Another process took it, and writes it too.
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
+    logger.warn(
+      { err: error, path },
+      "a spool that is in the ledger could not be removed: the next start writes it once more, which changes nothing",
+    );
+  }
 }
 
 async function* linesOf(path: string, disk: SpoolDisk | undefined): ReturnType<typeof readSpool> {

@@ -16,7 +16,7 @@ import { BEAT_EVERY_MS } from "../sql/owner-watch.ts";
 import { storeUnavailable } from "../sql/store-unavailable.ts";
 import { type SpoolDisk, spoolFolder } from "./spool-folder.ts";
 import { intentLine, rowLine } from "./spool-lines.ts";
-import { replaySpool } from "./spool-replay.ts";
+import { discardSpool, replaySpool } from "./spool-replay.ts";
 import { spoolWriter, type SpoolWriter } from "./spool-writer.ts";
 import { unsureRows } from "./unsure-rows.ts";
 
@@ -261,7 +261,7 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
     if (replayed === null) return;
     await moveOpen();
     if (isClosed) return;
-    await discard(path, replayed.isWhole);
+    await discardSpool(folder, path, replayed.isWhole, logger);
     waiting = waiting.filter((each) => each !== file);
     delivered = { rows: delivered.rows + replayed.rows, orphans: delivered.orphans + replayed.orphans };
   }
@@ -276,24 +276,6 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
           await real.intent(row);
           if (open.get(row.id) === row) open.delete(row.id);
         }),
-      );
-    }
-  }
-
-  async function discard(path: string, isWhole: boolean): Promise<void> {
-    try {
-      if (isWhole) return await folder.remove(path);
-      const aside = await folder.setAside(path);
-      logger.error(
-        { code: "QG_LEDGER_SPOOL_BROKEN", path: aside },
-        "a spool of the ledger has lines that cannot be read: the other ones are in the ledger, and the file is kept",
-      );
-    } catch (error) {
-      // Another process took it, and writes it too.
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
-      logger.warn(
-        { err: error, path },
-        "a spool that is in the ledger could not be removed: the next start writes it once more, which changes nothing",
       );
     }
   }
