@@ -113,7 +113,7 @@ test("a request that ends while its rows are on their way, or tries again, is co
   await kit.until(() => isDone(kit));
   await spool.ledger.flush();
   expect(states(kit)).toEqual({ a: "settled", b: "settled" });
-  expect(store.intents.get("c")?.credential).toBe("second");
+  expect([...store.intents].map(([id, { credential }]) => [id, credential])).toEqual([["c", "second"]]);
 });
 
 test("a database that goes away again in the middle changes nothing about that", async () => {
@@ -286,6 +286,24 @@ test("intents of one moment share one flush, and none is acknowledged before it"
   expect([acknowledged, disk.syncs]).toEqual([500, before + 1]);
 });
 
+test("what waits behind a flush that fails is not written to that file any more", async () => {
+  let fail = (): void => {};
+  const disk = faultyDisk({
+    onSync: (number) => (number === 1 ? new Promise((_, reject) => (fail = () => reject(diskError("EIO")))) : undefined),
+  });
+  const kit = await spoolKit({ disk });
+  kit.store.isAway = true;
+  const ask = async (id: string): Promise<void> => kit.spool.ledger.intent(intentOf(id));
+  const first = ask("first");
+  await expect.poll(() => disk.syncs).toBe(1);
+  const second = ask("second");
+  await new Promise(setImmediate);
+  fail();
+  const answers = await Promise.allSettled([first, second]);
+  expect(answers.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
+  expect([disk.syncs, readFileSync(join(kit.folder, spools(kit.folder)[0] as string), "utf8").includes("second")]).toEqual([1, false]);
+});
+
 describe("what a dead process left behind", () => {
   test("is written by the next start, its open requests as unknown, charged as held; a second start finds nothing", async () => {
     const path = await leftBehind([
@@ -379,6 +397,8 @@ describe("what a dead process left behind", () => {
     kit.spool.ledger.close(rowOf("ended"));
     expect(await kit.spool.close()).toBe(true);
     expect(kit.codes()).toEqual(["QG_LEDGER_SPOOLING", "QG_LEDGER_SPOOL_LEFT"]);
+    // At once, and not only when its owner has been silent for long.
+    expect(spools(kit.folder)).toEqual([expect.stringContaining(".free.")]);
     const next = await spoolKit({ path: kit.folder });
     await next.until(() => isDone(next));
     expect(states(next)).toEqual({ open: "unknown", ended: "settled" });
