@@ -1,19 +1,14 @@
 // A gateway whose ledger's database goes away under load: it serves on, and what it served is in the ledger afterwards, once.
-import { existsSync, readdirSync } from "node:fs";
-import { randomUUID } from "node:crypto";
-import { join } from "node:path";
 import { afterEach, describe, expect, onTestFinished, test } from "vitest";
 import { createGuard, type GuardOptions } from "quotaguard";
 import { keptLogger } from "../core/context-kit.ts";
-import { chat, gatewayOptions, KEY, testGateway, UPSTREAM_KEY, type TestGateway } from "../helpers/app.ts";
-import { endChildren, ROOT, script } from "../helpers/child.ts";
+import { chat, testGateway, type TestGateway } from "../helpers/app.ts";
+import { endChildren } from "../helpers/child.ts";
 import { testServer } from "../setup/test-server.ts";
-import { ownSchema, sqlOn, wired } from "../stores/postgres-kit.ts";
-import { tempFolder } from "../stores/sqlite-kit.ts";
-import type { ChaosTcp } from "../chaos/kit/chaos-tcp.ts";
+import { sqlOn } from "../stores/postgres-kit.ts";
+import { files, goAway, killedWhileAway, ledgerOf, place, rowsOf, SECRETS, type Place } from "./ledger-away-kit.ts";
 
 const server = await testServer("postgres");
-const SECRETS = { key: "a-secret-key-for-this-test-only" };
 const MODELS = [{ name: "gpt-4o-mini", price: { inputPerMtok: 1, outputPerMtok: 2 } }];
 const LIMITS: NonNullable<GuardOptions["limits"]> = [{ name: "all", scope: "global", unit: "usd", window: { limit: 1_000, per: "day" } }];
 
@@ -23,39 +18,6 @@ afterEach(async () => {
   await gateway?.close();
   gateway = undefined;
 });
-
-interface Place {
-  readonly wire: ChaosTcp;
-  readonly url: string;
-  readonly schema: string;
-  readonly path: string;
-}
-
-async function place(): Promise<Place> {
-  const schema = ownSchema(server as string);
-  const { wire, url } = await wired(server as string);
-  return { wire, schema, url: `${url}?schema=${schema}`, path: join(tempFolder(), "spool") };
-}
-
-const ledgerOf = ({ url, path }: Place) => ({ url, spool: { path } });
-const files = (path: string): string[] => (existsSync(path) ? readdirSync(path) : []);
-const goAway = ({ wire }: Place): void => {
-  wire.set({ refuse: true });
-  wire.cut();
-};
-
-interface StoredRow {
-  readonly id: string;
-  readonly request_id: string;
-  readonly state: string;
-  readonly billed_nano_usd: string | null;
-}
-
-const rowsOf = async ({ schema }: Place): Promise<readonly StoredRow[]> =>
-  (await sqlOn(
-    server as string,
-    `select id, request_id, state, billed_nano_usd from ${schema}.quotaguard_ledger order by id`,
-  )) as unknown as StoredRow[];
 
 async function metric(name: string): Promise<number> {
   const { text = "" } = (await gateway?.guard.metrics()) ?? {};
@@ -73,7 +35,7 @@ describe.skipIf(server === undefined)("a gateway whose Postgres goes away", () =
     ["is cut off", goAway],
     ["does not answer any more", ({ wire }: Place): void => wire.set({ blackHole: true })],
   ])("and %s, under load: every answer is 200, and each request has one row", { timeout: 40_000 }, async (_how, away) => {
-    const at = await place();
+    const at = await place(server as string);
     const logger = keptLogger();
     gateway = await testGateway({
       ledger: ledgerOf(at),
@@ -135,7 +97,7 @@ describe.skipIf(server === undefined)("a gateway whose Postgres goes away", () =
   });
 
   test("with spool: false it refuses, as without one", async () => {
-    const at = await place();
+    const at = await place(server as string);
     gateway = await testGateway({ ledger: { url: at.url, spool: false }, secrets: SECRETS, logger: keptLogger() });
     goAway(at);
     expect((await chat(gateway.url)).status).toBe(503);
@@ -144,7 +106,7 @@ describe.skipIf(server === undefined)("a gateway whose Postgres goes away", () =
   });
 
   test("to the end of the process: its rows are in the ledger after the next start", async () => {
-    const at = await place();
+    const at = await place(server as string);
     const logger = keptLogger();
     gateway = await testGateway({ ledger: ledgerOf(at), secrets: SECRETS, logger });
     goAway(at);
@@ -161,7 +123,7 @@ describe.skipIf(server === undefined)("a gateway whose Postgres goes away", () =
   });
 
   test("rows that another process closed meanwhile as unknown give way to what is known", async () => {
-    const at = await place();
+    const at = await place(server as string);
     gateway = await testGateway({ ledger: ledgerOf(at), secrets: SECRETS, logger: keptLogger() });
     let release = (): void => {};
     const held = new Promise<void>((resolve) => (release = resolve));
@@ -184,89 +146,13 @@ describe.skipIf(server === undefined)("a gateway whose Postgres goes away", () =
     expect((await rowsOf(at)).map(({ state }) => state)).toEqual(["settled", "settled"]);
   });
 
-  const gatewayProcess = (at: Place, upstream: string): string => `
-    import { createServer } from "node:http";
-    import { createGuard } from "quotaguard";
-    const guard = createGuard({
-      auth: { keys: [{ name: "alice", key: "${KEY}", scopes: { user: "alice" } }] },
-      credentials: [{ name: "main", provider: "openai", apiKey: "${UPSTREAM_KEY}", baseUrl: "${upstream}" }],
-      ledger: ${JSON.stringify(ledgerOf(at))},
-      secrets: ${JSON.stringify(SECRETS)},
-    });
-    const handle = guard.handler();
-    await guard.ready();
-    const server = createServer((req, res) => handle(req, res, () => res.writeHead(404).end()));
-    server.listen(0, "127.0.0.1", () => console.log("port " + server.address().port));
-  `;
-
   test(
     "kill -9 while it writes to its file, and while it writes that to the ledger: each request that was sent has one row",
     { timeout: 60_000 },
     async () => {
-      const at = await place();
+      const at = await place(server as string);
       gateway = await testGateway();
-      const { upstream } = gateway;
-      const answered = new Set<string>();
-      async function started(): Promise<{ kill(): Promise<void>; readonly url: string }> {
-        const child = script(gatewayProcess(at, upstream.url), { cwd: ROOT });
-        const url = `http://127.0.0.1:${(await child.line(/^port \d+$/)).slice(5)}`;
-        return {
-          url,
-          async kill() {
-            child.kill("SIGKILL");
-            await child.ended;
-          },
-        };
-      }
-      /** Asks until the process is gone. */
-      async function worker(url: string): Promise<void> {
-        for (;;) {
-          const id = randomUUID();
-          try {
-            const response = await fetch(`${url}/v1/chat/completions`, {
-              method: "POST",
-              headers: { authorization: `Bearer ${KEY}`, "content-type": "application/json", "x-request-id": id },
-              body: JSON.stringify({ model: "gpt-4o-mini", messages: [{ role: "user", content: "hello" }] }),
-            });
-            await response.text();
-            if (response.status === 200) answered.add(id);
-          } catch {
-            return;
-          }
-        }
-      }
-      for (let round = 0; round < 2; round += 1) {
-        const first = await started();
-        const load = Promise.all(Array.from({ length: 8 }, async () => worker(first.url)));
-        const before = answered.size;
-        await expect.poll(() => answered.size, { timeout: 10_000 }).toBeGreaterThan(before + 10);
-        goAway(at);
-        await expect.poll(() => answered.size, { timeout: 10_000 }).toBeGreaterThan(before + 100);
-        await first.kill();
-        await load;
-        expect(files(at.path)).toHaveLength(1);
-        at.wire.set({ refuse: false, delayMs: round * 20 });
-        // In the middle of its replay: rows are going over, and their file is still there.
-        const second = await started();
-        await second.kill();
-        at.wire.set({ delayMs: 0 });
-      }
-      const last = createGuard({ ...gatewayOptions(upstream), ledger: ledgerOf(at), secrets: SECRETS, logger: keptLogger() });
-      onTestFinished(() => last.close());
-      await last.ready();
-      await expect.poll(() => files(at.path), { timeout: 10_000 }).toEqual([]);
-      await expect
-        .poll(async () => (await sqlOn(server as string, `select from ${at.schema}.quotaguard_intent`)).length, { timeout: 10_000 })
-        .toBe(0);
-      const rows = await rowsOf(at);
-      const ids = rows.map(({ request_id: id }) => id);
-      expect(new Set(ids).size).toBe(ids.length);
-      expect([...answered].filter((id) => !ids.includes(id))).toEqual([]);
-      // A request that reached the provider has its row, whether its client got the answer or not; nobody is charged for more.
-      expect(ids.length).toBeGreaterThanOrEqual(upstream.log.length);
-      const known = new Set(rows.filter(({ state }) => state === "settled").map(({ request_id: id }) => id));
-      // Only ends of the last moment may be unknown: those that no disk and no database had yet.
-      expect([...answered].filter((id) => !known.has(id)).length).toBeLessThan(2 * 8 * 2);
+      await killedWhileAway(at, gateway.upstream, 2);
     },
   );
 });
