@@ -22,7 +22,7 @@ const DEFAULT_REFILL_PER_SEC = 5;
 
 export interface AdminParts {
   readonly store: Store;
-  readonly watch: Pick<StoreWatch, "state" | "isLedgerAway">;
+  readonly watch: Pick<StoreWatch, "state" | "isLedgerAway" | "areCountersUnsure">;
   readonly ledger: Ledger;
   readonly registry: LimitRegistry;
   readonly credentials: Iterable<Credential>;
@@ -64,7 +64,7 @@ export function adminOf(parts: AdminParts): Admin {
   /** Whether nobody can be served: no request may be sent unless it is written down first, and a limit that counts everybody must not be guessed. */
   function isClosed(): boolean {
     if (watch.isLedgerAway()) return true;
-    if (watch.state().state === "ok") return false;
+    if (!watch.areCountersUnsure()) return false;
     const now = clock.now();
     return registry.all().some((limit) => {
       const { onStoreError, scope } = limit.definition;

@@ -44,7 +44,8 @@ import { credentialSet, type ChangingCredentials } from "./pool/credential-set.t
 import { modelListing } from "./pool/listing.ts";
 import { offers, type Offers } from "./pool/offers.ts";
 import { isStrategyName } from "./pool/strategies/index.ts";
-import { loadMetrics, openStores, type OpenStores } from "./open-stores.ts";
+import { loadMetrics, type OpenStores } from "./open-stores.ts";
+import { openSpooling, type SpoolingStores } from "./spooling.ts";
 import type { PluginSet } from "./plugin-set.ts";
 import { rebuilding } from "./rebuilding.ts";
 import { keptRecords, reselling, type Reselling } from "./reselling.ts";
@@ -53,7 +54,6 @@ import { remainingRows, type Remaining } from "./remaining.ts";
 import { budgetWatch, recorder } from "./recorder.ts";
 import { retryBudget } from "./resilience/retry-budget.ts";
 import { storeWatch, type StoreWatch } from "./store-watch.ts";
-import { sealKey } from "./secret-key.ts";
 import { sweeper } from "./sweeper.ts";
 import { memoryStore } from "./stores/memory.ts";
 import { providerTable } from "./upstream/provider-table.ts";
@@ -123,13 +123,14 @@ export function offeredBy({ credentials: configured, models, modelAlias }: Resol
 export async function buildRuntime(init: RuntimeInit, offered: Offered): Promise<Runtime> {
   const { options, services } = init;
   const { clock, logger } = services;
-  const stores = await openStores(options, clock, logger, (mayMake) => sealKey(options, logger, mayMake));
+  const stores = await openSpooling(options, clock, logger);
   let watch: StoreWatch | undefined;
   let runtime: Runtime;
   let metrics: Metrics | null;
   try {
     metrics = options.monitoring.prometheusEnabled ? await loadMetrics(options, logger) : null;
-    watch = storeWatch({ ...withDeadlines(stores, options, clock), clock, logger, failed: (op, mode) => metrics?.storeError(op, mode) });
+    const { spool } = stores;
+    watch = storeWatch({ ...withDeadlines(stores, options, clock), spool, clock, logger, failed: (op, mode) => metrics?.storeError(op, mode) });
     runtime = await assemble(init, offered, stores, watch, metrics);
   } catch (error) {
     watch?.stop();
@@ -174,7 +175,7 @@ function withDeadlines(stores: OpenStores, { store: wanted, ledger: rows }: Reso
 async function assemble(
   init: RuntimeInit,
   { credentials, offers: offered, catalogue }: Offered,
-  stores: OpenStores,
+  stores: SpoolingStores,
   watch: StoreWatch,
   metrics: Metrics | null,
 ): Promise<Runtime> {
@@ -288,7 +289,7 @@ async function assemble(
   const listing = modelListing(listed);
   const sweep = sweeper(store, clock, services);
   const flush = bounded({ clock, deadlineMs: FLUSH_MS });
-  metrics?.onScrape(() => metrics.store(watch.state().state !== "ok", keeper.waiting));
+  metrics?.onScrape(() => metrics.store(watch.state().state !== "ok", keeper.waiting, stores.spool?.state()));
   const { isLedgerShared } = stores;
   const { continuity } = store.limits;
   const shares = { records: store.records, resolve: offered.resolve, ledger, isLedgerShared, nodes, memo };

@@ -237,6 +237,12 @@ export interface LedgerStore {
   readonly seals?: RowSeals;
   /** True = each call that a request waits for ends by itself, whatever happens to the server. Others are given a deadline by the guard. */
   readonly isBounded?: boolean;
+  /**
+   * Commits finished rows that were kept elsewhere while the ledger could not be written; without rows, a write that shows whether it can be. A row that
+   * stands as `unknown` gives way to one that knows more; any other stays. `gapUntilMs` (wall clock): rows from before are lost. Rejects when not all of it is
+   * committed, and may be repeated. Absent = nothing is kept elsewhere.
+   */
+  replay?(rows: readonly LedgerRow[], gapUntilMs: number | null): Promise<void>;
   /** Resolves when the store can serve; rejects with a message that names the setting at fault. */
   ready(): MaybePromise<void>;
   close(): MaybePromise<void>;

@@ -139,6 +139,7 @@ export function postgresStore(source: PostgresSource, options: PostgresStoreOpti
       logger,
     ),
     seals: rowSeals(sealer, () => queriesOver(opened().link)),
+    replay: async (rows, gapUntilMs) => opened().ledger.replay(rows, gapUntilMs),
     ready() {
       if (closing !== undefined) throw new GuardError("store_unavailable", "the Postgres store is closed");
       starting ??= start().catch((error: unknown) => {

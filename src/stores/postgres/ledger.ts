@@ -1,7 +1,7 @@
 import type { GuardError } from "../../core/errors.ts";
 import type { LedgerRow } from "../../core/ledger.ts";
 import type { Logger } from "../../core/logger.ts";
-import type { Ledger, LedgerFilter } from "../../core/store.ts";
+import type { Ledger, LedgerFilter, LedgerStore } from "../../core/store.ts";
 import type { Clock, Timer } from "../../core/time.ts";
 import type { LedgerQueries } from "../sql/ledger-queries.ts";
 import { OpenPacks, type Pack } from "../sql/open-packs.ts";
@@ -19,6 +19,7 @@ const BATCH_ROWS = 1000;
 const PACK_INTENTS = 2000;
 
 export interface PostgresLedger extends Ledger {
+  readonly replay: NonNullable<LedgerStore["replay"]>;
   /** The first beat: from then on intents may be written. Rejects with the database's own error. */
   begin(): Promise<void>;
   /** Shows that the owner lives and writes what waits. Resolves when that is done or has failed; never rejects. */
@@ -105,7 +106,9 @@ export function postgresLedger({ link, queries, owners, sealer, clock, logger }:
   async function writeOnce(): Promise<boolean> {
     sent = pack;
     pack = null;
-    const rows = prepared(wantsRows || queue.rows.length >= EAGER_ROWS ? queue.rows.splice(0, BATCH_ROWS) : []);
+    const taken = wantsRows || queue.rows.length >= EAGER_ROWS ? queue.rows.splice(0, BATCH_ROWS) : [];
+    const rows = prepared(taken);
+    done += taken.length - rows.length;
     if (queue.rows.length === 0) wantsRows = false;
     const beat = wantsBeat || owners.due();
     wantsBeat = false;
@@ -140,19 +143,19 @@ export function postgresLedger({ link, queries, owners, sealer, clock, logger }:
     }
     // One row that cannot be stored must not hold up the intents, nor all other rows for ever.
     await send(rest);
-    await writeHalves(rows);
+    await writeHalves(rows, false);
   }
 
-  async function writeHalves(rows: Prepared): Promise<void> {
+  async function writeHalves(rows: Prepared, corrects: boolean): Promise<void> {
     const middle = Math.ceil(rows.length / 2);
     for (const half of [rows.slice(0, middle), rows.slice(middle)]) {
       try {
-        if (half.length > 0) await send({ beat: false, body: null, rows: half.map(({ json }) => json), emptied: [], only: null, completeFrom: null });
+        if (half.length > 0) await send({ ...NOTHING, rows: half.map(({ json }) => json), corrects });
       } catch (error) {
         if (!isRowFault(error)) throw error;
         const [one, more] = half;
         if (one && !more) queue.leftOut(one.row, error);
-        else await writeHalves(half);
+        else await writeHalves(half, corrects);
       }
     }
   }
@@ -177,7 +180,6 @@ export function postgresLedger({ link, queries, owners, sealer, clock, logger }:
       } catch (error) {
         queue.leftOut(row, error);
         packs.leave(row.id);
-        done += 1;
         return [];
       }
     });
@@ -189,7 +191,7 @@ export function postgresLedger({ link, queries, owners, sealer, clock, logger }:
     const delayMs = backoffMs(failures);
     failures += 1;
     retryAtMs = clock.monotonic() + delayMs;
-    if (!isBehind) logger.error({ err: error, rows: queue.rows.length }, "the ledger cannot be written: requests are refused until it can");
+    if (!isBehind) logger.error({ err: error, rows: queue.rows.length }, "the ledger's database cannot be written");
     isBehind = true;
     retryTimer = clock.timer(delayMs, onRetry);
     for (const refused of [sent, pack]) if (refused !== null) packs.refuse(refused, storeUnavailable(error, delayMs));
@@ -279,9 +281,26 @@ export function postgresLedger({ link, queries, owners, sealer, clock, logger }:
 
     completeSince: () => read(async () => Math.max(queue.completeFrom ?? 0, await queries.completeSince())),
 
+    async replay(given, gapUntilMs) {
+      if (failures > 0) {
+        retryTimer?.cancel();
+        if (!isWriting) onRetry();
+        await writing;
+        if (failures > 0) throw refusal();
+      }
+      const rows = prepared(given);
+      try {
+        await send({ ...NOTHING, beat: given.length === 0, completeFrom: gapUntilMs });
+        await writeHalves(rows, true);
+      } catch (error) {
+        throw storeUnavailable(error);
+      }
+      for (const { row } of rows) packs.leave(row.id);
+    },
+
     async begin() {
       owners.beaten();
-      await send({ beat: true, body: null, rows: [], emptied: [], only: null, completeFrom: null });
+      await send({ ...NOTHING, beat: true });
     },
 
     async beat() {
@@ -305,6 +324,8 @@ export function postgresLedger({ link, queries, owners, sealer, clock, logger }:
     },
   };
 }
+
+const NOTHING: LedgerWrite = { beat: false, body: null, rows: [], emptied: [], only: null, completeFrom: null };
 
 const numbersOf = (emptied: readonly Pack[]): number[] => emptied.filter(({ seq }) => seq > 0).map(({ seq }) => seq);
 
