@@ -119,6 +119,7 @@ export async function arrivals(ledger: Ledger | null, { perSecond, warmUpMs, mea
     }
   }
 
+  const isBusy = (): boolean => answered < all || waiting.length > 0;
   const timer = perSecond > 0 ? setInterval(work, TICK_MS) : undefined;
   await until(measureFromMs);
   delay.enable();
@@ -128,7 +129,7 @@ export async function arrivals(ledger: Ledger | null, { perSecond, warmUpMs, mea
   delay.disable();
   const { user, system } = process.cpuUsage(cpu);
   const seconds = (performance.now() - fromMs) / 1_000;
-  while (answered < all || waiting.length > 0) await until(performance.now() + TICK_MS);
+  while (isBusy()) await until(performance.now() + TICK_MS);
   clearInterval(timer);
   await ledger?.flush();
   const [found] = ledger === null ? [] : await ledger.totals({ from: firstAt }, []);
