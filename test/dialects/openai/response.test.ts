@@ -43,6 +43,8 @@ describe("a whole response", () => {
     ],
     ["usage that nobody can have", { choices: message({ content: "hello" }), usage: { prompt_tokens: -1, completion_tokens: 2 } }, "hello"],
     ["two choices", { choices: [...message({ content: "a" }), ...message({ content: "b" })] }, "ab"],
+    ["reasoning under both of its names", { choices: message({ content: "so", reasoning_content: "think", reasoning: "think" }) }, "sothink"],
+    ["reasoning in two parts", { choices: message({ content: "so", reasoning_content: "think", reasoning: "hard" }) }, "sothinkhard"],
     ["reasoning and refusal", { choices: message({ content: null, reasoning_content: "think", refusal: "no" }) }, "thinkno"],
     [
       "tool calls",
