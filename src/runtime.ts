@@ -301,6 +301,7 @@ async function assemble(
       watch,
       ledger,
       registry,
+      scopes: options.scopes,
       credentials: notPaused(credentials, lent.pauses),
       pauses,
       reselling: resold,

@@ -307,6 +307,13 @@ export function postgresLedger({ link, queries, owners, clock, logger }: LedgerP
 const numbersOf = (emptied: readonly Pack[]): number[] => emptied.filter(({ seq }) => seq > 0).map(({ seq }) => seq);
 
 function storableFilter(filter: LedgerFilter): LedgerFilter {
-  if (filter.scopes === undefined) return filter;
-  return { ...filter, scopes: Object.fromEntries(Object.entries(filter.scopes).map(([name, value]) => [storableText(name), storableText(value)])) };
+  const { scopes, fields } = filter;
+  return {
+    ...filter,
+    ...(scopes === undefined ? {} : { scopes: storableValues(scopes) }),
+    ...(fields === undefined ? {} : { fields: storableValues(fields) }),
+  };
 }
+
+const storableValues = (values: Readonly<Record<string, string>>): Record<string, string> =>
+  Object.fromEntries(Object.entries(values).map(([name, value]) => [storableText(name), storableText(value)]));
