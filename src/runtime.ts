@@ -45,6 +45,7 @@ import { offers, type Offers } from "./pool/offers.ts";
 import { isStrategyName } from "./pool/strategies/index.ts";
 import { loadMetrics, openStores, type OpenStores } from "./open-stores.ts";
 import type { PluginSet } from "./plugin-set.ts";
+import { retentionOf } from "./ledger-retention.ts";
 import { rebuilding } from "./rebuilding.ts";
 import { keptRecords, reselling, type Reselling } from "./reselling.ts";
 import { recordLock } from "./record-lock.ts";
@@ -291,6 +292,8 @@ async function assemble(
   const rebuild = continuity ? rebuilding({ continuity, registry, declared: init.declared, ...shares, clock, logger }) : null;
   // The last thing that may fail, and before anything is decided.
   await rebuild?.start();
+  const retention = retentionOf({ options, stores, store, registry, declared: init.declared, clock, logger });
+  await retention?.start();
   await prices.load();
 
   return {
@@ -364,6 +367,7 @@ async function assemble(
     close: () =>
       closeAll([
         () => rebuild?.close(),
+        () => retention?.close(),
         () => sweep.stop(),
         () => keeper.flush(),
         () => keeper.close(),

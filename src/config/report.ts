@@ -68,7 +68,7 @@ function asWritten(options: ResolvedOptions): Shown {
       defaultModelsRpm: numberOf(server.defaultModelsRpm),
     },
     store: { url: placeOf(options.store), nodes: options.nodes },
-    ledger: { url: placeOf(options.ledger) },
+    ledger: { url: placeOf(options.ledger), retention: options.retentionMs === null ? null : formatDuration(options.retentionMs) },
     auth,
     keys,
     scopes: { names: scopes.names, trustHeaders: scopes.trustHeaders, headers: scopes.headers, of: scopes.of ? "a function" : undefined },

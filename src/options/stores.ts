@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { Secret } from "../core/secret.ts";
 import type { LedgerStore, Store } from "../core/store.ts";
-import { seam } from "./values.ts";
+import { duration, seam } from "./values.ts";
 
 /** A server: its URL may hold a password, `place` (host, port and database) does not. */
 export interface ServerStore<K extends string> {
@@ -71,6 +71,11 @@ const STORE_ADVICE = "expected memory, sqlite:<path> or redis://<host>:<port>, f
 const LEDGER_ADVICE = "expected memory, sqlite:<path> or postgres://<user>@<host>:<port>/<database>, for example sqlite:./data/quotaguard.db";
 /** What makes most URLs unreadable. */
 const ENCODED = "in its user and password, characters such as @ : / # % are written percent-encoded";
+const DAY_MS = 86_400_000;
+/** A request may be settled a day after its hold ran out, and until then its row must be there. */
+const MIN_RETENTION_MS = DAY_MS;
+const MAX_RETENTION_MS = 36_500 * DAY_MS;
+
 const MOST_NODES = 10_000;
 
 const nodes = () => z.union([z.literal("auto"), z.number().int().min(1).max(MOST_NODES)], { error: "expected auto or a whole number from 1 up" });
@@ -102,7 +107,14 @@ export const ledgerOption = () =>
     [
       seam<LedgerStore>(["records", "ledger", "ready", "close"], "a ledger: { url }, or what memoryStore(), sqliteStore() or postgresStore() return"),
       z.strictObject({
-        url: urlOption("postgres", LEDGER_ADVICE, "Redis keeps counters, not rows: name it in store.url, and here sqlite:<path> or postgres://…"),
+        /** @default the store's own */
+        url: urlOption(
+          "postgres",
+          LEDGER_ADVICE,
+          "Redis keeps counters, not rows: name it in store.url, and here sqlite:<path> or postgres://…",
+        ).optional(),
+        /** How long requests have rows of their own; after that they are in the sums of their day. `null` = for good. */
+        retention: duration(MIN_RETENTION_MS, MAX_RETENTION_MS).nullable().default(null),
       }),
     ],
     { error: "expected { url } or a store object" },
@@ -117,9 +129,10 @@ export function resolveStore(option: ParsedStore | undefined): { readonly store:
   return "url" in option ? { store: option.url, nodes: option.nodes } : { store: { kind: "given", store: option }, nodes: "auto" };
 }
 
-export function resolveLedger(option: ParsedLedger | undefined): ResolvedLedger {
-  if (option === undefined) return { kind: "store" };
-  return "url" in option ? option.url : { kind: "given", store: option };
+export function resolveLedger(option: ParsedLedger | undefined): { readonly ledger: ResolvedLedger; readonly retentionMs: number | null } {
+  if (option === undefined) return { ledger: { kind: "store" }, retentionMs: null };
+  if ("records" in option) return { ledger: { kind: "given", store: option }, retentionMs: null };
+  return { ledger: option.url ?? { kind: "store" }, retentionMs: option.retention };
 }
 
 /** Where something is kept, as people may see it: without a password. */

@@ -197,7 +197,8 @@ export function orphanRow(row: LedgerRow): LedgerRow {
 /** A request's scopes object is frozen and shared by all requests of its key, so that its JSON is made once. */
 const OTHER_SCOPES = new WeakMap<Scopes, string>();
 
-function otherScopes(scopes: Scopes): string | null {
+/** The scopes that have no column of their own, as JSON. */
+export function otherScopes(scopes: Scopes): string | null {
   let others: Record<string, string> | null = null;
   for (const name in scopes) {
     if (name === "org" || name === "team" || name === "user") continue;
