@@ -63,6 +63,8 @@ export function ledgerRetention({ retentionMs, ledger, name, records, rebuilt, c
   let isFailing = false;
   let isHeldUp = false;
 
+  const isOver = (): boolean => isClosed;
+
   /** The limits that need rows, with what was set for them at run time. */
   async function strictLimits() {
     if (rebuilt === null) return [];
@@ -122,7 +124,7 @@ export function ledgerRetention({ retentionMs, ledger, name, records, rebuilt, c
     let rows = 0;
     try {
       let keepAt = clock.monotonic() + LOCK_MS / 3;
-      while (!isClosed) {
+      while (!isOver()) {
         const folded = await (fold as NonNullable<Ledger["fold"]>)(beforeMs, ROWS);
         if (folded === 0) break;
         rows += folded;
