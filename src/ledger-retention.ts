@@ -28,7 +28,7 @@ const ROWS = 200;
 const PAUSE_MS = 20;
 const DAY_MS = 86_400_000;
 
-export interface LedgerRetentionParts {
+interface LedgerRetentionParts {
   readonly retentionMs: number;
   readonly ledger: Pick<Ledger, "fold">;
   /** Whose ledger it is, for people. */
@@ -53,7 +53,7 @@ export interface LedgerRetention {
   close(): Promise<void>;
 }
 
-export function ledgerRetention({ retentionMs, ledger, name, records, rebuilt, clock, logger }: LedgerRetentionParts): LedgerRetention {
+function ledgerRetention({ retentionMs, ledger, name, records, rebuilt, clock, logger }: LedgerRetentionParts): LedgerRetention {
   const locks = recordLock({ records, clock });
   const { fold } = ledger;
   let timer: Timer | undefined;
