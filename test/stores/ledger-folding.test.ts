@@ -170,6 +170,19 @@ describe.each(places.filter(([, isThere]) => isThere))("folding in %s", (_name, 
     expect([await place.count("ledger"), (await place.count("rollup")) < sums + 200]).toEqual([0, true]);
   });
 
+  it("has one sum for what no report tells apart", async () => {
+    const at = TODAY - DAY_MS;
+    const scopes = [
+      { org: "acme", role: "dev", feature: "chat" },
+      { feature: "chat", role: "dev", org: "acme" },
+    ];
+    await write(
+      ledger,
+      scopes.map((one, n) => rowOf(`s${n}`, { at: at + n, scopes: one, latencyMs: n })),
+    );
+    expect([await foldAll(ledger, TODAY, 1), await place.count("rollup")]).toEqual([2, 1]);
+  });
+
   it("takes the oldest first, no more than it is told, and whole days only", async () => {
     await write(ledger, [
       rowOf("c", { at: TODAY - 1 }),
