@@ -179,7 +179,7 @@ describe("is refused at the start", () => {
     ["1d", [{ name: "hour", scope: "org", unit: "usd", window: { limit: 1, per: "36h" } }], /give at least 2d/],
     ["3650d", [credit], /limit credit, .* it may need all of them, so leave retention out/],
   ] as const)("%s where limits need rows to be rebuilt from: %#", async (retention, limits, problem) => {
-    const ready = guardOn({ store: losing(), ledger: { retention }, limits: limits as GuardOptions["limits"] & object }).ready();
+    const ready = guardOn({ store: losing(), ledger: { retention }, limits }).ready();
     if (problem === null) await ready;
     else await expect(ready).rejects.toThrow(problem);
   });

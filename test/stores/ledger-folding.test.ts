@@ -106,7 +106,9 @@ const places: readonly (readonly [string, boolean, (clock: TestClock) => Place])
       return {
         async open() {
           const store = sqliteStore(path, { clock, logger: recordingLogger().logger });
-          onTestFinished(async () => void (await store.close()));
+          onTestFinished(async () => {
+            await store.close();
+          });
           await store.ready();
           return store;
         },
@@ -246,9 +248,9 @@ describe.each(places.filter(([, isThere]) => isThere))("folding in %s", (_name, 
     await write(ledger, rows);
     const [whole] = await ledger.totals({}, []);
     const seen: unknown[] = [];
-    let isOver = false;
+    const folding = { isOver: false };
     async function watch(): Promise<void> {
-      while (!isOver) {
+      while (!folding.isOver) {
         seen.push(...(await other.totals({ to: TODAY }, [])));
         await turn();
       }
@@ -268,7 +270,7 @@ describe.each(places.filter(([, isThere]) => isThere))("folding in %s", (_name, 
     };
     const watching = watch();
     await Promise.all([tolerant(ledger), tolerant(other), serve()]);
-    isOver = true;
+    folding.isOver = true;
     await watching;
     expect(seen.length).toBeGreaterThan(0);
     for (const one of seen) expect(one).toEqual(whole);

@@ -58,7 +58,7 @@ function fold(rows: readonly LedgerRow[], groupBy: readonly LedgerGroup[]): Ledg
     const usd = (field: "rawNanoUsd" | "billedNanoUsd"): bigint => group.reduce((sum, row) => sum + BigInt(row[field] ?? 0), 0n);
     const tokens = (name: TokenClass): number => group.reduce((sum, row) => sum + (row.usage?.[name] ?? 0), 0);
     return {
-      group: Object.fromEntries((JSON.parse(id) as string[]).map((value, i) => [groupBy[i], value])),
+      group: Object.fromEntries((JSON.parse(id) as string[]).map((value, i) => [groupBy[i] as string, value])),
       requests: group.length,
       refused: count((row) => row.state === "refused"),
       estimated: count(asHeld),
