@@ -13,8 +13,10 @@ import { encodeValue, valueLabel, type CompiledLimit, type LimitRegistry } from 
 import type { Lending } from "./lending.ts";
 import type { Reselling } from "./reselling.ts";
 import { providerLimits } from "./provider-limits.ts";
+import type { ResolvedOptions } from "./options/resolved.ts";
 import type { StoreWatch } from "./store-watch.ts";
 import type { Transport } from "./upstream/transport.ts";
+import { usageReport } from "./usage-report.ts";
 
 /** TokenGuard's own defaults, for a bucket that is created by naming only one of its numbers. */
 const DEFAULT_CAPACITY = 1_000;
@@ -25,6 +27,7 @@ export interface AdminParts {
   readonly watch: Pick<StoreWatch, "state" | "isLedgerAway" | "areCountersUnsure">;
   readonly ledger: Ledger;
   readonly registry: LimitRegistry;
+  readonly scopes: ResolvedOptions["scopes"];
   readonly credentials: Iterable<Credential>;
   readonly pauses: CredentialPauses;
   readonly reselling: Reselling;
@@ -166,10 +169,7 @@ export function adminOf(parts: AdminParts): Admin {
       await parts.openCounters();
       return true;
     },
-    usage: async (filter, groupBy) => {
-      await ledger.flush();
-      return ledger.totals(filter, groupBy);
-    },
+    usage: usageReport({ ledger, scopes: parts.scopes, clock }),
     audit: parts.audit,
   };
 

@@ -43,6 +43,7 @@ export type {
   WouldRefuse,
 } from "./core/limit-admin.ts";
 export type { OrgAdmin, OrgView } from "./core/org-admin.ts";
+export type { UsageQuery, UsageRow, UsageTime } from "./core/usage-report.ts";
 export { jsonAnswer, type Answer, type Sink, type Source } from "./core/answer.ts";
 export type { Context } from "./core/context.ts";
 export type { Events, GuardEvents } from "./core/events.ts";
@@ -70,6 +71,7 @@ export type {
   CounterState,
   FinishResult,
   Ledger,
+  LedgerField,
   LedgerFilter,
   LedgerGroup,
   LedgerStore,

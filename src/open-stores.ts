@@ -5,6 +5,7 @@ import type { RowSeals } from "./core/row-seal.ts";
 import type { Secret } from "./core/secret.ts";
 import type { Ledger, LedgerStore, RecordStore, Store } from "./core/store.ts";
 import type { Clock, MaybePromise } from "./core/time.ts";
+import { boundedLedger, boundedStore } from "./limits/bounded.ts";
 import type { Metrics } from "./metering/metrics.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 import type { ResolvedLedger, ResolvedStore } from "./options/stores.ts";
@@ -87,6 +88,18 @@ async function opened(
     memo: isOwn ? (store.memo ?? null) : rows.name === "memory" ? null : rows.records,
     isLedgerShared: rows.shared,
   };
+}
+
+/** Ours end each call by themselves; a host's own may never answer. */
+export function withDeadlines(
+  stores: OpenStores,
+  { store: wanted, ledger: rows }: ResolvedOptions,
+  clock: Clock,
+): Pick<OpenStores, "store" | "ledger"> {
+  const store = wanted.kind === "given" ? boundedStore(stores.store, clock) : stores.store;
+  if (stores.ledger === stores.store.ledger) return { store, ledger: store.ledger };
+  const isBounded = rows.kind !== "given" || rows.store.isBounded === true;
+  return { store, ledger: isBounded ? stores.ledger : boundedLedger(stores.ledger, clock) };
 }
 
 const samePlace = (a: ResolvedLedger, b: ResolvedStore): boolean => a.kind === "sqlite" && b.kind === "sqlite" && a.path === b.path;

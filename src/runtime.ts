@@ -6,14 +6,14 @@ import type { Services } from "./core/context.ts";
 import { GuardError } from "./core/errors.ts";
 import type { ScopesInput } from "./core/scope.ts";
 import type { Ledger } from "./core/store.ts";
-import type { Clock, MaybePromise } from "./core/time.ts";
+import type { MaybePromise } from "./core/time.ts";
 import type { Step } from "./core/step.ts";
 import { NO_USAGE, type Usage } from "./core/usage.ts";
 import { dialect } from "./dialects/index.ts";
 import { adminOf } from "./admin.ts";
 import { books } from "./books.ts";
 import { callCosts, operationCosts, routeCosts, silentCosts, type CostParts } from "./costs.ts";
-import { bounded, boundedLedger, boundedMemo, boundedStore } from "./limits/bounded.ts";
+import { bounded, boundedMemo } from "./limits/bounded.ts";
 import { estimator } from "./limits/estimate.ts";
 import { holds } from "./limits/holds.ts";
 import type { LimitDefinition } from "./limits/limit.ts";
@@ -44,9 +44,10 @@ import { credentialSet, type ChangingCredentials } from "./pool/credential-set.t
 import { modelListing } from "./pool/listing.ts";
 import { offers, type Offers } from "./pool/offers.ts";
 import { isStrategyName } from "./pool/strategies/index.ts";
-import { loadMetrics, type OpenStores } from "./open-stores.ts";
+import { loadMetrics, withDeadlines, type OpenStores } from "./open-stores.ts";
 import { openSpooling, type SpoolingStores } from "./spooling.ts";
 import type { PluginSet } from "./plugin-set.ts";
+import { retentionOf } from "./ledger-retention.ts";
 import { rebuilding } from "./rebuilding.ts";
 import { keptRecords, reselling, type Reselling } from "./reselling.ts";
 import { recordLock } from "./record-lock.ts";
@@ -162,14 +163,6 @@ async function withPlugins(
     await close().catch((problem: unknown) => logger.warn({ err: problem }, "not everything could be closed after a failed start"));
     throw error;
   }
-}
-
-/** Ours end each call by themselves; a host's own may never answer. */
-function withDeadlines(stores: OpenStores, { store: wanted, ledger: rows }: ResolvedOptions, clock: Clock): Pick<OpenStores, "store" | "ledger"> {
-  const store = wanted.kind === "given" ? boundedStore(stores.store, clock) : stores.store;
-  if (stores.ledger === stores.store.ledger) return { store, ledger: store.ledger };
-  const isBounded = rows.kind !== "given" || rows.store.isBounded === true;
-  return { store, ledger: isBounded ? stores.ledger : boundedLedger(stores.ledger, clock) };
 }
 
 async function assemble(
@@ -296,6 +289,8 @@ async function assemble(
   const rebuild = continuity ? rebuilding({ continuity, registry, declared: init.declared, ...shares, clock, logger }) : null;
   // The last thing that may fail, and before anything is decided.
   await rebuild?.start();
+  const retention = retentionOf({ options, stores, store, registry, declared: init.declared, clock, logger });
+  await retention?.start();
   await prices.load();
   kept.begin();
 
@@ -307,6 +302,7 @@ async function assemble(
       watch,
       ledger,
       registry,
+      scopes: options.scopes,
       credentials: notPaused(credentials, lent.pauses),
       pauses,
       reselling: resold,
@@ -370,6 +366,7 @@ async function assemble(
     close: () =>
       closeAll([
         () => rebuild?.close(),
+        () => retention?.close(),
         () => sweep.stop(),
         () => kept.stop(),
         () => keeper.flush(),

@@ -65,7 +65,7 @@ export function startingAdmin({ options, started, waitForStart, status, openRequ
     setBucket: async (address, numbers) => (await waitForStart()).admin.setBucket(address, numbers),
     syncLimits: async () => (await waitForStart()).admin.syncLimits(),
     openCounters: async () => (await waitForStart()).admin.openCounters(),
-    usage: async (filter, groupBy) => (await waitForStart()).admin.usage(filter, groupBy),
+    usage: async (query) => (await waitForStart()).admin.usage(query),
     audit: async (range) => (await waitForStart()).admin.audit(range),
   };
 }

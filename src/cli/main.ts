@@ -2,6 +2,7 @@
 /** The `quotaguard` command: one file per subcommand, loaded only when it is asked for. */
 import { Command } from "commander";
 import { awake } from "../core/awake.ts";
+import { systemClock } from "../core/time.ts";
 import { VERSION } from "../core/version.ts";
 import { EXIT_USAGE, reportFailure, type CommonFlags } from "./output.ts";
 import type { AuditFlags } from "./audit.ts";
@@ -9,6 +10,7 @@ import type { CreateFlags } from "./keys.ts";
 import type { SetFlags } from "./limits.ts";
 import type { PriceImportFlags, PriceListFlags } from "./prices.ts";
 import type { ServeFlags } from "./serve.ts";
+import type { UsageFlags } from "./usage.ts";
 
 const program = new Command("quotaguard")
   .description("LLM quota, routing and billing. Without an app around it: `quotaguard serve`.")
@@ -44,6 +46,28 @@ common(program.command("audit").description("go through the ledger and name each
     const { audit } = await import("./audit.ts");
     process.exitCode = await audit(flags);
   });
+common(
+  program
+    .command("usage")
+    .description("show what was used and what it cost, by the ledger: of this month (UTC) by day, unless told otherwise")
+    .option("--from <date>", "from this time on, such as 2026-11-01")
+    .option("--to <date>", "before this time")
+    .option("--group-by <names>", "day, org, team, user, key, model, provider, credential, route, tag, scope.<name>; several separated by commas")
+    .option("--org <name>", "of this org only; so with the others")
+    .option("--team <name>")
+    .option("--user <name>")
+    .option("--key <name>", "name of a client's key")
+    .option("--model <name>", "as clients name it")
+    .option("--provider <name>")
+    .option("--credential <name>")
+    .option("--route <path>")
+    .option("--tag <text>")
+    .option("--scope <scope=value...>", "any other scope, such as role=dev")
+    .option("--csv", "print CSV"),
+).action(async (flags: UsageFlags) => {
+  const { usage } = await import("./usage.ts");
+  process.exitCode = await usage(flags, systemClock.now());
+});
 
 const prices = program.command("prices").description("what models cost here, and who says so");
 common(prices.command("list").description("list the price of each model at each credential"))

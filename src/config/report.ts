@@ -68,7 +68,11 @@ function asWritten(options: ResolvedOptions): Shown {
       defaultModelsRpm: numberOf(server.defaultModelsRpm),
     },
     store: { url: placeOf(options.store), nodes: options.nodes },
-    ledger: { url: placeOf(options.ledger), spool: options.ledger.kind === "postgres" ? spoolRow(options.ledger.spool) : undefined },
+    ledger: {
+      url: placeOf(options.ledger),
+      spool: options.ledger.kind === "postgres" ? spoolRow(options.ledger.spool) : undefined,
+      retention: options.retentionMs === null ? null : formatDuration(options.retentionMs),
+    },
     auth,
     keys,
     scopes: { names: scopes.names, trustHeaders: scopes.trustHeaders, headers: scopes.headers, of: scopes.of ? "a function" : undefined },

@@ -80,6 +80,11 @@ const STORE_ADVICE = "expected memory, sqlite:<path> or redis://<host>:<port>, f
 const LEDGER_ADVICE = "expected memory, sqlite:<path> or postgres://<user>@<host>:<port>/<database>, for example sqlite:./data/quotaguard.db";
 /** What makes most URLs unreadable. */
 const ENCODED = "in its user and password, characters such as @ : / # % are written percent-encoded";
+const DAY_MS = 86_400_000;
+/** A request may be settled a day after its hold ran out, and until then its row must be there. */
+const MIN_RETENTION_MS = DAY_MS;
+const MAX_RETENTION_MS = 36_500 * DAY_MS;
+
 const MOST_NODES = 10_000;
 
 const nodes = () => z.union([z.literal("auto"), z.number().int().min(1).max(MOST_NODES)], { error: "expected auto or a whole number from 1 up" });
@@ -125,9 +130,16 @@ export const ledgerOption = () =>
     [
       seam<LedgerStore>(["records", "ledger", "ready", "close"], "a ledger: { url }, or what memoryStore(), sqliteStore() or postgresStore() return"),
       z.strictObject({
-        url: urlOption("postgres", LEDGER_ADVICE, "Redis keeps counters, not rows: name it in store.url, and here sqlite:<path> or postgres://…"),
+        /** @default the store's own */
+        url: urlOption(
+          "postgres",
+          LEDGER_ADVICE,
+          "Redis keeps counters, not rows: name it in store.url, and here sqlite:<path> or postgres://…",
+        ).optional(),
         /** Keeps rows in a file on this machine while a Postgres is away; `false` = nothing is served then. */
         spool: z.union([z.literal(false), spoolSchema], { error: "expected false or { path, maxBytes, maxTime }" }).optional(),
+        /** How long requests have rows of their own; after that they are in the sums of their day. `null` = for good. */
+        retention: duration(MIN_RETENTION_MS, MAX_RETENTION_MS).nullable().default(null),
       }),
     ],
     { error: "expected { url } or a store object" },
@@ -142,11 +154,12 @@ export function resolveStore(option: ParsedStore | undefined): { readonly store:
   return "url" in option ? { store: option.url, nodes: option.nodes } : { store: { kind: "given", store: option }, nodes: "auto" };
 }
 
-export function resolveLedger(option: ParsedLedger | undefined): ResolvedLedger {
-  if (option === undefined) return { kind: "store" };
-  if (!("url" in option)) return { kind: "given", store: option };
-  const { url, spool } = option;
-  return url.kind === "postgres" ? { ...url, spool: spool === false ? null : spoolOf(spool ?? spoolSchema.parse({})) } : url;
+export function resolveLedger(option: ParsedLedger | undefined): { readonly ledger: ResolvedLedger; readonly retentionMs: number | null } {
+  if (option === undefined) return { ledger: { kind: "store" }, retentionMs: null };
+  if ("records" in option) return { ledger: { kind: "given", store: option }, retentionMs: null };
+  const { url = { kind: "store" }, spool, retention } = option;
+  const ledger = url.kind === "postgres" ? { ...url, spool: spool === false ? null : spoolOf(spool ?? spoolSchema.parse({})) } : url;
+  return { ledger, retentionMs: retention };
 }
 
 const spoolOf = ({ path, maxBytes, maxTime }: z.output<typeof spoolSchema>): ResolvedSpool => ({ path, maxBytes, maxTimeMs: maxTime });

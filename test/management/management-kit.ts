@@ -4,6 +4,7 @@ import type { AuditReport } from "../../src/core/audit.ts";
 import type { KeyView } from "../../src/core/key-admin.ts";
 import type { LimitView, ShadowReport } from "../../src/core/limit-admin.ts";
 import type { OrgView } from "../../src/core/org-admin.ts";
+import type { UsageRow } from "../../src/core/usage-report.ts";
 import { Secret } from "../../src/core/secret.ts";
 import { managementRouter } from "../../src/management/router.ts";
 import { kit, type Kit } from "../core/context-kit.ts";
@@ -95,8 +96,28 @@ export const AUDIT: AuditReport = {
   checkedAt: Date.UTC(2026, 0, 3),
 };
 
+export const USAGE: UsageRow = {
+  group: { model: "gpt-4o", day: "2026-01-01" },
+  requests: 2,
+  refused: 1,
+  estimated: 0,
+  unpriced: 0,
+  inputTokens: 3,
+  cacheReadTokens: 1,
+  cacheWriteTokens: 0,
+  outputTokens: 4,
+  reasoningTokens: 2,
+  totalTokens: 7,
+  rawUsd: 1.5,
+  billedUsd: 1.65,
+  rawNanoUsd: "1500000000",
+  billedNanoUsd: "1650000000",
+};
+
 export interface FakeAdmin extends Admin {
   readonly calls: AdminCall[];
+  /** What a report says. */
+  rows: readonly UsageRow[];
   fails: Error | undefined;
   status: HealthView["status"];
   /** Of its only credential. */
@@ -114,12 +135,12 @@ function fakeAdmin(): FakeAdmin {
     calls.push({ name, args });
     return answer;
   };
-  const total = { group: { model: "gpt-4o" }, requests: 2, inputTokens: 3, outputTokens: 4, rawNanoUsd: 1_500_000_000, billedNanoUsd: 1_650_000_000 };
   const admin: FakeAdmin = {
     calls,
     fails: undefined,
     status: "ok",
     paused: undefined,
+    rows: [USAGE],
     health: () => ({ ...HEALTH, status: admin.status }),
     keys: {
       create: (key) => note("keys.create", [key], { key: MADE, view: KEY_VIEW }),
@@ -162,7 +183,7 @@ function fakeAdmin(): FakeAdmin {
     clientBans: () => [CLIENT_BAN],
     openCounters: () => note("openCounters", [], true),
     liftClientBan: (...args) => noted("liftClientBan", args, args[0] === CLIENT_BAN.client),
-    usage: (filter, groupBy) => note("usage", [filter, groupBy], [total]),
+    usage: (query) => note("usage", [query], admin.rows),
     audit: ({ signal: _signal, ...range } = {}) => note("audit", [range], AUDIT),
   };
   return admin;

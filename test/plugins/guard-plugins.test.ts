@@ -158,7 +158,7 @@ describe("the life of a guard", () => {
           name: "first",
           async setup(host) {
             await host.records.put("begun", 1);
-            notes.push(`${host.admin.health().status} ${(await host.admin.usage({}, [])).length} ${(await host.records.list("")).length}`);
+            notes.push(`${host.admin.health().status} ${(await host.admin.usage()).length} ${(await host.records.list("")).length}`);
             return async () => void (await host.records.put("ended", 1));
           },
         },

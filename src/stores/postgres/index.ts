@@ -61,7 +61,8 @@ export function postgresStore(source: PostgresSource, options: PostgresStoreOpti
       const records = postgresRecords(link, self.self.id, channel, clock === systemClock ? undefined : clock.now);
       const changes = recordWatch({ link, records, self: self.self.id, channel, clock, logger });
       watching = changes;
-      const ledger = postgresLedger({ link, queries: ledgerQueries(queriesOver(link)), owners: self, sealer, clock, logger });
+      const builder = queriesOver(link);
+      const ledger = postgresLedger({ link, queries: ledgerQueries(builder), builder, owners: self, sealer, clock, logger });
       await ledger.begin();
       await changes.start();
       early.begin((prefix, fn) => changes.watch(prefix, fn));

@@ -1,12 +1,16 @@
+import type { Kysely } from "kysely";
+
 import type { GuardError } from "../../core/errors.ts";
 import type { LedgerRow } from "../../core/ledger.ts";
 import type { Logger } from "../../core/logger.ts";
 import type { Ledger, LedgerFilter, LedgerStore } from "../../core/store.ts";
 import type { Clock, Timer } from "../../core/time.ts";
+import { folding } from "../sql/folding.ts";
 import type { LedgerQueries } from "../sql/ledger-queries.ts";
 import { OpenPacks, type Pack } from "../sql/open-packs.ts";
 import { backoffMs, EAGER_ROWS, QUEUE_ROWS, ROW_WAIT_MS, RowQueue } from "../sql/row-queue.ts";
 import type { RowSealer } from "../sql/row-sealer.ts";
+import type { Database } from "../sql/schema.ts";
 import { storeUnavailable } from "../sql/store-unavailable.ts";
 import { type LedgerWrite, rowJson, storableText, writeLedger } from "./ledger-writer.ts";
 import type { PostgresLink } from "./link.ts";
@@ -18,7 +22,7 @@ const BATCH_ROWS = 1000;
 /** Intents of one statement. More come only when the database hangs. */
 const PACK_INTENTS = 2000;
 
-export interface PostgresLedger extends Ledger {
+export interface PostgresLedger extends Required<Ledger> {
   readonly replay: NonNullable<LedgerStore["replay"]>;
   /** The first beat: from then on intents may be written. Rejects with the database's own error. */
   begin(): Promise<void>;
@@ -31,6 +35,8 @@ export interface PostgresLedger extends Ledger {
 export interface LedgerParts {
   readonly link: PostgresLink;
   readonly queries: LedgerQueries;
+  /** Builds statements; they are run here. */
+  readonly builder: Kysely<Database>;
   readonly owners: Owners;
   readonly sealer: RowSealer;
   readonly clock: Clock;
@@ -52,7 +58,7 @@ type Prepared = readonly { readonly row: LedgerRow; readonly json: string }[];
  * One write at a time: whatever comes while it is on its way goes with the next one, so that the busier the gateway, the more requests share a
  * round trip. All of it may happen twice (rows by their id, deletions by nature), so a write whose reply was lost is simply repeated.
  */
-export function postgresLedger({ link, queries, owners, sealer, clock, logger }: LedgerParts): PostgresLedger {
+export function postgresLedger({ link, queries, builder, owners, sealer, clock, logger }: LedgerParts): PostgresLedger {
   const queue = new RowQueue(clock, logger);
   const packs = new OpenPacks();
   let pack: Pack | null = null;
@@ -298,6 +304,23 @@ export function postgresLedger({ link, queries, owners, sealer, clock, logger }:
       for (const { row } of rows) packs.leave(row.id);
     },
 
+    async fold(beforeMs, most) {
+      if (failures > 0) throw refusal();
+      try {
+        return await link.transact(async (session) => {
+          const steps = folding(builder, beforeMs, most);
+          let step = steps.next();
+          while (!step.done) {
+            const { sql, parameters } = step.value;
+            step = steps.next((await session.query(sql, parameters)).rows);
+          }
+          return step.value;
+        });
+      } catch (error) {
+        throw storeUnavailable(error);
+      }
+    },
+
     async begin() {
       owners.beaten();
       await send({ ...NOTHING, beat: true });
@@ -330,6 +353,13 @@ const NOTHING: LedgerWrite = { beat: false, body: null, rows: [], emptied: [], o
 const numbersOf = (emptied: readonly Pack[]): number[] => emptied.filter(({ seq }) => seq > 0).map(({ seq }) => seq);
 
 function storableFilter(filter: LedgerFilter): LedgerFilter {
-  if (filter.scopes === undefined) return filter;
-  return { ...filter, scopes: Object.fromEntries(Object.entries(filter.scopes).map(([name, value]) => [storableText(name), storableText(value)])) };
+  const { scopes, fields } = filter;
+  return {
+    ...filter,
+    ...(scopes === undefined ? {} : { scopes: storableValues(scopes) }),
+    ...(fields === undefined ? {} : { fields: storableValues(fields) }),
+  };
 }
+
+const storableValues = (values: Readonly<Record<string, string>>): Record<string, string> =>
+  Object.fromEntries(Object.entries(values).map(([name, value]) => [storableText(name), storableText(value)]));

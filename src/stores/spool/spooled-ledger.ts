@@ -89,6 +89,7 @@ const isTrouble = (error: unknown): boolean => GuardError.is(error) && error.cod
 export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
   const { store, clock, logger, maxBytes, maxTimeMs, disk } = options;
   const real = store.ledger;
+  const { fold } = real;
   const folder = spoolFolder({ path: options.path, ledger: options.name, ...(disk ? { disk } : {}) });
   /** Requests of this process whose newest intent stands in a file only. A file's size bounds it. */
   const open = new Map<string, LedgerIntent>();
@@ -337,6 +338,7 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
     list: (filter) => real.list(filter),
     totals: (filter, groupBy) => real.totals(filter, groupBy),
     scan: (fromMs) => real.scan(fromMs),
+    ...(fold ? { fold } : {}),
     async completeSince() {
       const problem = unfinished();
       if (problem) throw problem;

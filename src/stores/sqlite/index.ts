@@ -75,8 +75,8 @@ export function sqliteStore(
       await migrated(db);
       const records = sqliteRecords(db, transact, clock, logger);
       const self = owners(db, transact, sealer, clock, logger);
-      const queries = ledgerQueries(kyselyOver(db));
-      const ledger = sqliteLedger({ db, transact, queries, owners: self, sealer, clock, logger });
+      const builder = kyselyOver(db);
+      const ledger = sqliteLedger({ db, transact, queries: ledgerQueries(builder), builder, owners: self, sealer, clock, logger });
       transact(() => self.beat());
       recover(self);
       if (ours) startServing(db);
