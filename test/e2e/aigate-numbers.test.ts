@@ -133,7 +133,7 @@ describe("billing", () => {
     const ids = [one, two].map(({ text }) => (JSON.parse(text) as { id: string }).id);
     expect(ids[1]).toBe(ids[0]);
     expect(await rowOf(kit, one)).toMatchObject({ billedNanoUsd: 15_500 });
-    expect(await kit.guard.ledger.totals({}, [])).toMatchObject([{ requests: 1, billedNanoUsd: 15_500 }]);
+    expect(await kit.guard.ledger.totals({}, [])).toMatchObject([{ requests: 1, billedNanoUsd: 15_500n }]);
     expect(kit.counts()).toEqual({ qwen: 1 });
   });
 
