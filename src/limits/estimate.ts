@@ -15,6 +15,8 @@ export interface Estimate {
   readonly ceilingOutputTokens: number;
   /** Over all choices: the client's cap, else 150 each. */
   readonly expectedOutputTokens: number;
+  /** There is no audio, image or file in the input, and none that an earlier answer made. */
+  readonly isText: boolean;
   /** Neither client nor model named a maximum: the ceiling holds only if the default is sent upstream as the cap. */
   readonly cappedByDefault: boolean;
 }
@@ -53,6 +55,22 @@ const SOUND_CHARS_PER_TOKEN = 40;
 /** Base64 characters of a document per token: its text, compressed. Its pages as images are in the flat figure. */
 const FILE_CHARS_PER_TOKEN = 4;
 
+/** Blocks that cannot be audio or an image, unless something within them is. Whatever else there is may be. */
+const TEXT_BLOCKS: ReadonlySet<unknown> = new Set(
+  "refusal tool_use tool_result thinking redacted_thinking message function_call function_call_output custom_tool_call custom_tool_call_output reasoning"
+    .split(" ")
+    .concat("text", "input_text", "output_text", "summary_text", "reasoning_text"),
+);
+/** The same of members: an earlier answer's `audio`, for one, is named by its id and is input again. */
+const TEXT_FIELDS: ReadonlySet<string> = new Set(
+  [
+    "role content parts output name type id call_id tool_call_id tool_use_id status text refusal tool_calls function_call functionCall input arguments",
+    "reasoning reasoning_content thinking thought summary signature thoughtSignature thought_signature encrypted_content data is_error cache_control",
+  ]
+    .join(" ")
+    .split(" "),
+);
+
 type Fields = Readonly<Record<string, unknown>>;
 
 /** Where each dialect has what was said so far. */
@@ -85,6 +103,9 @@ export function estimator(options: EstimatorOptions): Estimator {
   const expectedImageTokens = Math.min(EXPECTED_IMAGE_TOKENS, ceilingImageTokens);
   // Parts that are no text, counted on the way. One call is read at a time, without a pause.
   let images = 0;
+  let isText = true;
+  /** Whether the dialect's parts say what they are. */
+  let hasTypes = true;
 
   /** Tokens of any JSON value as a provider renders it. */
   function valueTokens(value: unknown): number {
@@ -121,17 +142,21 @@ export function estimator(options: EstimatorOptions): Estimator {
       case "image_url":
       case "input_image":
       case "image":
+        isText = false;
         images += 1;
         return 0;
       case "input_audio":
+        isText = false;
         return Math.ceil(charsIn(fields.input_audio, "data") / SOUND_CHARS_PER_TOKEN) + 1;
       case "file":
       case "input_file":
+        isText = false;
         images += 1;
         return Math.ceil(charsIn(fields.file ?? part, "file_data") / FILE_CHARS_PER_TOKEN);
       case "document":
         return documentTokens(fields.source);
       case undefined:
+        isText &&= hasTypes === false;
         return geminiTokens(fields);
       default:
         return blockTokens(fields);
@@ -143,6 +168,7 @@ export function estimator(options: EstimatorOptions): Estimator {
     const { type, data, content } = fieldsIn(source);
     if (type === "text" && typeof data === "string") return tokenizer(data);
     if (content !== undefined) return contentTokens(content);
+    isText = false;
     images += 1;
     return Math.ceil(charsIn(source, "data") / FILE_CHARS_PER_TOKEN);
   }
@@ -151,6 +177,7 @@ export function estimator(options: EstimatorOptions): Estimator {
   function geminiTokens(part: Fields): number {
     const inline = part.inlineData ?? part.inline_data;
     if (inline === undefined && part.fileData === undefined && part.file_data === undefined) return blockTokens(part);
+    isText = false;
     const { mimeType, mime_type: snakeType = mimeType } = fieldsIn(inline);
     const type = typeof snakeType === "string" ? snakeType : "";
     if (/^(?:audio|video)\//.test(type)) return Math.ceil(charsIn(inline, "data") / SOUND_CHARS_PER_TOKEN) + 1;
@@ -160,9 +187,11 @@ export function estimator(options: EstimatorOptions): Estimator {
 
   /** Any other block or message: its contents as contents, and what only ties it to others not at all. */
   function blockTokens(fields: Fields): number {
+    if (fields.type !== undefined && !TEXT_BLOCKS.has(fields.type)) isText = false;
     let tokens = 0;
     for (const key in fields) {
       const value = fields[key];
+      if (value !== null && !TEXT_FIELDS.has(key)) isText = false;
       if (CONTENTS.has(key)) tokens += contentTokens(value);
       else if (SEALED.has(key)) tokens += Math.ceil(charsIn(fields, key) / FILE_CHARS_PER_TOKEN);
       else if (!TIES.has(key) && value !== null) tokens += valueTokens(value);
@@ -174,6 +203,7 @@ export function estimator(options: EstimatorOptions): Estimator {
     MESSAGE_TOKENS + (typeof message === "object" && message !== null ? blockTokens(message as Fields) : valueTokens(message));
 
   function chatTokens({ dialect, body }: Call): number {
+    hasTypes = dialect !== "gemini";
     let tokens = CHAT_TOKENS;
     const turns = body[TURNS[dialect]];
     if (Array.isArray(turns)) for (const message of turns as readonly unknown[]) tokens += messageTokens(message);
@@ -188,7 +218,11 @@ export function estimator(options: EstimatorOptions): Estimator {
   function promptTokens(prompt: unknown): number {
     if (typeof prompt === "string") return tokenizer(prompt);
     if (typeof prompt === "number") return 1;
-    if (!Array.isArray(prompt)) return prompt === undefined || prompt === null ? 0 : valueTokens(prompt);
+    if (prompt === undefined || prompt === null) return 0;
+    if (!Array.isArray(prompt)) {
+      isText = false;
+      return valueTokens(prompt);
+    }
     let tokens = 0;
     for (const item of prompt as readonly unknown[]) tokens += promptTokens(item);
     return tokens;
@@ -209,12 +243,20 @@ export function estimator(options: EstimatorOptions): Estimator {
 
   return function estimate(call, maxOutputTokensOfModel) {
     images = 0;
+    isText = true;
     const text = Math.max(1, textTokens(call));
     const preamble = call.operation === "chat" && (call.body.tools || call.body.functions) ? TOOLS_PREAMBLE_TOKENS : 0;
     const input = text + images * expectedImageTokens;
     const ceilingInput = Math.ceil(text * margin) + FRAME_TOKENS + preamble + images * ceilingImageTokens;
     if (call.operation === "embeddings") {
-      return { inputTokens: input, ceilingInputTokens: ceilingInput, ceilingOutputTokens: 0, expectedOutputTokens: 0, cappedByDefault: false };
+      return {
+        inputTokens: input,
+        ceilingInputTokens: ceilingInput,
+        ceilingOutputTokens: 0,
+        expectedOutputTokens: 0,
+        isText,
+        cappedByDefault: false,
+      };
     }
     const said = call.maxOutputTokens;
     return {
@@ -222,6 +264,7 @@ export function estimator(options: EstimatorOptions): Estimator {
       ceilingInputTokens: ceilingInput,
       ceilingOutputTokens: (said ?? maxOutputTokensOfModel ?? defaultMaxOutputTokens) * call.choices,
       expectedOutputTokens: (said ?? UNSAID_OUTPUT_TOKENS) * call.choices,
+      isText,
       cappedByDefault: said === null && maxOutputTokensOfModel === null,
     };
   };

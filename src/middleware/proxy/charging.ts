@@ -21,5 +21,7 @@ export function tokensCharged({ charged }: Context, inputTokens: () => number): 
 /** A provider that reports as it goes may be behind what it delivered: the larger figure of each is what was used. */
 export function larger(reported: Usage | null, counted: Usage): Usage {
   if (!reported) return counted;
-  return { ...reported, outputTokens: Math.max(reported.outputTokens, counted.outputTokens - reported.reasoningTokens) };
+  // All text is counted: what was thought aloud, and what came as predicted.
+  const apart = reported.reasoningTokens + (reported.predictionTokens ?? 0);
+  return { ...reported, outputTokens: Math.max(reported.outputTokens, counted.outputTokens - apart) };
 }
