@@ -156,7 +156,7 @@ export function estimator(options: EstimatorOptions): Estimator {
       case "document":
         return documentTokens(fields.source);
       case undefined:
-        isText &&= hasTypes === false;
+        isText &&= !hasTypes;
         return geminiTokens(fields);
       default:
         return blockTokens(fields);
