@@ -1,10 +1,11 @@
 import type { DialectId } from "../core/call.ts";
 import { anthropic } from "./anthropic/index.ts";
+import { gemini } from "./gemini/index.ts";
 import type { CallPath, Dialect } from "./dialect.ts";
 import { openai } from "./openai/index.ts";
 import { responses } from "./responses/index.ts";
 
-const DIALECTS: Readonly<Partial<Record<DialectId, Dialect>>> = { openai, anthropic, responses };
+const DIALECTS: Readonly<Partial<Record<DialectId, Dialect>>> = { openai, anthropic, gemini, responses };
 
 export const dialect = (id: DialectId): Dialect => DIALECTS[id] as Dialect;
 

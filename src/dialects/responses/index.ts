@@ -1,8 +1,8 @@
 import type { Usage } from "../../core/usage.ts";
-import type { Codec, StreamDecoder } from "../codec.ts";
+import type { Codec } from "../codec.ts";
 import type { Dialect, ObserverOptions, StreamObserver } from "../dialect.ts";
 import { lazyObserver } from "../lazy-observer.ts";
-import type { ChatEvent, JsonObject } from "../message.ts";
+import type { JsonObject } from "../message.ts";
 import { errorBody } from "../openai/response.ts";
 import { fieldsOf, openaiUsage } from "../usage.ts";
 import { decodeAnswer, encodeAnswer, encodeUsage } from "./answer.ts";
@@ -44,14 +44,8 @@ function readResponse(bytes: Buffer): { readonly usage: Usage } | { readonly tex
   return { text: blocks.map((block) => ("text" in block ? block.text : block.type === "tool_call" ? block.name + block.input : "")).join("") };
 }
 
-/** A provider that says it failed has come to its end as well: its client has been told, and nothing is to be added. */
-function forwarded(): StreamDecoder {
-  const decoder = responsesDecoder({ toolName: same, unwrap: undefined });
-  const ended = (events: readonly ChatEvent[]): readonly ChatEvent[] => events.map((event) => (event.type === "error" ? { type: "end" } : event));
-  return { push: (chunk) => ended(decoder.push(chunk)), end: () => ended(decoder.end()) };
-}
-
-const observer = (options: ObserverOptions): StreamObserver => lazyObserver({ options, decoder: forwarded, ends: usageAtEnd });
+const observer = (options: ObserverOptions): StreamObserver =>
+  lazyObserver({ options, decoder: () => responsesDecoder({ toolName: same, unwrap: undefined }), ends: usageAtEnd });
 
 const TERMINAL = /(?:^|[\r\n])data: ?(\{"type":"response\.(?:completed|incomplete)".*)/g;
 

@@ -120,17 +120,18 @@ describe("a stream that is forwarded", () => {
   test.each([
     ["completed", {}],
     ["incomplete", { incomplete_details: { reason: "max_output_tokens" } }],
-    ["failed", { error: { code: "server_error", message: "busy" } }],
   ])("response.%s is a proper end, and tells the usage", (type, more) => {
     expect(observed(START + delta("a") + end(type, more))).toMatchObject({ complete: true, usage: told });
   });
 
-  test("an error event is an end as well: nothing is added to it", () => {
-    expect(observed(START + delta("hello there") + event("error", { code: "x", message: "busy" }))).toMatchObject({
-      complete: true,
-      usage: null,
-      tokens: 3,
-    });
+  test("response.failed is an end that its client has been told, with what it used", () => {
+    const seen = observed(START + delta("a") + end("failed", { error: { code: "server_error", message: "busy" } }));
+    expect(seen).toMatchObject({ complete: false, isTold: true, fault: { message: "busy" }, usage: told });
+  });
+
+  test("error-event-inside-200-stream: so is an error event", () => {
+    const seen = observed(START + delta("hello there") + event("error", { code: "x", message: "busy" }));
+    expect(seen).toMatchObject({ complete: false, isTold: true, fault: { message: "busy" }, usage: null, tokens: 3 });
   });
 
   test("one that is too long to be kept is read on the way, and one whose last event is long in full", () => {
