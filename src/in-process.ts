@@ -75,7 +75,6 @@ const MAX_TAG = 128;
 
 /** Paths of dialects that are known by name only. */
 const LATER: readonly (readonly [pattern: RegExp, what: string])[] = [
-  [/\/responses(?:\/|$)/, "OpenAI's Responses API, which is not understood yet; use chat completions (in the AI SDK: provider.chat(model))"],
   [/\/messages(?:\/|$)/, "Anthropic's Messages API, which is not understood yet; use OpenAI's chat completions"],
   [/:(?:generateContent|streamGenerateContent|countTokens)$/, "Gemini's API, which is not understood yet; use OpenAI's chat completions"],
 ];
