@@ -3,6 +3,7 @@ import { GuardError } from "../../core/errors.ts";
 import { NO_USAGE, totalInputTokens, totalOutputTokens, type Usage } from "../../core/usage.ts";
 import type { AnswerOptions } from "../codec.ts";
 import { settledStop, type AssistantBlock, type ChatAnswer, type ImageBlock, type JsonObject, type Signature, type StopReason } from "../message.ts";
+import { PLACEHOLDER } from "../openai/answer.ts";
 import { fieldsOf, openaiUsage } from "../usage.ts";
 import { decodeError } from "./errors.ts";
 import { itemsOf } from "./items.ts";
@@ -10,9 +11,6 @@ import { responseBody, responseId } from "./response-body.ts";
 
 export const text = (value: unknown): string => (typeof value === "string" ? value : "");
 const list = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
-
-/** The name of a call that its provider never named. */
-export const PLACEHOLDER = "unnamed_tool";
 
 /** Why an answer says that it ended. */
 export function stopOf(response: JsonObject): StopReason {

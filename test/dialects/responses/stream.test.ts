@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { NO_USAGE } from "../../../src/core/usage.ts";
 import { anthropicCodec } from "../../../src/dialects/anthropic/index.ts";
 import type { AnswerOptions, Codec } from "../../../src/dialects/codec.ts";
+import { geminiCodec } from "../../../src/dialects/gemini/index.ts";
 import type { ChatAnswer, ChatEvent, ChatRequest, JsonObject } from "../../../src/dialects/message.ts";
 import { openaiCodec } from "../../../src/dialects/openai/codec.ts";
 import { responsesCodec as codec } from "../../../src/dialects/responses/index.ts";
@@ -590,6 +591,7 @@ describe("laws", () => {
   test.each<[string, Codec]>([
     ["openai", openaiCodec],
     ["anthropic", anthropicCodec],
+    ["gemini", geminiCodec],
   ])("what goes to a client of %s and comes from there keeps texts, tools and usage", (_name, other) => {
     fc.assert(
       fc.property(answers(), (answer) => {
