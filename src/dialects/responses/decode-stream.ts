@@ -7,7 +7,8 @@ import { fieldsOf, openaiUsage } from "../usage.ts";
 import { BETWEEN_THOUGHTS, callStart, imageIn, messageParts, signatureIn, stopOf, text, thoughtParts } from "./answer.ts";
 import { decodeError } from "./errors.ts";
 
-const MOST_ITEMS = 10_000;
+/** Items and parts of them. */
+const MOST_PARTS = 20_000;
 /** Input of a call that came before the call's name did. */
 const MOST_EARLY_CHARS = 1024 * 1024;
 
@@ -68,6 +69,10 @@ export function responsesDecoder({ toolName, unwrap }: DecodeOptions): StreamDec
   let hasCall = false;
   let over = false;
 
+  function count(): void {
+    if ((made += 1) > MOST_PARTS) throw new GuardError("upstream_protocol", "the upstream sent more parts than one answer can hold");
+  }
+
   function start(response: JsonObject, out: ChatEvent[]): void {
     if (started) return;
     started = true;
@@ -93,7 +98,7 @@ export function responsesDecoder({ toolName, unwrap }: DecodeOptions): StreamDec
     const own = given.length > 0 ? given : [`?${kind}`];
     const found = given.length > 0 ? known(index, id) : items.get(`?${kind}`);
     if (found && (given.length > 0 || !found.isDone)) return found;
-    if ((made += 1) > MOST_ITEMS) throw new GuardError("upstream_protocol", "the upstream sent more items than one answer can hold");
+    count();
     const item: Item = { kind, isCustom, key: null, early: "", told: new Set(), lastPart: "", isDone: false };
     for (const name of own) items.set(name, item);
     return item;
@@ -105,7 +110,10 @@ export function responsesDecoder({ toolName, unwrap }: DecodeOptions): StreamDec
     if (item.key === null) out.push({ type: "open", choice: 0, key: (item.key = keys += 1), block: { type: item.kind } });
     // The parts of one reasoning are one block of thoughts.
     else if (item.kind === "thinking" && part !== item.lastPart) out.push({ type: "delta", key: item.key, text: BETWEEN_THOUGHTS });
-    if (part !== item.lastPart) item.told.add(part);
+    if (part !== item.lastPart) {
+      count();
+      item.told.add(part);
+    }
     item.lastPart = part;
     out.push({ type: "delta", key: item.key, text: piece });
   }

@@ -334,6 +334,11 @@ describe("thoughts", () => {
     expect(JSON.stringify(openai)).not.toMatch(/sig|hidden|hm/);
   });
 
+  test("a mark that nobody makes is none: it is taken for what OpenAI encrypted", () => {
+    const value = "quotaguard:openai:thinking:x";
+    expect(turnsOf(ask([USER, reasoning(value)])).at(-1)?.blocks).toMatchObject([{ signature: { family: "openai", value } }]);
+  });
+
   test("what signs a call comes back with it, and only with the first after it", () => {
     const call = { type: "tool_call" as const, id: "1", name: "look", input: "{}", signature: { family: "gemini" as const, value: "sig" } };
     const told = codec.encodeAnswer(

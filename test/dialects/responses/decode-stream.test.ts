@@ -2,21 +2,10 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { NO_USAGE } from "../../../src/core/usage.ts";
 import { anthropicCodec } from "../../../src/dialects/anthropic/index.ts";
-import type { AnswerOptions, Codec } from "../../../src/dialects/codec.ts";
-import { geminiCodec } from "../../../src/dialects/gemini/index.ts";
-import type { ChatAnswer, ChatEvent, ChatRequest, JsonObject } from "../../../src/dialects/message.ts";
-import { openaiCodec } from "../../../src/dialects/openai/codec.ts";
+import type { ChatEvent } from "../../../src/dialects/message.ts";
 import { responsesCodec as codec } from "../../../src/dialects/responses/index.ts";
-import { answering, collected, decoded, encoding, eventsOf, read, REQUEST, same, sse } from "../codec-kit.ts";
-import { answers, requests, thinkingBlock, turns } from "../generators.ts";
-
-const USAGE = {
-  input_tokens: 100,
-  input_tokens_details: { cached_tokens: 40 },
-  output_tokens: 7,
-  output_tokens_details: { reasoning_tokens: 3 },
-  total_tokens: 107,
-};
+import { collected, decoded, same, sse } from "../codec-kit.ts";
+import { toClient, USAGE } from "./stream-kit.ts";
 
 const event = (type: string, fields: object = {}) => ({ type, sequence_number: 0, ...fields });
 const CREATED = event("response.created", { response: { id: "resp_1", model: "gpt-5", status: "in_progress", output: [] } });
@@ -61,8 +50,6 @@ function disorderIn(events: readonly ChatEvent[]): string | null {
 }
 
 const answerOf = (...events: object[]) => collected(codec, sse(...events))?.choices[0];
-const toClient = (to: Codec, text: string, options: AnswerOptions = answering()) => to.encoder(options).push(decoded(codec, text).flat());
-
 describe("a stream of a Responses provider, read", () => {
   test("text, usage, ids: cached-tokens-add-and-subtract", () => {
     expect(collected(codec, sse(CREATED, added(0, message("")), says("he"), says("llo"), done(0, message("hello")), completed()))).toEqual({
@@ -297,200 +284,13 @@ describe("a stream of a Responses provider, read", () => {
     );
   });
 
-  test("items and early input have a bound", () => {
-    const many = Array.from({ length: 10_001 }, (_, i) => says("a", { output_index: i, item_id: `msg_${i}` }));
-    expect(() => decoded(codec, sse(...many))).toThrow(/more items/);
+  test("items, their parts and early input have a bound", () => {
+    for (const of of ["output_index", "content_index"]) {
+      const many = Array.from({ length: 20_001 }, (_, i) => says("a", { item_id: undefined, [of]: i }));
+      expect(() => decoded(codec, sse(...many))).toThrow(/more parts/);
+    }
     const piece = args(0, "x".repeat(500_000));
     expect(() => decoded(codec, sse(piece, piece, piece))).toThrow(/before its name/);
-  });
-});
-
-interface Told {
-  readonly type: string;
-  readonly sequence_number: number;
-  readonly output_index?: number;
-  readonly item_id?: string;
-  readonly item?: JsonObject;
-  readonly delta?: string;
-  readonly response?: JsonObject & { readonly output: JsonObject[] };
-}
-
-const toldIn = (text: string): readonly Told[] =>
-  text.split("\n\n").flatMap((frame) => {
-    const [name, data] = frame.split("\n");
-    if (!data?.startsWith("data: ")) return [];
-    const parsed = JSON.parse(data.slice(6)) as Told;
-    expect(name).toBe(`event: ${parsed.type}`);
-    return [parsed];
-  });
-
-const written = (events: readonly ChatEvent[], request: ChatRequest = REQUEST): readonly Told[] =>
-  toldIn(codec.encoder(answering({ request })).push(events));
-
-const START: ChatEvent = { type: "start", id: null, model: "m" };
-const STOP: Extract<ChatEvent, { type: "stop" }> = { type: "stop", choice: 0, reason: "stop", stopSequence: null };
-const openBlock = (key: number, block: object): ChatEvent => ({ type: "open", choice: 0, key, block }) as ChatEvent;
-const delta = (key: number, text: string): ChatEvent => ({ type: "delta", key, text });
-const close = (key: number): ChatEvent => ({ type: "close", key });
-
-/** Ids are made up anew each time. */
-const withoutIds = (value: unknown): unknown => JSON.parse(JSON.stringify(value, (key, each: unknown) => (key === "id" ? undefined : each)));
-
-describe("a stream for a Responses client, written", () => {
-  test("all events in their order: finish-reason-only-on-final-chunk, text-before-tool-no-ghost-stop", () => {
-    const events = written([
-      START,
-      openBlock(1, { type: "thinking" }),
-      delta(1, "hm"),
-      { type: "signature", key: 1, signature: { family: "openai", value: "sealed" } },
-      close(1),
-      openBlock(2, { type: "text" }),
-      delta(2, "he"),
-      delta(2, "llo"),
-      close(2),
-      openBlock(3, { type: "tool_call", id: "call_1", name: "look" }),
-      delta(3, '{"a":1}'),
-      close(3),
-      { type: "usage", usage: { ...NO_USAGE, inputTokens: 60, cacheReadTokens: 40, outputTokens: 4, reasoningTokens: 3 } },
-      { ...STOP, reason: "tool_calls" },
-      { type: "end" },
-    ]);
-    expect(events.map(({ type }) => type.replace("response.", ""))).toEqual([
-      "created",
-      "in_progress",
-      "output_item.added",
-      "reasoning_summary_part.added",
-      "reasoning_summary_text.delta",
-      "reasoning_summary_text.done",
-      "reasoning_summary_part.done",
-      "output_item.done",
-      "output_item.added",
-      "content_part.added",
-      "output_text.delta",
-      "output_text.delta",
-      "output_text.done",
-      "content_part.done",
-      "output_item.done",
-      "output_item.added",
-      "function_call_arguments.delta",
-      "function_call_arguments.done",
-      "output_item.done",
-      "completed",
-    ]);
-    expect(events.map(({ sequence_number: n }) => n)).toEqual(events.map((_, i) => i));
-    expect(events.filter(({ type }) => type.endsWith("item.done")).map(({ output_index: at, item }) => [at, item?.type])).toEqual([
-      [0, "reasoning"],
-      [1, "message"],
-      [2, "function_call"],
-    ]);
-    const last = events.at(-1)?.response;
-    expect(last).toMatchObject({
-      object: "response",
-      status: "completed",
-      model: "some-model",
-      error: null,
-      usage: USAGE,
-      created_at: 1_767_225_600,
-    });
-    expect(last?.output).toEqual(events.filter(({ type }) => type.endsWith("item.done")).map(({ item }) => item));
-    expect(last?.output).toMatchObject([
-      { summary: [{ type: "summary_text", text: "hm" }], encrypted_content: "sealed" },
-      { role: "assistant", status: "completed", content: [{ type: "output_text", text: "hello", annotations: [] }] },
-      { call_id: "call_1", name: "look", arguments: '{"a":1}', status: "completed" },
-    ]);
-    // Events of an item carry the id of the item.
-    for (const { item_id: id, output_index: at } of events) if (id !== undefined) expect(last?.output[at as number]?.id).toBe(id);
-  });
-
-  test.each([
-    ["length", "max_output_tokens"],
-    ["content_filter", "content_filter"],
-  ] as const)("incomplete-terminal-event: %s, and the item that was cut", (reason, told) => {
-    const all = [openBlock(1, { type: "text" }), delta(1, "a"), close(1), openBlock(2, { type: "text" }), delta(2, "b"), close(2)];
-    const events = written([START, ...all, { ...STOP, reason }, { type: "end" }]);
-    expect(events.at(-1)).toMatchObject({
-      type: "response.incomplete",
-      response: { status: "incomplete", incomplete_details: { reason: told }, output: [{ status: "completed" }, { status: "incomplete" }] },
-    });
-    expect(events.at(-2)?.item?.status).toBe("incomplete");
-  });
-
-  test("an empty answer is a whole one: empty texts and thoughts are no items", () => {
-    const events = written([START, openBlock(1, { type: "text" }), close(1), openBlock(2, { type: "thinking" }), close(2), STOP, { type: "end" }]);
-    expect(events.map(({ type }) => type)).toEqual(["response.created", "response.in_progress", "response.completed"]);
-    // Usage has both of its details always.
-    expect(events.at(-1)?.response).toMatchObject({
-      output: [],
-      usage: { input_tokens: 0, input_tokens_details: { cached_tokens: 0 }, output_tokens_details: { reasoning_tokens: 0 }, total_tokens: 0 },
-    });
-    expect(written([{ type: "end" }]).map(({ type }) => type)).toEqual(["response.created", "response.in_progress", "response.completed"]);
-  });
-
-  test("an answer that has no end gets none; of several answers the first is told", () => {
-    expect(written([START, openBlock(1, { type: "text" }), delta(1, "a")]).at(-1)?.type).toBe("response.output_text.delta");
-    const other: ChatEvent = { type: "open", choice: 1, key: 2, block: { type: "text" } };
-    const events = written([
-      START,
-      openBlock(1, { type: "text" }),
-      other,
-      delta(2, "b"),
-      delta(1, "a"),
-      close(2),
-      { ...STOP, choice: 1, reason: "length" },
-      close(1),
-      STOP,
-      { type: "end" },
-    ]);
-    expect(events.at(-1)?.response).toMatchObject({ status: "completed", output: [{ content: [{ text: "a" }] }] });
-  });
-
-  test("a custom tool's text is told as text, taken out of the JSON that stood for it", () => {
-    const request: ChatRequest = { ...REQUEST, tools: [{ kind: "custom", name: "shell", description: null, format: null }] };
-    const piece = [openBlock(1, { type: "tool_call", id: "1", name: "shell" }), delta(1, '{"input":'), delta(1, '"ls"}'), close(1)];
-    const events = written([START, ...piece, STOP, { type: "end" }], request);
-    expect(events.filter(({ type }) => type === "response.custom_tool_call_input.delta").map((each) => each.delta)).toEqual(["ls"]);
-    expect(events.at(-1)?.response?.output).toMatchObject([{ type: "custom_tool_call", name: "shell", input: "ls" }]);
-    const own = [openBlock(1, { type: "tool_call", id: "1", name: "shell", isCustom: true }), delta(1, '{"input":'), delta(1, "x"), close(1)];
-    expect(written([START, ...own, STOP, { type: "end" }], request).at(-1)?.response?.output).toMatchObject([{ input: '{"input":x' }]);
-  });
-
-  test("a call without input is an empty object; an image is told as one that was made; a ping keeps the line open", () => {
-    const image = { type: "image", source: { kind: "base64", mediaType: "image/png", data: "AAAA" } };
-    const events = written([
-      START,
-      openBlock(1, { type: "tool_call", id: "1", name: "look" }),
-      close(1),
-      openBlock(2, { type: "media", block: image }),
-      close(2),
-      STOP,
-      { type: "end" },
-    ]);
-    expect(events.at(-1)?.response?.output).toMatchObject([{ arguments: "{}" }, { type: "image_generation_call", result: "AAAA" }]);
-    expect(codec.encoder(answering()).push([{ type: "ping" }])).toBe(": keep-alive\n\n");
-  });
-
-  test("redacted-thinking-never-becomes-text, and what signs a call stands before it", () => {
-    const events = written([
-      START,
-      openBlock(1, { type: "redacted_thinking", signature: { family: "anthropic", value: "hidden" } }),
-      close(1),
-      openBlock(2, { type: "tool_call", id: "1", name: "look", signature: { family: "gemini", value: "sig" } }),
-      close(2),
-      STOP,
-      { type: "end" },
-    ]);
-    const [redacted, signed, called] = events.at(-1)?.response?.output ?? [];
-    expect(redacted).toMatchObject({ type: "reasoning", summary: [], encrypted_content: expect.stringContaining("hidden") as string });
-    expect(signed).toMatchObject({ type: "reasoning", summary: [], encrypted_content: expect.stringContaining("sig") as string });
-    expect(called).toMatchObject({ type: "function_call", call_id: "1" });
-    expect(events.filter(({ delta: piece }) => piece?.includes("hidden") || piece?.includes("sig"))).toEqual([]);
-  });
-
-  test("an answer that grows without end is given up", () => {
-    const encoder = codec.encoder(answering());
-    encoder.push([START, openBlock(1, { type: "text" })]);
-    const piece = "x".repeat(8 * 1024 * 1024);
-    expect(() => [1, 2, 3, 4, 5].map(() => encoder.push([delta(1, piece)]))).toThrow(/larger than 32 MiB/);
   });
 });
 
@@ -530,96 +330,5 @@ describe("a whole answer", () => {
     });
     expect(codec.decodeError({ error: "plain" })).toEqual({ message: "plain", kind: null });
     expect(codec.decodeError({ output: [], error: null, status: "completed" })).toBeNull();
-  });
-});
-
-describe("laws", () => {
-  const family = thinkingBlock("openai");
-  /** What the dialect has no place for, or says in its own way. */
-  const own = (request: ChatRequest): ChatRequest => ({
-    ...request,
-    stop: [],
-    tools: request.tools.map((tool) => (tool.kind === "function" ? { ...tool, strict: false } : tool)),
-  });
-
-  test("a request that is written and read again is the same: texts, calls, signatures", () => {
-    fc.assert(
-      fc.property(requests({ turns: turns([family]) }), (given) => {
-        const request = own(given);
-        const { body } = codec.encodeRequest(request, encoding());
-        const again = read(codec, body, { stream: request.stream });
-        expect(again.request).toEqual(request);
-        expect(again.dropped).toEqual([]);
-      }),
-      { numRuns: 1_000 },
-    );
-  });
-
-  test("an answer that is written and read again is the same, whole and as a stream: stream-and-non-stream-parity", () => {
-    fc.assert(
-      fc.property(answers([family]), (answer) => {
-        const told = codec.encodeAnswer(answer, answering());
-        const text = codec.encoder(answering()).push(eventsOf(answer));
-        for (const one of [codec.decodeAnswer(told, same), collected(codec, text)]) {
-          expect(one?.choices).toEqual(answer.choices);
-          expect(one?.usage).toMatchObject(answer.usage as object);
-          expect(one?.id).toBe(answer.id);
-        }
-        expect(withoutIds(toldIn(text).at(-1)?.response)).toEqual(withoutIds(told));
-      }),
-      { numRuns: 1_000 },
-    );
-  });
-
-  test("a stream that is cut anywhere gives the same: SSE frame split across network chunks, UTF-8 split across chunks", () => {
-    const [sample] = fc.sample(answers([family]), { numRuns: 1, seed: 7 }) as [ChatAnswer];
-    const blocks = [{ type: "text" as const, text: "ä€\u{1F600}\r\n" }, ...(sample.choices[0]?.blocks ?? [])];
-    const text = codec.encoder(answering()).push(eventsOf({ ...sample, choices: [{ index: 0, blocks, stop: "stop", stopSequence: null }] }));
-    const whole = collected(codec, text);
-    expect(whole?.choices[0]?.blocks[0]).toEqual(blocks[0]);
-    const bytes = Buffer.from(text);
-    const encoded = (pieces: readonly Buffer[]): string => {
-      const decoder = codec.decoder({ toolName: same, unwrap: undefined });
-      const encoder = openaiCodec.encoder(answering());
-      return [...pieces.map((piece) => encoder.push(decoder.push(piece))), encoder.push(decoder.end())].join("");
-    };
-    const expected = encoded([bytes]);
-    for (let at = 0; at <= bytes.length; at += 1) expect(encoded([bytes.subarray(0, at), bytes.subarray(at)])).toBe(expected);
-    for (const step of [1, 2, 3, 5, 7, 64]) expect(collected(codec, text, step)).toEqual(whole);
-  });
-
-  test.each<[string, Codec]>([
-    ["openai", openaiCodec],
-    ["anthropic", anthropicCodec],
-    ["gemini", geminiCodec],
-  ])("what goes to a client of %s and comes from there keeps texts, tools and usage", (_name, other) => {
-    fc.assert(
-      fc.property(answers(), (answer) => {
-        const there = toClient(other, codec.encoder(answering()).push(eventsOf(answer)));
-        const back = codec.encoder(answering()).push(decoded(other, there).flat());
-        const told = collected(codec, back);
-        expect(told?.choices[0]?.blocks).toEqual(answer.choices[0]?.blocks);
-        expect(told?.choices[0]?.stop).toBe(answer.choices[0]?.stop);
-        const { usage } = answer;
-        expect(codec.encodeUsage(told?.usage ?? NO_USAGE)).toMatchObject({
-          input_tokens: (usage?.inputTokens ?? 0) + (usage?.cacheReadTokens ?? 0),
-          input_tokens_details: { cached_tokens: usage?.cacheReadTokens },
-          output_tokens: (usage?.outputTokens ?? 0) + (usage?.reasoningTokens ?? 0),
-        });
-        const ends = toldIn(back).filter(({ type }) => /completed|incomplete|failed|error/.test(type));
-        expect(ends).toHaveLength(1);
-      }),
-      { numRuns: 1_000 },
-    );
-  });
-
-  test("usage-merges-message_start-and-delta: what Claude tells in two events is told whole", () => {
-    const claude = [
-      { type: "message_start", message: { id: "m", usage: { input_tokens: 60, cache_read_input_tokens: 40, output_tokens: 1 } } },
-      { type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 7 } },
-      { type: "message_stop" },
-    ];
-    const text = codec.encoder(answering()).push(decoded(anthropicCodec, sse(...claude)).flat());
-    expect(toldIn(text).at(-1)?.response?.usage).toMatchObject({ input_tokens: 100, input_tokens_details: { cached_tokens: 40 }, output_tokens: 7 });
   });
 });
