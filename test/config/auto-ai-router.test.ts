@@ -357,7 +357,7 @@ describe("what is wrong there or not here yet", () => {
   ];
   test.each(bad)("%s", (_what, text, lines) => expect(problemsOf(text)).toEqual(lines));
 
-  test.each(["vertex-ai", "gemini", "anthropic", "bedrock"])("%s is not yet available, in one line", (type) => {
+  test.each(["vertex-ai", "bedrock"])("%s is not yet available, in one line", (type) => {
     const text = routerWith("", `  - name: v\n    type: ${type}\n    project_id: p\n    location: l\n    credentials_file: f.json\n    api_key: k\n`);
     expect(problemsOf(text)).toEqual(["config.yaml:9:5: credentials[1].type: not yet available in this version; use openai or openai-compatible"]);
   });

@@ -98,10 +98,6 @@ describe("settings", () => {
     expect(problemsOf({ [name]: "" })).toEqual([]);
   });
 
-  test.each(["ANTHROPIC_API_KEY", "GEMINI_API_KEY", "QWEN_API_KEY"])("%s may belong to another program: a warning, not a refusal", (name) => {
-    expect(load({ [name]: "x" }).warnings).toEqual([`env ${name}: ignored, because this version does not have that provider yet`]);
-  });
-
   test("QUOTAGUARD_UTLS=0 asks for nothing", () => expect(problemsOf({ QUOTAGUARD_UTLS: "0" })).toEqual([]));
 
   test("a mistyped variable of ours is a warning, others are none of our business", () => {
@@ -132,6 +128,34 @@ describe("OPENAI_API_KEY", () => {
   test("beside those of other providers, under a free name", () => {
     expect(namesOf('credentials: [{ name: local, provider: openai-compatible, base_url: "http://127.0.0.1:1" }]')).toEqual(["local", "openai"]);
     expect(namesOf('credentials: [{ name: openai, provider: openai-compatible, base_url: "http://127.0.0.1:1" }]')).toEqual(["openai", "openai-env"]);
+  });
+});
+
+describe("keys of other providers", () => {
+  const credentialsOf = (env: Environment, file = "") =>
+    resolveOptions(load(env, file)).credentials.map(({ name, provider, origin, basePath, apiKey }) => [
+      name,
+      provider,
+      origin + basePath,
+      apiKey?.reveal(),
+    ]);
+
+  test.each([
+    ["ANTHROPIC_API_KEY", "anthropic", "https://api.anthropic.com"],
+    ["GEMINI_API_KEY", "gemini", "https://generativelanguage.googleapis.com"],
+  ])("%s makes a credential of its own", (name, provider, url) => {
+    expect(credentialsOf({ [name]: "k-env" })).toEqual([[provider, provider, url, "k-env"]]);
+    expect(load({ [name]: "k-env" }).warnings).toEqual([]);
+  });
+
+  test("each only where its provider has none, under names of their own", () => {
+    const env = { ANTHROPIC_API_KEY: "a", GEMINI_API_KEY: "g", OPENAI_API_KEY: "o" };
+    const file = "credentials: [{ name: gemini, provider: anthropic, api_key: mine }]";
+    expect(credentialsOf(env, file).map(([name, provider]) => [name, provider])).toEqual([
+      ["gemini", "anthropic"],
+      ["openai", "openai"],
+      ["gemini-env", "gemini"],
+    ]);
   });
 });
 

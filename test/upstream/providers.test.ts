@@ -23,7 +23,8 @@ describe("providerRow", () => {
 });
 
 describe("classify", () => {
-  const { classify } = providerRow("openai");
+  const row = providerRow("openai");
+  const classify = (status: number, headers: Record<string, string>, body: Buffer | string) => row.classify(status, headers, body, 0);
   const error = (code: string, message = "m"): string => JSON.stringify({ error: { message, type: "t", param: null, code } });
 
   it.each([

@@ -4,6 +4,7 @@ import type { Clock, MaybePromise } from "../../core/time.ts";
 import { fieldsOf } from "../../dialects/usage.ts";
 import type { ListedModel, ModelCatalogue } from "../../pool/catalogue.ts";
 import { askProvider } from "../../upstream/ask.ts";
+import { rowOf } from "../../upstream/providers.ts";
 import type { Transport } from "../../upstream/transport.ts";
 
 const FRESH_MS = 5 * 60_000;
@@ -91,6 +92,8 @@ export function modelDiscovery(options: DiscoveryOptions): ModelDiscovery {
 }
 
 async function listOf({ transport, clock }: DiscoveryOptions, credential: Credential): Promise<Iterable<ListedModel>> {
+  const { paths, models = [] } = rowOf(credential);
+  if (paths.models === undefined) return models.map((id) => ({ id, created: null, ownedBy: null }));
   const question = { credential, to: "models", body: null, timeoutMs: TIMEOUT_MS, maxBytes: MAX_LIST_BYTES } as const;
   const { status, body } = await askProvider(transport, clock, question);
   if (status !== 200) {
@@ -105,16 +108,23 @@ async function listOf({ transport, clock }: DiscoveryOptions, credential: Creden
 /** Without the parser's own complaint, which quotes what it could not read. */
 function dataOf(text: string): readonly unknown[] | null {
   try {
-    const data = fieldsOf(JSON.parse(text))?.data;
+    const list = fieldsOf(JSON.parse(text));
+    const data = list?.data ?? list?.models;
     return Array.isArray(data) ? data : null;
   } catch {
     return null;
   }
 }
 
+/** Gemini's lists tell `models/gemini-2.5-pro`. */
+function nameOf(item: unknown): unknown {
+  const name = fieldsOf(item)?.name;
+  return typeof name === "string" ? name.replace(/^models\//, "") : undefined;
+}
+
 function* readModels(data: readonly unknown[]): Generator<ListedModel> {
   for (const item of data) {
-    const { id, created, owned_by: ownedBy } = fieldsOf(item) ?? {};
+    const { id = nameOf(item), created, owned_by: ownedBy } = fieldsOf(item) ?? {};
     if (typeof id !== "string" || !LABEL.test(id)) continue;
     yield {
       id,

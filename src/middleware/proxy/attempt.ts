@@ -293,9 +293,10 @@ export class Attempt implements ResponseHandler, Source {
   #refused(isWhole: boolean): void {
     const row = rowOf(this.#lease.credential);
     const bytes = redacted(this.#body(), this.#lease.credential);
-    const { fault, isAccountWide, waitMs: usualWaitMs } = row.classify(this.#status, this.#headers, bytes);
+    const now = this.#ctx.services.clock.now();
+    const { fault, isAccountWide, waitMs: usualWaitMs } = row.classify(this.#status, this.#headers, bytes, now);
     const isRateLimit = this.#status === 429 && fault === "capacity";
-    const waitMs = row.retryAfterMs(this.#headers, this.#ctx.services.clock.now(), isRateLimit) ?? usualWaitMs;
+    const waitMs = row.retryAfterMs(this.#headers, now, isRateLimit) ?? usualWaitMs;
     const code = "upstream_refused";
     const status = this.#status >= 400 ? this.#status : 502;
     const error = new GuardError(code, `the provider answered with status ${this.#status}`, {
