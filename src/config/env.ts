@@ -61,6 +61,12 @@ const PROVIDER_KEYS: readonly { readonly name: string; readonly provider: string
   { name: "OPENAI_API_KEY", provider: "openai", baseUrl: "OPENAI_BASE_URL" },
   { name: "ANTHROPIC_API_KEY", provider: "anthropic" },
   { name: "GEMINI_API_KEY", provider: "gemini" },
+  { name: "OPENROUTER_API_KEY", provider: "openrouter" },
+  { name: "GROQ_API_KEY", provider: "groq" },
+  { name: "MISTRAL_API_KEY", provider: "mistral" },
+  { name: "DEEPSEEK_API_KEY", provider: "deepseek" },
+  { name: "XAI_API_KEY", provider: "xai" },
+  { name: "TOGETHER_API_KEY", provider: "together" },
 ];
 
 const OWN_PREFIX = "QUOTAGUARD_";

@@ -44,7 +44,7 @@ const accountFields = {
   /** The JSON key of a service account: its path, or itself. */
   serviceAccount: serviceAccount().optional(),
   /** Of Azure. @default the API without versions */
-  apiVersion: matching(/^(?:\d{4}-\d{2}-\d{2}(?:-preview)?|v1|preview)$/, "expected a version such as 2024-10-21").optional(),
+  apiVersion: matching(/^(?:\d{4}-\d{2}-\d{2}(?:-preview)?)$/, "expected a version such as 2024-10-21").optional(),
   /** Of ChatGPT: the account that is billed. */
   accountId: matching(/^[\x21-\x7e]{1,128}$/, "expected the id of an account").optional(),
   /** Of Qwen's portal: the host that its login named. @default portal.qwen.ai */
@@ -125,8 +125,8 @@ export function demandsOf(row: ProviderRow, written: Written): readonly FieldPro
     const [field, ...others] = fields;
     if (field === undefined || fields.some(isThere)) continue;
     const or = others.length === 0 ? "" : ` (or ${others.join(", ")})`;
-    const hint = row.id === "openai" ? " (an openai-compatible server may need none)" : "";
-    problems.push({ field, message: `is required for the provider ${row.id}${or}${hint}` });
+    const elsewhere = row.id === "openai" ? " (an openai-compatible server may need none)" : "";
+    problems.push({ field, message: `is required for the provider ${row.id}${or}${elsewhere}` });
   }
   return problems;
 }

@@ -5,8 +5,11 @@ import type { ProviderRow } from "../core/provider.ts";
 import { anthropic } from "./providers/anthropic.ts";
 import { gemini } from "./providers/gemini.ts";
 import { openAi, openAiCompatible } from "./providers/openai.ts";
+import { openAiFamily } from "./providers/openai-family.ts";
 
-const ROWS: ReadonlyMap<string, ProviderRow> = new Map([openAi, openAiCompatible, anthropic, gemini].map((row) => [row.id, Object.freeze(row)]));
+const BUILT_IN: readonly ProviderRow[] = [openAi, openAiCompatible, anthropic, gemini, ...openAiFamily];
+
+const ROWS: ReadonlyMap<string, ProviderRow> = new Map(BUILT_IN.map((row) => [row.id, Object.freeze(row)]));
 
 /** The rows that are built in, in the order in which they are told. */
 export const PROVIDER_IDS: readonly string[] = [...ROWS.keys()];

@@ -143,6 +143,12 @@ describe("keys of other providers", () => {
   test.each([
     ["ANTHROPIC_API_KEY", "anthropic", "https://api.anthropic.com"],
     ["GEMINI_API_KEY", "gemini", "https://generativelanguage.googleapis.com"],
+    ["OPENROUTER_API_KEY", "openrouter", "https://openrouter.ai/api"],
+    ["GROQ_API_KEY", "groq", "https://api.groq.com/openai"],
+    ["MISTRAL_API_KEY", "mistral", "https://api.mistral.ai"],
+    ["DEEPSEEK_API_KEY", "deepseek", "https://api.deepseek.com"],
+    ["XAI_API_KEY", "xai", "https://api.x.ai"],
+    ["TOGETHER_API_KEY", "together", "https://api.together.xyz"],
   ])("%s makes a credential of its own", (name, provider, url) => {
     expect(credentialsOf({ [name]: "k-env" })).toEqual([[provider, provider, url, "k-env"]]);
     expect(load({ [name]: "k-env" }).warnings).toEqual([]);

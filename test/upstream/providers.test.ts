@@ -17,7 +17,7 @@ describe("providerRow", () => {
     expect(() => providerRow("opnai")).toThrow('unknown provider "opnai"; did you mean "openai"?');
     expect(() => providerRow("openai_compatible")).toThrow('did you mean "openai-compatible"?');
     expect(() => providerRow("mainframe")).toThrow('use "openai-compatible" with a base_url');
-    expect(() => providerRow("x".repeat(10_000))).toThrow(/^.{0,250}$/s);
+    expect(() => providerRow("x".repeat(10_000))).toThrow(/^.{0,700}$/s);
     expect(() => providerRow("__proto__")).toThrow("unknown provider");
   });
 });

@@ -42,7 +42,12 @@ export function modelDiscovery(options: DiscoveryOptions): ModelDiscovery {
   let round: Promise<void> | undefined;
   let hasAsked = false;
 
-  const isAsked = ({ models }: Credential): boolean => models === null || models.some((pattern) => pattern.includes("*"));
+  const isAsked = (credential: Credential): boolean => {
+    const { models } = credential;
+    const row = rowOf(credential);
+    // Where there is nothing to ask and nothing known, no list is better than an empty one.
+    return (row.paths.models !== undefined || row.models !== undefined) && (models === null || models.some((pattern) => pattern.includes("*")));
+  };
   const asked = (): readonly Credential[] => [...options.credentials].filter(isAsked);
   const placeOf = ({ name, provider, origin, basePath, models }: Credential): string => JSON.stringify([name, provider, origin, basePath, models]);
 
