@@ -39,7 +39,7 @@ const matching = (pattern: RegExp, expected: string) => z.string(expected).regex
 const accountFields = {
   /** Of Google Cloud. @default the service account's own */
   project: matching(/^[A-Za-z0-9][A-Za-z0-9.:_-]{0,127}$/, "expected the id of a Google Cloud project").optional(),
-  /** Of Google Cloud. @default global */
+  /** Of Google Cloud. @default us-central1 */
   location: matching(/^[a-z][a-z0-9-]{1,31}$/, "expected a location such as global or us-central1").optional(),
   /** The JSON key of a service account: its path, or itself. */
   serviceAccount: serviceAccount().optional(),

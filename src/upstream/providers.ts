@@ -6,8 +6,9 @@ import { anthropic } from "./providers/anthropic.ts";
 import { gemini } from "./providers/gemini.ts";
 import { openAi, openAiCompatible } from "./providers/openai.ts";
 import { openAiFamily } from "./providers/openai-family.ts";
+import { vertexAi } from "./providers/vertex-ai.ts";
 
-const BUILT_IN: readonly ProviderRow[] = [openAi, openAiCompatible, anthropic, gemini, ...openAiFamily];
+const BUILT_IN: readonly ProviderRow[] = [openAi, openAiCompatible, anthropic, gemini, vertexAi, ...openAiFamily];
 
 const ROWS: ReadonlyMap<string, ProviderRow> = new Map(BUILT_IN.map((row) => [row.id, Object.freeze(row)]));
 

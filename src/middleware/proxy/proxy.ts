@@ -5,7 +5,7 @@
 import type { Answer } from "../../core/answer.ts";
 import type { Call } from "../../core/call.ts";
 import type { Context, Services } from "../../core/context.ts";
-import { NEVER_SENT, type Lease } from "../../core/credential.ts";
+import { NEVER_SENT, type Credential, type Lease } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import type { Step } from "../../core/step.ts";
 import { isPromise } from "../../core/time.ts";
@@ -13,6 +13,7 @@ import { backoff } from "../../resilience/backoff.ts";
 import type { RetryBudget } from "../../resilience/retry-budget.ts";
 import { requestHeaders } from "../../upstream/headers.ts";
 import { rowOf, upstreamPath } from "../../upstream/providers.ts";
+import { senderOf } from "../../upstream/sender.ts";
 import type { OutgoingRequest, Transport } from "../../upstream/transport.ts";
 import { Attempt, type AttemptSettings, type Failure } from "./attempt.ts";
 
@@ -30,11 +31,11 @@ export interface ProxyOptions extends AttemptSettings {
 /** Answers the call, or refuses with the last failure. */
 export function proxyStep(options: ProxyOptions): Step {
   const { transport, retryBudget, maxRetries } = options;
+  const sender = senderOf(transport, options.services.clock);
   const pause = backoff(options.random ?? Math.random);
 
   /** The request as this credential's provider wants it. */
-  function outgoing(ctx: Context, call: Call, lease: Lease): OutgoingRequest {
-    const { credential } = lease;
+  function outgoing(ctx: Context, call: Call, lease: Lease, credential: Credential): OutgoingRequest {
     const row = rowOf(credential);
     const body = options.dialectOf(call).rewrite(call, {
       model: lease.model,
@@ -62,7 +63,7 @@ export function proxyStep(options: ProxyOptions): Step {
     }
     if (ctx.gone) throw neverSent(ctx, lease);
     const current = new Attempt(options, ctx, call, lease);
-    return current.send((handler) => transport.send(outgoing(ctx, call, lease), handler));
+    return current.send((handler) => sender.send(lease.credential, (credential) => outgoing(ctx, call, lease, credential), handler));
   }
 
   return async function proxy(ctx) {

@@ -7,7 +7,9 @@ import type { Credential, ProviderPaths } from "../../../src/core/credential.ts"
 import { resolveOptions } from "../../../src/options.ts";
 import { requestHeaders } from "../../../src/upstream/headers.ts";
 import { rowOf, upstreamPath } from "../../../src/upstream/providers.ts";
-import { undiciTransport, type Transport } from "../../../src/upstream/transport.ts";
+import { senderOf } from "../../../src/upstream/sender.ts";
+import { undiciTransport, type OutgoingRequest, type Transport } from "../../../src/upstream/transport.ts";
+import { testClock, type TestClock } from "../../../src/testing/clock.ts";
 import { collect } from "../collect.ts";
 
 export interface Seen {
@@ -24,11 +26,13 @@ export interface Scripted {
   /** Answers the next requests. */
   answers(answer: (seen: Seen, res: ServerResponse) => void): void;
   readonly transport: Transport;
+  readonly clock: TestClock;
 }
 
 /** A server for all tests of a file. */
 export function scripted(): Scripted {
   const seen: Seen[] = [];
+  const clock = testClock();
   let answer: (seen: Seen, res: ServerResponse) => void;
   let out: Transport | undefined;
   const server = createServer((req, res) => {
@@ -62,6 +66,7 @@ export function scripted(): Scripted {
       seen.length = 0;
       answer = next;
     },
+    clock,
     get transport() {
       return (out ??= undiciTransport({ connectTimeoutMs: 5_000 }));
     },
@@ -97,11 +102,14 @@ export async function asked(
   const adapted = row.adapt && !about.paths ? row.adapt(body, request) : body;
   const bytes = Buffer.from(JSON.stringify(adapted));
   const path = ((stream ? paths.stream : undefined) ?? paths[operation] ?? "/not-offered").replace("{model}", encodeURIComponent(model));
-  const headers = requestHeaders(client, row, credential, bytes.length);
-  for (const [name, value] of Object.entries(row.requestHeaders?.(body, request) ?? {})) headers.push(name, value);
-  const { origin, allowPrivate, proxyUrl } = credential;
-  const outgoing = { origin, path: upstreamPath(credential, path), method: "POST", headers, body: bytes, allowPrivate, proxyUrl };
-  const { status, text, error } = await collect(upstream.transport, outgoing).done;
+  const build = (sent: Credential): OutgoingRequest => {
+    const headers = requestHeaders(client, row, sent, bytes.length);
+    for (const [name, value] of Object.entries(row.requestHeaders?.(body, request) ?? {})) headers.push(name, value);
+    const { origin, allowPrivate, proxyUrl } = sent;
+    return { origin, path: upstreamPath(credential, path), method: "POST", headers, body: bytes, allowPrivate, proxyUrl };
+  };
+  const send: Transport["send"] = (_request, handler) => senderOf(upstream.transport, upstream.clock).send(credential, build, handler);
+  const { status, text, error } = await collect({ send, close: async () => {} }, build(credential)).done;
   if (error) throw error;
   return { status, text };
 }
