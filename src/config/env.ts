@@ -61,6 +61,7 @@ const PROVIDER_KEYS: readonly { readonly name: string; readonly provider: string
   { name: "OPENAI_API_KEY", provider: "openai", baseUrl: "OPENAI_BASE_URL" },
   { name: "ANTHROPIC_API_KEY", provider: "anthropic" },
   { name: "GEMINI_API_KEY", provider: "gemini" },
+  { name: "QWEN_API_KEY", provider: "qwen", baseUrl: "QWEN_BASE_URL" },
   { name: "OPENROUTER_API_KEY", provider: "openrouter" },
   { name: "GROQ_API_KEY", provider: "groq" },
   { name: "MISTRAL_API_KEY", provider: "mistral" },

@@ -130,8 +130,8 @@ export interface ProviderRow {
   readonly paths: ProviderPaths;
   /** Absent = no more than a base URL, where the row has none. */
   readonly account?: AccountRule;
-  /** Where an account lives, when that is said by the account. Called once per credential; the base URL only where the credential says none itself. */
-  of?(account: AccountFields): Partial<Pick<ProviderRow, "baseUrl" | "paths" | "also">>;
+  /** What the account decides: where it lives, what it is asked. Called once per credential; a base URL of the credential itself goes first. */
+  of?(account: AccountFields): Partial<ProviderRow>;
   /** Tokens that a credential is exchanged for before anything is sent. Absent = it is sent as it is. */
   readonly tokens?: TokenExchange;
   /** Origins that are asked next when one has no room (503) or cannot be reached; only for credentials that live at the row's own base URL. */

@@ -3,12 +3,30 @@ import type { Credential } from "../core/credential.ts";
 import { nearest } from "../core/nearest.ts";
 import type { ProviderRow } from "../core/provider.ts";
 import { anthropic } from "./providers/anthropic.ts";
+import { antigravity, geminiCli } from "./providers/code-assist.ts";
+import { codex } from "./providers/codex.ts";
+import { iflow, kimi, qwen } from "./providers/coding-plans.ts";
+import { copilot } from "./providers/copilot.ts";
 import { gemini } from "./providers/gemini.ts";
 import { openAi, openAiCompatible } from "./providers/openai.ts";
 import { openAiFamily } from "./providers/openai-family.ts";
 import { vertexAi } from "./providers/vertex-ai.ts";
 
-const BUILT_IN: readonly ProviderRow[] = [openAi, openAiCompatible, anthropic, gemini, vertexAi, ...openAiFamily];
+const BUILT_IN: readonly ProviderRow[] = [
+  openAi,
+  openAiCompatible,
+  anthropic,
+  gemini,
+  vertexAi,
+  ...openAiFamily,
+  qwen,
+  kimi,
+  iflow,
+  codex,
+  copilot,
+  geminiCli,
+  antigravity,
+];
 
 const ROWS: ReadonlyMap<string, ProviderRow> = new Map(BUILT_IN.map((row) => [row.id, Object.freeze(row)]));
 

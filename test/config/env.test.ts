@@ -143,6 +143,7 @@ describe("keys of other providers", () => {
   test.each([
     ["ANTHROPIC_API_KEY", "anthropic", "https://api.anthropic.com"],
     ["GEMINI_API_KEY", "gemini", "https://generativelanguage.googleapis.com"],
+    ["QWEN_API_KEY", "qwen", "https://dashscope-intl.aliyuncs.com/compatible-mode"],
     ["OPENROUTER_API_KEY", "openrouter", "https://openrouter.ai/api"],
     ["GROQ_API_KEY", "groq", "https://api.groq.com/openai"],
     ["MISTRAL_API_KEY", "mistral", "https://api.mistral.ai"],
@@ -152,6 +153,12 @@ describe("keys of other providers", () => {
   ])("%s makes a credential of its own", (name, provider, url) => {
     expect(credentialsOf({ [name]: "k-env" })).toEqual([[provider, provider, url, "k-env"]]);
     expect(load({ [name]: "k-env" }).warnings).toEqual([]);
+  });
+
+  test("Qwen's address is its region's", () => {
+    const env = { QWEN_API_KEY: "k", QWEN_BASE_URL: "https://dashscope-us.aliyuncs.com/compatible-mode/v1" };
+    expect(credentialsOf(env)).toEqual([["qwen", "qwen", "https://dashscope-us.aliyuncs.com/compatible-mode", "k"]]);
+    expect(load({ QWEN_BASE_URL: "http://x.test" }).warnings).toEqual(["env QWEN_BASE_URL: ignored, because QWEN_API_KEY is not set"]);
   });
 
   test("each only where its provider has none, under names of their own", () => {
