@@ -76,8 +76,6 @@ const MAX_TAG = 128;
 /** Paths of dialects that are known by name only. */
 const LATER: readonly (readonly [pattern: RegExp, what: string])[] = [
   [/\/responses(?:\/|$)/, "OpenAI's Responses API, which is not understood yet; use chat completions (in the AI SDK: provider.chat(model))"],
-  [/\/messages(?:\/|$)/, "Anthropic's Messages API, which is not understood yet; use OpenAI's chat completions"],
-  [/:(?:generateContent|streamGenerateContent|countTokens)$/, "Gemini's API, which is not understood yet; use OpenAI's chat completions"],
 ];
 
 const laterDialect = (path: string): string | undefined => LATER.find(([pattern]) => pattern.test(path))?.[1];
@@ -91,11 +89,12 @@ export function inProcess(parts: InProcessParts): InProcess {
   function isForCredentials({ matched, headers }: SdkRequest): boolean {
     let isAny = false;
     for (const { provider, row } of parts.credentials()) {
-      if (!matched || (row ?? providerRow(provider)).dialect === matched.dialect) return true;
+      const { dialect, also } = row ?? providerRow(provider);
+      if (!matched || dialect === matched.dialect || also?.[matched.dialect]) return true;
       isAny = true;
     }
-    // Plugins may still bring the first.
-    if (isAny || options.plugins.length === 0) return false;
+    // Those of other dialects serve a client that has no key of its own; plugins may still bring the first.
+    if (!isAny && options.plugins.length === 0) return false;
     const key = keyOf(headers);
     return key === null || key === PLACEHOLDER_KEY;
   }

@@ -10,10 +10,12 @@ import { GuardError } from "./core/errors.ts";
 import type { Step } from "./core/step.ts";
 import type { SdkRequest } from "./http/in-process.ts";
 import { operationOf } from "./middleware/passthrough/operations.ts";
-import { Attempt, type AttemptSettings } from "./middleware/proxy/attempt.ts";
+import { Attempt } from "./middleware/proxy/attempt.ts";
+import type { AttemptSettings } from "./middleware/proxy/attempt-settings.ts";
+import { plainWire, type Wire } from "./middleware/proxy/wire.ts";
 import { UnreadAnswer } from "./unread-answer.ts";
 import { fetchExchange, type Fetch } from "./upstream/fetch-exchange.ts";
-import { providerRow } from "./upstream/providers.ts";
+import { PROVIDER_IDS, providerRow } from "./upstream/providers.ts";
 import type { Exchange, ResponseHandler } from "./upstream/transport.ts";
 
 /** In rows and metrics, where a credential's name would stand. No credential can have it. */
@@ -46,7 +48,7 @@ function checkKey({ headers, url }: SdkRequest): void {
 
 /** Where a request goes to, in the shape of the accounts that requests usually go to. */
 function leaseFor({ url }: SdkRequest, model: string): Lease {
-  const provider = url.host === "api.openai.com" ? "openai" : "openai-compatible";
+  const provider = PROVIDER_IDS.find((id) => hostOf(providerRow(id).baseUrl) === url.host) ?? "openai-compatible";
   const credential: Credential = {
     name: OWN_KEY,
     provider,
@@ -67,6 +69,8 @@ function leaseFor({ url }: SdkRequest, model: string): Lease {
   };
   return { credential, model, name: model, release: () => undefined };
 }
+
+const hostOf = (baseUrl: string | null): string | null => (baseUrl === null ? null : new URL(baseUrl).host);
 
 /** Commits the row before anything is sent. */
 async function begin(ctx: Context, lease: Lease): Promise<void> {
@@ -115,13 +119,15 @@ function withHeaders(answer: Answer, provider: readonly string[]): Answer {
 
 /** Sends a model call once: another try would be the SDK's to make. */
 export function ownKeyCall(options: OwnKeyOptions, request: SdkRequest): Step {
-  function bodyOf(ctx: Context, call: Call, lease: Lease): Buffer {
-    return options.dialectOf(call).rewrite(call, {
+  function wireOf(ctx: Context, call: Call, lease: Lease): Wire {
+    const dialect = options.dialectOf(call);
+    const body = dialect.rewrite(call, {
       includeUsage: call.stream,
       // The legacy completions know only the older field.
       capField: call.operation === "chat" ? providerRow(lease.credential.provider).capField : "max_tokens",
       ...(ctx.outputCap === undefined ? {} : { outputCap: ctx.outputCap }),
     });
+    return plainWire(dialect, call, request.url.pathname, body);
   }
 
   return async function ownKey(ctx) {
@@ -129,9 +135,10 @@ export function ownKeyCall(options: OwnKeyOptions, request: SdkRequest): Step {
     const call = await ctx.call();
     const lease = leaseFor(request, call.model);
     await begin(ctx, lease);
-    const init = initOf(request, new Uint8Array(bodyOf(ctx, call, lease)));
+    const wire = wireOf(ctx, call, lease);
+    const init = initOf(request, new Uint8Array(wire.body));
     let seen: readonly string[] = [];
-    const result = await new Attempt(options, ctx, call, lease).send((handler): Exchange => {
+    const result = await new Attempt(options, ctx, call, lease, wire).send((handler): Exchange => {
       const kept = withHead(handler);
       seen = kept.headers;
       return fetchExchange(options.fetch, request.url, init, kept);

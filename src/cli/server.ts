@@ -5,7 +5,9 @@ import type { AddressInfo } from "node:net";
 import type { Logger } from "../core/logger.ts";
 import { GuardError } from "../core/errors.ts";
 import type { QuotaGuard } from "../guard.ts";
+import { callerDialect } from "../dialects/index.ts";
 import { asProblem } from "../http/problem.ts";
+import { dialectRefusal } from "../http/render.ts";
 import { publicHealth } from "./public-health.ts";
 import { keyMatcher, keyRefused } from "../management/key.ts";
 import type { ResolvedOptions } from "../options/resolved.ts";
@@ -18,6 +20,9 @@ const KEEP_ALIVE_TIMEOUT_MS = 65_000;
 const CHECK_INTERVAL_MS = 5_000;
 const MAX_REQUESTS_PER_SOCKET = 1_000;
 const MAX_CONNECTIONS = 10_000;
+
+/** Who asks there is a client of some dialect's. */
+const API_PATH = /^\/v1(?:beta)?\//;
 
 /** TokenGuard's API stands at the root, behind the management key. */
 const BUDGET_API = /^\/(?:config\/(?:budget|refill-rate)|buckets\/.+|sync\/openai-limits)$/;
@@ -58,7 +63,11 @@ export async function gatewayServer({ guard, options, logger, beforeListening }:
   });
   app.use(gateway);
   app.use((req, res) => {
-    asProblem(new GuardError("not_found", `there is nothing at ${req.method} ${req.path.slice(0, 200)}`), res);
+    const error = new GuardError("not_found", `there is nothing at ${req.method} ${req.path.slice(0, 200)}`);
+    if (!API_PATH.test(req.path)) return asProblem(error, res);
+    const { status, headers, body } = dialectRefusal(error, callerDialect(undefined, req.path, req.headers), false);
+    for (let i = 0; i < headers.length; i += 2) res.setHeader(headers[i] as string, headers[i + 1] as string);
+    return void res.status(status).end(body);
   });
 
   const server = createServer(

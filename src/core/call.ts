@@ -24,6 +24,8 @@ export interface Call {
   readonly choices: number;
   /** Whether the client asked for usage at the end of a stream. */
   readonly wantsUsage: boolean;
+  /** A level of reasoning that stood behind the model's name, `name(high)`; it goes before what the body says. */
+  readonly reasoning?: string;
   readonly body: Readonly<Record<string, unknown>>;
   /** The request body as it arrived; forwarded untouched when nothing has to change. */
   readonly bytes: Buffer;

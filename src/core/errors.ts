@@ -93,13 +93,14 @@ export class GuardError extends Error {
 
   /**
    * Finds our refusal inside whatever an SDK threw: the error itself, its `cause`, the last try's, or the body that the OpenAI and Anthropic clients keep in
-   * `error` and Vercel's AI SDK in `responseBody`. Undefined when the failure was not ours.
+   * `error`, Google's in `message` and Vercel's AI SDK in `responseBody`. Undefined when the failure was not ours.
    */
   static from(thrown: unknown): GuardError | undefined {
     for (let value = thrown, depth = 0; typeof value === "object" && value !== null && depth < 8; depth += 1) {
       if (GuardError.is(value)) return value;
-      const { error, status, responseBody, statusCode, cause, lastError } = value as Readonly<Record<string, unknown>>;
-      const found = fromBody(error, numberOf(status)) ?? fromBody(parsed(responseBody), numberOf(statusCode));
+      const { error, status, responseBody, statusCode, message, cause, lastError } = value as Readonly<Record<string, unknown>>;
+      const found =
+        fromBody(error, numberOf(status)) ?? fromBody(parsed(responseBody), numberOf(statusCode)) ?? fromBody(parsed(message), numberOf(status));
       if (found) return found;
       value = cause ?? lastError;
     }
@@ -114,7 +115,7 @@ export class GuardError extends Error {
 }
 
 function parsed(text: unknown): unknown {
-  if (typeof text !== "string") return undefined;
+  if (typeof text !== "string" || !text.startsWith("{")) return undefined;
   try {
     return JSON.parse(text);
   } catch {
@@ -126,8 +127,11 @@ function fromBody(body: unknown, status: number | undefined): GuardError | undef
   if (typeof body !== "object" || body === null) return undefined;
   const inner = (body as { error?: unknown }).error ?? body;
   if (typeof inner !== "object" || inner === null) return undefined;
-  const fields = inner as Record<string, unknown>;
-  // `request_id` is in every body that we render and in none of a provider's, so a provider's own code is not taken for ours.
+  const fields: Readonly<Record<string, unknown>> = {
+    request_id: (body as { request_id?: unknown }).request_id,
+    ...(ourDetail(inner) ?? (inner as Record<string, unknown>)),
+  };
+  // Both are in every body that we render and in none of a provider's, so a provider's own code is not taken for ours.
   if (typeof fields.code !== "string" || !Object.hasOwn(STATUS, fields.code) || typeof fields.request_id !== "string") return undefined;
   return new GuardError(fields.code as ErrorCode, textOf(fields.message) ?? fields.code, {
     status: numberOf(fields.status) ?? status,
@@ -140,6 +144,23 @@ function fromBody(body: unknown, status: number | undefined): GuardError | undef
     requestId: fields.request_id,
   });
 }
+
+/** What Google's envelope has no place for stands in its details, as texts. */
+function ourDetail(error: object): Readonly<Record<string, unknown>> | undefined {
+  const { details, message, code: status } = error as Readonly<Record<string, unknown>>;
+  if (!Array.isArray(details)) return undefined;
+  for (const detail of details as readonly unknown[]) {
+    const { domain, reason, metadata } = (detail ?? {}) as Readonly<Record<string, unknown>>;
+    if (domain !== "quotaguard" || typeof reason !== "string" || typeof metadata !== "object" || metadata === null) continue;
+    const told = Object.fromEntries(
+      Object.entries(metadata as Readonly<Record<string, unknown>>).map(([name, value]) => [name, FIGURES.has(name) ? Number(value) : value]),
+    );
+    return { ...told, code: reason.toLowerCase(), message, status };
+  }
+  return undefined;
+}
+
+const FIGURES: ReadonlySet<string> = new Set(["needed", "available", "retry_after_ms"]);
 
 const textOf = (value: unknown): string | undefined => (typeof value === "string" ? value : undefined);
 const numberOf = (value: unknown): number | undefined => (typeof value === "number" ? value : undefined);

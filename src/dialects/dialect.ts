@@ -44,8 +44,11 @@ export interface ObserverOptions {
 export interface StreamObserver {
   /** Returns what to forward now: usually the same buffer. Throws `upstream_protocol` when an event grows without end. */
   push(chunk: Buffer): Buffer | null;
-  /** The upstream's body is over: what was held back, and whether the stream came to its proper end. */
-  end(): { readonly rest: Buffer | null; readonly complete: boolean; readonly fault?: GuardError };
+  /**
+   * The upstream's body is over: what was held back, and whether the stream came to its proper end. `fault` = the provider said itself that it failed; `isTold` =
+   * in an event that was forwarded.
+   */
+  end(): { readonly rest: Buffer | null; readonly complete: boolean; readonly fault?: GuardError; readonly isTold?: boolean };
   /** The last usage that the provider reported, if any. */
   usage(): Usage | null;
   /** Our own count of the output delivered so far. */
@@ -65,6 +68,8 @@ export interface Dialect {
    */
   readResponse(bytes: Buffer): { readonly usage: Usage } | { readonly text: string } | null;
   observer(options: ObserverOptions): StreamObserver;
+  /** The answer to a call that only counts tokens; absent = the dialect has no such call. */
+  countBody?(tokens: number): Record<string, unknown>;
   errorBody(error: GuardError): Record<string, unknown>;
   /** How it is translated from and to other dialects. */
   readonly codec?: Codec;

@@ -72,7 +72,7 @@ export function lazyObserver({ options, decoder, ends }: LazyObserverParts): Str
       }
       const full = parseKept();
       full.end();
-      return { rest: null, complete: full.complete };
+      return full.fault ? { rest: null, complete: false, fault: full.fault, isTold: true } : { rest: null, complete: full.complete };
     },
     usage: () => (quick ?? parseKept()).usage,
     deliveredTokens: () => parseKept().tokens(),
@@ -82,6 +82,8 @@ export function lazyObserver({ options, decoder, ends }: LazyObserverParts): Str
 class FullReader {
   usage: Usage | null = null;
   complete = false;
+  /** The provider said in mid-stream that it failed. */
+  fault: GuardError | null = null;
   readonly #decoder: StreamDecoder;
   readonly #count: (text: string) => number;
   #text = "";
@@ -110,6 +112,7 @@ class FullReader {
     for (const event of events) {
       if (event.type === "usage") this.usage = event.usage;
       else if (event.type === "end") this.complete = true;
+      else if (event.type === "error") this.fault ??= new GuardError("upstream_refused", event.message, { status: 502 });
       else if (event.type === "delta" && event.text !== "") this.#add(event.text);
       else if (event.type === "open" && event.block.type === "tool_call") this.#add(event.block.name);
     }

@@ -107,6 +107,8 @@ class Translated implements StreamObserver {
   #fault: GuardError | undefined;
   #text = "";
   #tokens = 0;
+  /** The stream's beginning, until there is something behind it: a stream that begins with its failure has said nothing. */
+  #held: ChatEvent[] | null = [];
   /** Events that carried text. Each is at least one token, however our own counting sees it. */
   #deltas = 0;
 
@@ -151,6 +153,12 @@ class Translated implements StreamObserver {
         shown = events.slice(0, i);
         break;
       }
+    }
+    if (this.#held) {
+      this.#held.push(...shown);
+      if (this.#held.every(({ type }) => type === "start" || type === "ping" || type === "usage")) return "";
+      shown = this.#held;
+      this.#held = null;
     }
     return shown.length === 0 ? "" : this.#write(shown);
   }

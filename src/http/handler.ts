@@ -4,7 +4,7 @@ import type { Context } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Step } from "../core/step.ts";
 import { isPromise } from "../core/time.ts";
-import { dialect, matchPath, type Matched } from "../dialects/index.ts";
+import { dialect, matchPath, matchSuffix, type Matched } from "../dialects/index.ts";
 import type { Ambient } from "./ambient.ts";
 import { openContext, pathBelowMount, type OpenOptions } from "./open.ts";
 import { asGuardError, dialectRefusal, problemRefusal, refusalHeaders } from "./render.ts";
@@ -125,7 +125,7 @@ export function partHandler(name: string, step: Step, options: OpenOptions, more
   const handler = {
     [name](req: IncomingMessage, res: ServerResponse, next: Next): void {
       const { path, mounted } = pathBelowMount(req);
-      const matched = matchPath(path, mounted) ?? bySuffix(path);
+      const matched = matchPath(path, mounted, req.headers) ?? matchSuffix(path, req.headers);
       const target = matched?.kind === "call" ? matched : null;
       const ctx = openContext(req, res, options, matched?.route ?? hostRoute(req), target);
       run(step, ctx, req, res, next, matched, more);
@@ -139,12 +139,6 @@ export function answerWith(step: Step, ctx: Context, req: IncomingMessage, res: 
   run(step, ctx, req, res, next, undefined);
 }
 
-/** A host may compose the parts below any prefix of its own: `/api/v1/chat/completions` is still a chat completion. */
-function bySuffix(path: string): Matched | undefined {
-  const version = path.lastIndexOf("/v1/");
-  return version > 0 ? matchPath(path.slice(version), false) : undefined;
-}
-
 /** The route's pattern (`/users/:id`), never the path itself: it becomes a label. */
 function hostRoute(req: IncomingMessage): string {
   const { route, baseUrl } = req as { route?: { path?: unknown }; baseUrl?: string };
@@ -155,7 +149,7 @@ function hostRoute(req: IncomingMessage): string {
 export function gatewayHandler(steps: { readonly call: Step; readonly models: Step }, options: OpenOptions): Handler {
   function quotaGuard(req: IncomingMessage, res: ServerResponse, next: Next): void {
     const { path, mounted } = pathBelowMount(req);
-    const matched = matchPath(path, mounted);
+    const matched = matchPath(path, mounted, req.headers);
     // A preflight is the host's own business: `cors()` may stand behind us as well as in front.
     if (!matched || req.method === "OPTIONS") {
       next();

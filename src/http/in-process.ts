@@ -4,7 +4,7 @@ import { GuardError } from "../core/errors.ts";
 import type { Scopes } from "../core/scope.ts";
 import type { Step } from "../core/step.ts";
 import type { MaybePromise } from "../core/time.ts";
-import { dialect, matchPath, type Matched } from "../dialects/index.ts";
+import { callerDialect, dialect, matchPath, matchSuffix, type Matched } from "../dialects/index.ts";
 import type { Ambient } from "./ambient.ts";
 import { admit, callFrom, cleanRequestId, type OpenOptions } from "./open.ts";
 import { asGuardError, dialectRefusal } from "./render.ts";
@@ -83,15 +83,11 @@ function sdkRequest(input: string | URL | Request, init: RequestInit): SdkReques
   const request = input instanceof Request ? input : null;
   const url = new URL(input instanceof Request ? input.url : input);
   const method = (init.method ?? request?.method ?? "GET").toUpperCase();
-  // The SDK's own base URL may carry a prefix before `/v1`; only the path from there counts.
-  const matched = matchPath(suffix(url.pathname), true);
-  return { url, method, headers: new Headers(init.headers ?? request?.headers), matched, init, request };
-}
-
-/** From the last `/v1/` on, so that any base URL works. */
-function suffix(pathname: string): string {
-  const version = pathname.lastIndexOf("/v1/");
-  return version < 0 ? pathname : pathname.slice(version);
+  const headers = new Headers(init.headers ?? request?.headers);
+  const told = Object.fromEntries(headers);
+  // The SDK's own base URL may carry a prefix before its version; only the path from there counts.
+  const matched = matchSuffix(url.pathname, told) ?? matchPath(url.pathname, true, told);
+  return { url, method, headers, matched, init, request };
 }
 
 function contextOf({ url, method, headers, matched, init, request }: SdkRequest, around: Context | undefined, options: InProcessOptions): Context {
@@ -158,7 +154,7 @@ async function answerOf(options: InProcessOptions, ctx: Context, asked: SdkReque
     error.requestId = ctx.requestId;
     ctx.failure = error;
     if (ctx.services.events.has("refused")) ctx.services.events.emit("refused", { requestId: ctx.requestId, scopes: ctx.scopes ?? {}, error });
-    return dialectRefusal(error, matched?.dialect ?? "openai", true);
+    return dialectRefusal(error, callerDialect(matched, ctx.path, ctx.headers), true);
   }
 }
 

@@ -6,6 +6,8 @@ import { GuardError } from "../core/errors.ts";
 import { andThen, type MaybePromise } from "../core/time.ts";
 import type { CallPath } from "../dialects/dialect.ts";
 import { dialect } from "../dialects/index.ts";
+import { checkMedia } from "../dialects/media-check.ts";
+import { withoutSuffix } from "../dialects/model-suffix.ts";
 import { clientAddress } from "./address.ts";
 import { readBody } from "./body.ts";
 import { parseObject } from "./json.ts";
@@ -68,7 +70,8 @@ function queryOf(req: IncomingMessage): string {
 /** Reads and parses the body as a call of one operation. */
 export function callFrom(bytes: MaybePromise<Buffer>, { dialect: id, path }: NonNullable<CallTarget>, ctx: Context): MaybePromise<Call> {
   const read = (body: Buffer): Call => {
-    const call = dialect(id).read(path, body, parseObject(body));
+    const call = withoutSuffix(dialect(id).read(path, body, parseObject(body)));
+    checkMedia(call);
     ctx.resolveCall(call);
     return call;
   };

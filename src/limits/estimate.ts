@@ -1,4 +1,4 @@
-import type { Call } from "../core/call.ts";
+import type { Call, DialectId } from "../core/call.ts";
 import { fastTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 /**
@@ -15,6 +15,8 @@ export interface Estimate {
   readonly ceilingOutputTokens: number;
   /** Over all choices: the client's cap, else 150 each. */
   readonly expectedOutputTokens: number;
+  /** There is no audio, image or file in the input, and none that an earlier answer made. */
+  readonly isText: boolean;
   /** Neither client nor model named a maximum: the ceiling holds only if the default is sent upstream as the cap. */
   readonly cappedByDefault: boolean;
 }
@@ -48,12 +50,50 @@ const TOOLS_PREAMBLE_TOKENS = 350;
 const CEILING_IMAGE_TOKENS = 5_000;
 /** A photograph at the usual resolution. */
 const EXPECTED_IMAGE_TOKENS = 1_000;
-/** Base64 characters of audio per token: 32 tokens a second at 8 kbit/s, the densest of the usual codecs. */
-const AUDIO_CHARS_PER_TOKEN = 40;
+/** Base64 characters of audio per token: 32 tokens a second at 8 kbit/s, the densest of the usual codecs. Video has no fewer. */
+const SOUND_CHARS_PER_TOKEN = 40;
 /** Base64 characters of a document per token: its text, compressed. Its pages as images are in the flat figure. */
 const FILE_CHARS_PER_TOKEN = 4;
 
+/** Blocks that cannot be audio or an image, unless something within them is. Whatever else there is may be. */
+const TEXT_BLOCKS: ReadonlySet<unknown> = new Set(
+  "refusal tool_use tool_result thinking redacted_thinking message function_call function_call_output custom_tool_call custom_tool_call_output reasoning"
+    .split(" ")
+    .concat("text", "input_text", "output_text", "summary_text", "reasoning_text"),
+);
+/** The same of members: an earlier answer's `audio`, for one, is named by its id and is input again. */
+const TEXT_FIELDS: ReadonlySet<string> = new Set(
+  [
+    "role content parts output name type id call_id tool_call_id tool_use_id status text refusal tool_calls function_call functionCall input arguments",
+    "reasoning reasoning_content thinking thought summary signature thoughtSignature thought_signature encrypted_content data is_error cache_control",
+  ]
+    .join(" ")
+    .split(" "),
+);
+
 type Fields = Readonly<Record<string, unknown>>;
+
+/** Where each dialect has what was said so far. */
+const TURNS: Readonly<Record<DialectId, string>> = { openai: "messages", responses: "input", anthropic: "messages", gemini: "contents" };
+const SYSTEM: Readonly<Record<DialectId, readonly string[]>> = {
+  openai: [],
+  responses: ["instructions"],
+  anthropic: ["system"],
+  gemini: ["systemInstruction", "system_instruction"],
+};
+/** What else the model reads: tools and schemas. */
+const SHAPES: Readonly<Record<DialectId, readonly string[]>> = {
+  openai: ["tools", "functions", "response_format", "prediction"],
+  responses: ["tools", "text"],
+  anthropic: ["tools", "output_config", "output_format"],
+  gemini: ["tools", "generationConfig", "generation_config"],
+};
+/** Members of messages and blocks that hold parts. */
+const CONTENTS: ReadonlySet<string> = new Set(["content", "parts", "output"]);
+/** The role is in the four; an id only ties a tool's answer to its call. */
+const TIES: ReadonlySet<string> = new Set(["role", "tool_call_id", "tool_use_id", "call_id", "cache_control"]);
+/** Thoughts that only their provider can read. */
+const SEALED: ReadonlySet<string> = new Set(["signature", "thoughtSignature", "thought_signature", "encrypted_content"]);
 
 /** Makes the estimator of one guard. */
 export function estimator(options: EstimatorOptions): Estimator {
@@ -63,6 +103,9 @@ export function estimator(options: EstimatorOptions): Estimator {
   const expectedImageTokens = Math.min(EXPECTED_IMAGE_TOKENS, ceilingImageTokens);
   // Parts that are no text, counted on the way. One call is read at a time, without a pause.
   let images = 0;
+  let isText = true;
+  /** Whether the dialect's parts say what they are. */
+  let hasTypes = true;
 
   /** Tokens of any JSON value as a provider renders it. */
   function valueTokens(value: unknown): number {
@@ -79,9 +122,10 @@ export function estimator(options: EstimatorOptions): Estimator {
     return tokens;
   }
 
+  /** A text, or a list of parts. */
   function contentTokens(content: unknown): number {
     if (typeof content === "string") return tokenizer(content);
-    if (!Array.isArray(content)) return content === undefined || content === null ? 0 : valueTokens(content);
+    if (!Array.isArray(content)) return content === undefined || content === null ? 0 : partTokens(content);
     let tokens = 0;
     for (const part of content as readonly unknown[]) tokens += partTokens(part);
     return tokens;
@@ -93,43 +137,80 @@ export function estimator(options: EstimatorOptions): Estimator {
     switch (fields.type) {
       case "text":
       case "input_text":
+      case "output_text":
         return typeof fields.text === "string" ? tokenizer(fields.text) : valueTokens(part);
       case "image_url":
       case "input_image":
       case "image":
+        isText = false;
         images += 1;
         return 0;
       case "input_audio":
-        return Math.ceil(charsIn(fields.input_audio, "data") / AUDIO_CHARS_PER_TOKEN) + 1;
+        isText = false;
+        return Math.ceil(charsIn(fields.input_audio, "data") / SOUND_CHARS_PER_TOKEN) + 1;
       case "file":
       case "input_file":
+        isText = false;
         images += 1;
         return Math.ceil(charsIn(fields.file ?? part, "file_data") / FILE_CHARS_PER_TOKEN);
+      case "document":
+        return documentTokens(fields.source);
+      case undefined:
+        isText &&= !hasTypes;
+        return geminiTokens(fields);
       default:
-        return valueTokens(part);
+        return blockTokens(fields);
     }
   }
 
-  function messageTokens(message: unknown): number {
-    if (typeof message !== "object" || message === null) return MESSAGE_TOKENS + valueTokens(message);
-    let tokens = MESSAGE_TOKENS;
-    const fields = message as Fields;
+  /** Anthropic's documents: bytes, an address, or a text as it is. */
+  function documentTokens(source: unknown): number {
+    const { type, data, content } = fieldsIn(source);
+    if (type === "text" && typeof data === "string") return tokenizer(data);
+    if (content !== undefined) return contentTokens(content);
+    isText = false;
+    images += 1;
+    return Math.ceil(charsIn(source, "data") / FILE_CHARS_PER_TOKEN);
+  }
+
+  /** Gemini's parts have no type: they are what they hold. */
+  function geminiTokens(part: Fields): number {
+    const inline = part.inlineData ?? part.inline_data;
+    if (inline === undefined && part.fileData === undefined && part.file_data === undefined) return blockTokens(part);
+    isText = false;
+    const { mimeType, mime_type: snakeType = mimeType } = fieldsIn(inline);
+    const type = typeof snakeType === "string" ? snakeType : "";
+    if (/^(?:audio|video)\//.test(type)) return Math.ceil(charsIn(inline, "data") / SOUND_CHARS_PER_TOKEN) + 1;
+    images += 1;
+    return type.startsWith("image/") ? 0 : Math.ceil(charsIn(inline, "data") / FILE_CHARS_PER_TOKEN);
+  }
+
+  /** Any other block or message: its contents as contents, and what only ties it to others not at all. */
+  function blockTokens(fields: Fields): number {
+    if (fields.type !== undefined && !TEXT_BLOCKS.has(fields.type)) isText = false;
+    let tokens = 0;
     for (const key in fields) {
-      if (key === "content") tokens += contentTokens(fields.content);
-      // The role is in the four; an id only ties a tool's answer to its call.
-      else if (key !== "role" && key !== "tool_call_id" && fields[key] !== null) tokens += valueTokens(fields[key]);
+      const value = fields[key];
+      if (value !== null && !TEXT_FIELDS.has(key)) isText = false;
+      if (CONTENTS.has(key)) tokens += contentTokens(value);
+      else if (SEALED.has(key)) tokens += Math.ceil(charsIn(fields, key) / FILE_CHARS_PER_TOKEN);
+      else if (!TIES.has(key) && value !== null) tokens += valueTokens(value);
     }
     return tokens;
   }
 
-  function chatTokens(body: Fields): number {
-    const { messages } = body;
+  const messageTokens = (message: unknown): number =>
+    MESSAGE_TOKENS + (typeof message === "object" && message !== null ? blockTokens(message as Fields) : valueTokens(message));
+
+  function chatTokens({ dialect, body }: Call): number {
+    hasTypes = dialect !== "gemini";
     let tokens = CHAT_TOKENS;
-    if (Array.isArray(messages)) for (const message of messages as readonly unknown[]) tokens += messageTokens(message);
-    if (body.tools) tokens += valueTokens(body.tools);
-    if (body.functions) tokens += valueTokens(body.functions);
-    if (body.response_format) tokens += valueTokens(body.response_format);
-    if (body.prediction) tokens += valueTokens(body.prediction);
+    const turns = body[TURNS[dialect]];
+    if (Array.isArray(turns)) for (const message of turns as readonly unknown[]) tokens += messageTokens(message);
+    else if (typeof turns === "string") tokens += MESSAGE_TOKENS + tokenizer(turns);
+    // Each dialect has its own; a name of another one's is nothing to its provider.
+    for (const field of SYSTEM[dialect]) if (body[field]) tokens += MESSAGE_TOKENS + contentTokens(body[field]);
+    for (const field of SHAPES[dialect]) if (body[field]) tokens += valueTokens(body[field]);
     return tokens;
   }
 
@@ -137,17 +218,22 @@ export function estimator(options: EstimatorOptions): Estimator {
   function promptTokens(prompt: unknown): number {
     if (typeof prompt === "string") return tokenizer(prompt);
     if (typeof prompt === "number") return 1;
-    if (!Array.isArray(prompt)) return prompt === undefined || prompt === null ? 0 : valueTokens(prompt);
+    if (prompt === undefined || prompt === null) return 0;
+    if (!Array.isArray(prompt)) {
+      isText = false;
+      return valueTokens(prompt);
+    }
     let tokens = 0;
     for (const item of prompt as readonly unknown[]) tokens += promptTokens(item);
     return tokens;
   }
 
-  function textTokens({ operation, body }: Call): number {
+  function textTokens(call: Call): number {
+    const { operation, body } = call;
     switch (operation) {
       case "chat":
       case "count_tokens":
-        return chatTokens(body);
+        return chatTokens(call);
       case "completions":
         return promptTokens(body.prompt) + promptTokens(body.suffix);
       case "embeddings":
@@ -157,12 +243,20 @@ export function estimator(options: EstimatorOptions): Estimator {
 
   return function estimate(call, maxOutputTokensOfModel) {
     images = 0;
+    isText = true;
     const text = Math.max(1, textTokens(call));
     const preamble = call.operation === "chat" && (call.body.tools || call.body.functions) ? TOOLS_PREAMBLE_TOKENS : 0;
     const input = text + images * expectedImageTokens;
     const ceilingInput = Math.ceil(text * margin) + FRAME_TOKENS + preamble + images * ceilingImageTokens;
     if (call.operation === "embeddings") {
-      return { inputTokens: input, ceilingInputTokens: ceilingInput, ceilingOutputTokens: 0, expectedOutputTokens: 0, cappedByDefault: false };
+      return {
+        inputTokens: input,
+        ceilingInputTokens: ceilingInput,
+        ceilingOutputTokens: 0,
+        expectedOutputTokens: 0,
+        isText,
+        cappedByDefault: false,
+      };
     }
     const said = call.maxOutputTokens;
     return {
@@ -170,10 +264,13 @@ export function estimator(options: EstimatorOptions): Estimator {
       ceilingInputTokens: ceilingInput,
       ceilingOutputTokens: (said ?? maxOutputTokensOfModel ?? defaultMaxOutputTokens) * call.choices,
       expectedOutputTokens: (said ?? UNSAID_OUTPUT_TOKENS) * call.choices,
+      isText,
       cappedByDefault: said === null && maxOutputTokensOfModel === null,
     };
   };
 }
+
+const fieldsIn = (value: unknown): Fields => (typeof value === "object" && value !== null ? (value as Fields) : {});
 
 function charsIn(value: unknown, field: string): number {
   if (typeof value !== "object" || value === null) return 0;

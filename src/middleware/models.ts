@@ -3,16 +3,19 @@
  * delays nobody but the very first.
  */
 import type { Answer } from "../core/answer.ts";
+import type { DialectId } from "../core/call.ts";
 import type { Context } from "../core/context.ts";
 import type { Credential } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Logger } from "../core/logger.ts";
 import type { Step } from "../core/step.ts";
 import { andThen, type Clock } from "../core/time.ts";
+import { callerDialect, matchPath, matchSuffix } from "../dialects/index.ts";
 import { modelListing, type ListingOptions, type OfferedModel } from "../pool/listing.ts";
 import { matchesAny } from "../pool/patterns.ts";
 import type { Transport } from "../upstream/transport.ts";
 import { modelDiscovery, type DiscoveryOptions } from "./models/discovery.ts";
+import { SHAPES, type ShownModel } from "./models/shapes.ts";
 
 /** What the pool goes by; its catalogue is filled here. */
 export interface ModelsOptions extends ListingOptions {
@@ -28,7 +31,7 @@ export interface ModelsStep extends Step {
   refresh(): Promise<void>;
 }
 
-/** Answers `GET /v1/models` and `GET /v1/models/{id}`. */
+/** Answers `GET /v1/models` and `GET /v1/models/{id}` in the shape of the caller's dialect. */
 export function modelsStep(options: ModelsOptions): ModelsStep {
   const { offers, catalogue, transport, clock, logger } = options;
   const { all, find } = modelListing(options);
@@ -40,19 +43,20 @@ export function modelsStep(options: ModelsOptions): ModelsStep {
     onAnswer: reportTo(logger),
   });
   const startedAt = Math.floor(clock.now() / 1_000);
-  const shown = ({ id, created, ownedBy }: OfferedModel) => ({ id, object: "model", created: created ?? startedAt, owned_by: ownedBy });
+  const dated = ({ id, created, ownedBy }: OfferedModel): ShownModel => ({ id, created: created ?? startedAt, ownedBy });
 
   function answer(ctx: Context): Answer {
     const allowed = ctx.principal?.models;
-    const id = idOf(ctx);
+    const { dialect, id } = askedOf(ctx);
+    const { one, many } = SHAPES[dialect];
     if (id === null) {
       const visible = [...all().values()].filter((model) => !allowed || matchesAny(allowed, model.id));
-      return json({ object: "list", data: visible.map(shown) });
+      return json(many(visible.map((model) => one(dated(model)))));
     }
     // A key may use a model by the name it asks for, or by the one that stands for.
     const found = !allowed || matchesAny(allowed, id) || matchesAny(allowed, offers.resolve(id)) ? find(id) : null;
     if (!found) throw noSuchModel();
-    return json(shown(found));
+    return json(one(dated(found)));
   }
 
   return Object.assign(
@@ -64,13 +68,14 @@ export function modelsStep(options: ModelsOptions): ModelsStep {
 }
 
 /** The id in the path: model names may hold slashes, and even `/models/`. The host may have its own prefix before it. */
-const MODEL_PATH = /^(?:.*?\/v1|.*?)\/models\/(.+)$/s;
+const MODEL_PATH = /^(?:.*?\/v1(?:beta)?|.*?)\/models\/(.+)$/s;
 
-function idOf(ctx: Context): string | null {
-  const id = MODEL_PATH.exec(ctx.path)?.[1];
-  if (id === undefined) return null;
+/** In which dialect, and which one; null = all. */
+function askedOf({ path, headers }: Context): { readonly dialect: DialectId; readonly id: string | null } {
+  const matched = matchPath(path, true, headers) ?? matchSuffix(path, headers);
+  const id = MODEL_PATH.exec(path)?.[1] ?? null;
   try {
-    return decodeURIComponent(id);
+    return { dialect: callerDialect(matched, path, headers), id: id === null ? null : decodeURIComponent(id) };
   } catch {
     throw noSuchModel();
   }

@@ -73,6 +73,8 @@ export interface ResolvedOptions {
   /** How many processes share the limits: counted by the store, or said. */
   readonly nodes: number | "auto";
   readonly ledger: ResolvedLedger;
+  /** How long the ledger keeps rows; null = for good. */
+  readonly retentionMs: number | null;
   readonly auth: ResolvedAuth | null;
   readonly scopes: {
     readonly names: readonly string[];
@@ -89,7 +91,12 @@ export interface ResolvedOptions {
   readonly models: readonly ResolvedModel[];
   readonly modelAlias: Readonly<Record<string, string>>;
   /** Another name than ours is that of a plugin's strategy. */
-  readonly router: { readonly strategy: StrategyName | (string & {}) | StrategyFunction; readonly reservation: { readonly ttlMs: number } };
+  readonly router: {
+    readonly strategy: StrategyName | (string & {}) | StrategyFunction;
+    /** Whether what a provider's dialect cannot express is dropped instead of refused. */
+    readonly lossy: boolean;
+    readonly reservation: { readonly ttlMs: number };
+  };
   readonly resilience: {
     readonly maxRetries: number;
     readonly retryBudget: number;
@@ -107,7 +114,7 @@ export interface ResolvedOptions {
   readonly idempotency: ResolvedIdempotency | null;
   readonly prices: ResolvedPrices;
   readonly management: { readonly key: Secret | null; readonly path: string };
-  readonly secrets: { readonly key: Secret | null };
+  readonly secrets: { readonly key: Secret | null; readonly replaces: string | null };
   readonly monitoring: { readonly prometheusEnabled: boolean; readonly metricsPublic: boolean };
   readonly plugins: readonly Plugin[];
   readonly clock: Clock | undefined;
@@ -131,7 +138,7 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
       defaultModelsRpm: server.defaultModelsRpm,
     },
     ...resolveStore(options.store),
-    ledger: resolveLedger(options.ledger),
+    ...resolveLedger(options.ledger),
     auth: authOf(options),
     scopes:
       typeof options.scopes === "function" ? { names: [], trustHeaders: false, headers: DEFAULT_SCOPE_HEADERS, of: options.scopes } : options.scopes,
@@ -141,7 +148,7 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
     waitingCredentials: options.credentials.flatMap((credential, index) => (isBuiltIn(credential) ? [] : [{ index, credential }])),
     models: options.models.map(modelOf),
     modelAlias: options.modelAlias,
-    router: { strategy: router.strategy, reservation: { ttlMs: router.reservation.ttl } },
+    router: { strategy: router.strategy, lossy: router.lossy, reservation: { ttlMs: router.reservation.ttl } },
     resilience: {
       maxRetries: resilience.maxRetries,
       retryBudget: resilience.retryBudget,

@@ -175,6 +175,8 @@ export const optionsSchema = z.strictObject({
   router: z
     .strictObject({
       strategy: strategy().default("round-robin"),
+      /** What a provider's dialect cannot express is dropped and named in `x-quotaguard-dropped`, in place of a refusal that names it. */
+      lossy: z.boolean().default(false),
       reservation: z.strictObject({ ttl: duration(1_000).default(300_000) }).prefault({}),
     })
     .prefault({}),
@@ -212,7 +214,17 @@ export const optionsSchema = z.strictObject({
         .default("/v0/management"),
     })
     .prefault({}),
-  secrets: z.strictObject({ key: secret(MIN_OWN_KEY).nullable().default(null) }).prefault({}),
+  secrets: z
+    .strictObject({
+      key: secret(MIN_OWN_KEY).nullable().default(null),
+      /** The mark of a key that is lost, as the refused start tells it: what it made has ended. */
+      replaces: z
+        .string()
+        .regex(/^[0-9a-f]{16}$/, "expected the 16 characters that the refused start tells")
+        .nullable()
+        .default(null),
+    })
+    .prefault({}),
   monitoring: z
     .strictObject({
       /** Needs the package prom-client. */

@@ -64,6 +64,11 @@ export class Attempts implements Choice, StrategyRequest {
     return this.#from(0);
   }
 
+  busy(): GuardError | null {
+    const error = this.#refusal();
+    return error.code === "all_credentials_limited" ? error : null;
+  }
+
   #from(first: number): MaybePromise<Lease | null> {
     const { tiers } = this.#offer;
     for (let i = first; i < tiers.length; i += 1) {

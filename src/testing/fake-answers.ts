@@ -25,6 +25,13 @@ export interface FakeToolCall {
 export interface FakeAnswer {
   /** Pieces of the text; each costs one output token and is one event of a stream. Default: an echo of the last message. */
   readonly text?: readonly string[];
+  /** Pieces of what a reasoning model thinks aloud before the text (`reasoning_content`), of chats; each costs as a piece of the text does. */
+  readonly reasoning?: readonly string[];
+  /**
+   * How this provider counts: with it a piece costs as many tokens as it has, and so does the input (with three more for each message, and three for the
+   * answer's beginning, as OpenAI does). Default: one token for each piece of output and for each word of input.
+   */
+  readonly countTokens?: (text: string) => number;
   /** Calls this tool, or these, instead of answering with text; null = none. Default: the first offered function, when the request offers any. */
   readonly toolCall?: FakeToolCall | readonly FakeToolCall[] | null;
   readonly usage?: FakeUsage;
@@ -34,10 +41,11 @@ export interface FakeAnswer {
   readonly done?: boolean;
 }
 
-/** A piece of the answer: of its text, or of the arguments of one of its tool calls. */
+/** A piece of the answer: of its text, of what was thought before it, or of the arguments of one of its tool calls. */
 interface Piece {
   readonly text: string;
-  readonly tool: number | null;
+  readonly part: "content" | "reasoning_content" | number;
+  readonly tokens: number;
 }
 
 export type FakeOperation = "chat" | "completions" | "embeddings";
@@ -78,10 +86,21 @@ const words = (texts: readonly string[]): string[] =>
  * @example
  * fakeInputTokens({ messages: [{ role: "user", content: "one two three" }] }); // 3
  */
-export function fakeInputTokens(body: Json): number {
+export function fakeInputTokens(body: Json, countTokens?: (text: string) => number): number {
   const messages = listOf(body.messages).flatMap((message) => (isRecord(message) ? textsOf(message.content) : []));
   const numbers = [body.prompt, body.input].flat(2).filter((value) => typeof value === "number").length;
-  return Math.max(1, words([...messages, ...textsOf(body.prompt), ...textsOf(body.input)]).length + numbers);
+  const texts = [...messages, ...textsOf(body.prompt), ...textsOf(body.input)];
+  if (!countTokens) return Math.max(1, words(texts).length + numbers);
+  const frame = Array.isArray(body.messages) ? 3 * body.messages.length + 3 : 0;
+  const roles = listOf(body.messages).flatMap((message) => (isRecord(message) ? textsOf(message.role) : []));
+  return [...roles, ...texts].reduce((sum, text) => sum + countTokens(text), frame + numbers);
+}
+
+/** As many of the pieces as the cap has room for. */
+function within(pieces: readonly Piece[], cap: number): readonly Piece[] {
+  let sum = 0;
+  const end = pieces.findIndex(({ tokens }) => (sum += tokens) > cap);
+  return end < 0 ? pieces : pieces.slice(0, end);
 }
 
 function echo(body: Json, operation: FakeOperation): string[] {
@@ -101,14 +120,14 @@ function toolsOf(body: Json, answer: FakeAnswer): readonly FakeToolCall[] {
   return typeof name === "string" ? [{ name, arguments: ['{"city"', ': "Oslo"', "}"] }] : [];
 }
 
-function figures(operation: FakeOperation, inputTokens: number, outputTokens: number): Json {
+function figures(operation: FakeOperation, inputTokens: number, outputTokens: number, reasoningTokens = 0): Json {
   if (operation === "embeddings") return { prompt_tokens: inputTokens, total_tokens: inputTokens };
   return {
     prompt_tokens: inputTokens,
     completion_tokens: outputTokens,
     total_tokens: inputTokens + outputTokens,
     prompt_tokens_details: { cached_tokens: 0 },
-    completion_tokens_details: { reasoning_tokens: 0 },
+    completion_tokens_details: { reasoning_tokens: reasoningTokens },
   };
 }
 
@@ -118,39 +137,43 @@ export function compose(operation: FakeOperation, body: Json, answer: FakeAnswer
   const chat = operation === "chat";
   const model = typeof body.model === "string" ? body.model : "unknown";
   const tools = chat ? toolsOf(body, answer) : [];
-  const wanted: readonly Piece[] =
-    tools.length > 0
-      ? tools.flatMap((tool, index) => tool.arguments.map((text) => ({ text, tool: index })))
-      : (answer.text ?? echo(body, operation)).map((text) => ({ text, tool: null }));
-  const cap = countOf(body.max_completion_tokens) ?? countOf(body.max_tokens) ?? wanted.length;
-  const pieces = wanted.slice(0, cap);
+  const piece = (part: Piece["part"]) => (text: string) => ({ text, part, tokens: answer.countTokens?.(text) ?? 1 });
+  const wanted: readonly Piece[] = [
+    ...(chat ? (answer.reasoning ?? []) : []).map(piece("reasoning_content")),
+    ...(tools.length > 0
+      ? tools.flatMap((tool, index) => tool.arguments.map(piece(index)))
+      : (answer.text ?? echo(body, operation)).map(piece("content"))),
+  ];
+  const pieces = within(wanted, countOf(body.max_completion_tokens) ?? countOf(body.max_tokens) ?? Number.POSITIVE_INFINITY);
   const usual = pieces.length < wanted.length ? "length" : tools.length > 0 ? "tool_calls" : "stop";
   const finish = answer.finishReason === undefined ? usual : answer.finishReason;
   const choices = Math.min(Math.max(1, countOf(body.n) ?? 1), MAX_CHOICES);
-  const inputTokens = fakeInputTokens(body);
-  const outputTokens = pieces.length * choices;
+  const inputTokens = fakeInputTokens(body, answer.countTokens);
+  const tokensOf = (some: readonly Piece[]): number => some.reduce((sum, { tokens }) => sum + tokens, 0);
+  const outputTokens = tokensOf(pieces) * choices;
   const usage = answer.usage ?? "as-asked";
   const indices = Array.from({ length: choices }, (_, index) => index);
   const common = { id: `${chat ? "chatcmpl" : "cmpl"}-fake${serial}`, created: createdS, model };
   const callId = (choice: number, tool: number): string => `call_fake${serial}_${choice}${tool === 0 ? "" : `_${tool}`}`;
-  const textOf = (tool: number | null): string =>
+  const thought = pieces.filter(({ part }) => part === "reasoning_content");
+  const textOf = (wantedPart: Piece["part"]): string =>
     pieces
-      .filter((piece) => piece.tool === tool)
+      .filter(({ part }) => part === wantedPart)
       .map(({ text }) => text)
       .join("");
 
   function usageNow(delivered: number): unknown {
     if (usage === "zero") return figures(operation, 0, 0);
-    return typeof usage === "object" ? usage : figures(operation, inputTokens, delivered);
+    return typeof usage === "object" ? usage : figures(operation, inputTokens, delivered, Math.min(delivered, tokensOf(thought) * choices));
   }
 
   function whole(): Record<string, unknown> {
-    const text = textOf(null);
+    const text = textOf("content");
     const list = indices.map((index) => {
       if (!chat) return { index, text, logprobs: null, finish_reason: finish };
       const calls = tools.map(({ name }, at) => ({ id: callId(index, at), type: "function", function: { name, arguments: textOf(at) } }));
-      const message =
-        calls.length > 0 ? { role: "assistant", content: null, tool_calls: calls } : { role: "assistant", content: text, refusal: null };
+      const said = calls.length > 0 ? { role: "assistant", content: null, tool_calls: calls } : { role: "assistant", content: text, refusal: null };
+      const message = thought.length > 0 ? { ...said, reasoning_content: textOf("reasoning_content") } : said;
       return { index, message, logprobs: null, finish_reason: finish };
     });
     const completion = { ...common, object: chat ? "chat.completion" : "text_completion", choices: list };
@@ -182,10 +205,11 @@ export function compose(operation: FakeOperation, body: Json, answer: FakeAnswer
         push(delta(index, { tool_calls: [{ index: at, id: callId(index, at), type: "function", function: { name, arguments: "" } }] }), 0);
       }
     }
-    for (const { text, tool } of pieces) {
+    for (const { text, part, tokens } of pieces) {
       for (const index of indices) {
-        if (!chat) push({ index, text, logprobs: null, finish_reason: null }, 1);
-        else push(delta(index, tool === null ? { content: text } : { tool_calls: [{ index: tool, function: { arguments: text } }] }), 1);
+        if (!chat) push({ index, text, logprobs: null, finish_reason: null }, tokens);
+        else
+          push(delta(index, typeof part === "string" ? { [part]: text } : { tool_calls: [{ index: part, function: { arguments: text } }] }), tokens);
       }
     }
     if (finish !== null) {
@@ -202,7 +226,7 @@ export function compose(operation: FakeOperation, body: Json, answer: FakeAnswer
 }
 
 function embeddings(body: Json, answer: FakeAnswer): Composed {
-  const inputTokens = fakeInputTokens(body);
+  const inputTokens = fakeInputTokens(body, answer.countTokens);
   const { input } = body;
   const many = Array.isArray(input) && typeof input[0] !== "number";
   const dimensions = Math.min(countOf(body.dimensions) ?? 8, 4_096);

@@ -1,5 +1,7 @@
 import { describe, expect, test } from "vitest";
-import { dialect, matchPath } from "../../src/dialects/index.ts";
+import type { Dialect } from "../../src/dialects/dialect.ts";
+import { callerDialect, dialect, matchPath, matchSuffix } from "../../src/dialects/index.ts";
+import { pathMatcher } from "../../src/dialects/routes.ts";
 
 describe("a path", () => {
   test.each([
@@ -48,4 +50,52 @@ describe("a path", () => {
 
 test("every route of a dialect belongs to it", () => {
   for (const { path } of dialect("openai").routes) expect(matchPath(path, false)).toMatchObject({ dialect: "openai" });
+});
+
+describe("a model in the path", () => {
+  const routes = ["/v1beta", "/v1"].flatMap((version) => [
+    { method: "POST", path: `${version}/models/{model}:say`, operation: "chat", stream: false } as const,
+    { method: "POST", path: `${version}/models/{model}:sayOn`, operation: "chat", stream: true } as const,
+  ]);
+  const match = pathMatcher([{ ...dialect("openai"), id: "gemini", routes } satisfies Dialect]);
+
+  test.each([
+    ["/v1beta/models/some-model:say", "some-model", false],
+    ["/v1beta/models/some-model:sayOn", "some-model", true],
+    ["/v1/models/some-model:say", "some-model", false],
+    ["/v1beta/models/tuned%2Fmy:own%3Amodel:say", "tuned/my:own:model", false],
+    ["/v1beta/models/a/b:say", "a/b", false],
+    ["/v1beta/models/gpt-5(high):say", "gpt-5(high)", false],
+  ])("%s", (path, model, stream) => {
+    const matched = { kind: "call", dialect: "gemini", path: { operation: "chat", model, stream } };
+    expect(match(path, false)).toMatchObject(matched);
+    expect(match(path, true)).toMatchObject(matched);
+    expect(match(path.replace(/^\/v1(beta)?/, ""), true)).toMatchObject(matched);
+    expect(match(path.replace(/^\/v1(beta)?/, ""), false)).toBeUndefined();
+  });
+
+  test.each(["/v1beta/models/:say", "/v1beta/models/%E0%A4:say", "/v1beta/models/m:sing"])("%s is no call", (path) => {
+    expect(match(path, false)?.kind).not.toBe("call");
+  });
+
+  test("is found behind any prefix, and not inside a model's name", () => {
+    expect(matchSuffix("/api/v1/chat/completions")).toMatchObject({ kind: "call", dialect: "openai" });
+    expect(matchSuffix("/a/v1/b/v1/messages")).toMatchObject({ kind: "call", dialect: "anthropic" });
+    expect(matchSuffix("/api/v1beta/models")).toMatchObject({ kind: "models", dialect: "gemini" });
+    expect(matchSuffix("/api/v1/nothing")).toBeUndefined();
+  });
+});
+
+test("a list of models is in the dialect of who asks", () => {
+  expect(matchPath("/v1/models", false)).toMatchObject({ dialect: "openai" });
+  expect(matchPath("/v1/models/x", false, { "anthropic-version": "2023-06-01" })).toMatchObject({ dialect: "anthropic", id: "x" });
+  expect(matchPath("/v1beta/models", false, { "anthropic-version": "2023-06-01" })).toMatchObject({ dialect: "gemini", route: "/v1beta/models" });
+  expect(matchPath("/v1beta/models/x", true)).toMatchObject({ dialect: "gemini", route: "/v1beta/models/{id}", id: "x" });
+  expect(matchPath("/models", true, { "anthropic-version": "2023-06-01" })).toMatchObject({ dialect: "anthropic" });
+});
+
+test("a path of nobody's is refused in what its caller most likely speaks", () => {
+  expect(callerDialect(undefined, "/v1/nothing", {})).toBe("openai");
+  expect(callerDialect(undefined, "/v1/messages/batches", {})).toBe("anthropic");
+  expect(callerDialect(undefined, "/v1/nothing", { "anthropic-version": "2023-06-01" })).toBe("anthropic");
 });

@@ -1,6 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { Call, Operation } from "../../src/core/call.ts";
+import { anthropic } from "../../src/dialects/anthropic/index.ts";
+import { gemini } from "../../src/dialects/gemini/index.ts";
+import { openai } from "../../src/dialects/openai/index.ts";
 import { readRequest } from "../../src/dialects/openai/request.ts";
 import { amountsOf, estimator } from "../../src/limits/estimate.ts";
 import { exactTokenizer, fastTokenizer } from "../../src/limits/tokenizer.ts";
@@ -185,6 +188,7 @@ describe("completions and embeddings", () => {
       ceilingInputTokens: 13,
       ceilingOutputTokens: 60,
       expectedOutputTokens: 60,
+      isText: true,
       cappedByDefault: false,
     });
   });
@@ -207,6 +211,40 @@ describe("completions and embeddings", () => {
   });
 });
 
+describe("text only", () => {
+  const said = (message: object): boolean => estimate(callOf("chat", { messages: [{ role: "user", content: "hi" }, message] }), null).isText;
+  const part = (fields: object): object => ({ role: "user", content: [{ type: "text", text: "hi" }, fields] });
+
+  test.each<[string, object]>([
+    ["a text", { role: "user", content: "hi", name: "bob" }],
+    ["parts of text", part({ type: "text", text: "more" })],
+    ["a call of a tool", { role: "assistant", content: null, audio: null, tool_calls: [{ id: "c", function: { name: "f", arguments: "{}" } }] }],
+    ["its answer", { role: "tool", tool_call_id: "c", content: "42" }],
+  ])("is %s", (_name, message) => {
+    expect(said(message)).toBe(true);
+  });
+
+  test.each<[string, object]>([
+    ["audio", part({ type: "input_audio", input_audio: { data: "AAAA", format: "wav" } })],
+    ["an image", part({ type: "image_url", image_url: { url: "https://example.com/a.png" } })],
+    ["a file", part({ type: "file", file: { file_id: "f" } })],
+    ["a part that nobody knows", part({ type: "video_url", video_url: {} })],
+    ["a part without a type", part({})],
+    ["a content that is an object", { role: "user", content: { audio: "AAAA" } }],
+    ["audio that an earlier answer made", { role: "assistant", content: null, audio: { id: "audio_1" } }],
+    ["a field that nobody knows", { role: "user", content: "hi", images: ["AAAA"] }],
+  ])("is not %s", (_name, message) => {
+    expect(said(message)).toBe(false);
+    expect(said({ role: "user", content: "hi" })).toBe(true);
+  });
+
+  test("is a prompt or input of text and token ids", () => {
+    const isText = (operation: Operation, body: Record<string, unknown>): boolean => estimate(callOf(operation, body), null).isText;
+    expect([isText("completions", { prompt: ["a", [1, 2]] }), isText("embeddings", { input: "a" })]).toEqual([true, true]);
+    expect(isText("embeddings", { input: [{ image: "AAAA" }] })).toBe(false);
+  });
+});
+
 test("whatever JSON a client sends, the figures are positive integers and the ceiling is never below the expected input", () => {
   const fast = estimator({ tokenizer: fastTokenizer, defaultMaxOutputTokens: 100 });
   const operation = fc.constantFrom<Operation>("chat", "completions", "embeddings");
@@ -222,4 +260,63 @@ test("whatever JSON a client sends, the figures are positive integers and the ce
       expect(known.ceilingInputTokens).toBeGreaterThan(known.inputTokens);
     }),
   );
+});
+
+describe("the input of each dialect", () => {
+  const DIALECTS = { openai, anthropic, gemini };
+  const tokensOf = (id: keyof typeof DIALECTS, body: Record<string, unknown>): number => {
+    const whole = id === "gemini" ? body : { model: "m", max_tokens: 10, ...body };
+    const path = { operation: "chat", model: id === "gemini" ? "m" : null, stream: null } as const;
+    return estimate(DIALECTS[id].read(path, Buffer.from(JSON.stringify(whole)), whole), null).inputTokens;
+  };
+
+  test("system and turns", () => {
+    expect(tokensOf("anthropic", { system: "12345", messages: [user("1234567890")] })).toBe(4 + 3 + (4 + 5) + (4 + 10));
+    const system = [{ type: "text", text: "12345", cache_control: { type: "ephemeral" } }];
+    expect(tokensOf("anthropic", { system, messages: [user([{ type: "text", text: "1234567890" }])] })).toBe(30);
+    const contents = [{ role: "user", parts: [{ text: "123" }, { text: "4567890" }] }];
+    for (const field of ["systemInstruction", "system_instruction"])
+      expect(tokensOf("gemini", { [field]: { parts: [{ text: "12345" }] }, contents })).toBe(30);
+  });
+
+  test("media never as text", () => {
+    const data = "A".repeat(4_000);
+    const claude = (block: object): number => tokensOf("anthropic", { messages: [user([block])] }) - 11;
+    expect(claude({ type: "image", source: { type: "base64", media_type: "image/png", data } })).toBe(1_000);
+    expect(claude({ type: "document", source: { type: "base64", media_type: "application/pdf", data } })).toBe(2_000);
+    expect(claude({ type: "document", source: { type: "text", media_type: "text/plain", data } })).toBe(4_000);
+    const result = { type: "tool_result", tool_use_id: "t", content: [{ type: "image", source: { type: "base64", media_type: "image/png", data } }] };
+    expect(claude(result)).toBeLessThan(1_020);
+    const part = (each: object): number => tokensOf("gemini", { contents: [{ parts: [each] }] }) - 11;
+    expect(part({ inlineData: { mimeType: "image/png", data } })).toBe(1_000);
+    expect(part({ inline_data: { mime_type: "image/png", data } })).toBe(1_000);
+    expect(part({ inlineData: { mimeType: "audio/mp3", data } })).toBe(101);
+    expect(part({ inlineData: { mimeType: "application/pdf", data } })).toBe(2_000);
+    expect(part({ fileData: { fileUri: "https://example.com/a.pdf" } })).toBe(1_000);
+  });
+
+  test("tools, their calls and answers, and thoughts", () => {
+    const schema = { type: "object", properties: { city: { type: "string" } } };
+    const least = JSON.stringify(schema).length / 2;
+    expect(tokensOf("anthropic", { messages: [], tools: [{ name: "f", input_schema: schema }] })).toBeGreaterThan(least);
+    expect(tokensOf("gemini", { contents: [], tools: [{ functionDeclarations: [{ name: "f", parameters: schema }] }] })).toBeGreaterThan(least);
+    const use = { type: "tool_use", id: "t", name: "f", input: { city: "x".repeat(300) } };
+    expect(tokensOf("anthropic", { messages: [{ role: "assistant", content: [use] }] })).toBeGreaterThan(300);
+    expect(tokensOf("gemini", { contents: [{ parts: [{ functionCall: { name: "f", args: { city: "x".repeat(300) } } }] }] })).toBeGreaterThan(300);
+    const thoughts = { type: "thinking", thinking: "x".repeat(100), signature: "s".repeat(4_000) };
+    const tokens = tokensOf("anthropic", { messages: [{ role: "assistant", content: [thoughts] }] });
+    expect(tokens).toBeGreaterThan(1_100);
+    expect(tokens).toBeLessThan(1_130);
+  });
+
+  test("no shape hides a text", () => {
+    fc.assert(
+      fc.property(fc.constantFrom("openai", "anthropic", "gemini"), fc.jsonValue({ maxDepth: 4 }), (id, value) => {
+        const text = "x".repeat(200);
+        const turn = { role: "user", content: [{ odd: value, more: { text } }], parts: [{ odd: value, more: { text } }] };
+        expect(tokensOf(id as "openai", id === "gemini" ? { contents: [turn] } : { messages: [turn] })).toBeGreaterThan(200);
+      }),
+      { numRuns: 1_000 },
+    );
+  });
 });

@@ -41,7 +41,7 @@ interface Desk {
   readonly catalogue: ModelCatalogue;
   readonly lines: readonly Line[];
   /** The answer as the step gives it. */
-  ask(path?: string, models?: readonly string[] | null): Answer | Promise<Answer>;
+  ask(path?: string, models?: readonly string[] | null, headers?: Readonly<Record<string, string>>): Answer | Promise<Answer>;
   list(models?: readonly string[] | null): Promise<readonly Listed[]>;
   ids(models?: readonly string[] | null): Promise<readonly string[]>;
 }
@@ -58,8 +58,8 @@ function desk(
   const catalogue = modelCatalogue(set);
   const offered = offers({ credentials: set, models, aliases, lists: catalogue });
   const step = modelsStep({ offers: offered, catalogue, models, aliases, transport, clock, logger });
-  const ask: Desk["ask"] = (path = "", allowed = null) => {
-    const ctx = contextWith(services, { method: "GET", path: `/v1/models${path}` });
+  const ask: Desk["ask"] = (path = "", allowed = null, headers = {}) => {
+    const ctx = contextWith(services, { method: "GET", path: path.startsWith("/v1") ? path : `/v1/models${path}`, headers });
     ctx.principal = { kind: "key", name: "k", scopes: {}, models: allowed, mayAssertScopes: false } satisfies Principal;
     return step(ctx) as Answer | Promise<Answer>;
   };
@@ -68,6 +68,33 @@ function desk(
 }
 
 const bodyOf = ({ body }: Answer): unknown => JSON.parse((body as Buffer).toString());
+
+describe("in the caller's dialect", () => {
+  const listing = () => desk([credential("one", { models: ["gpt-4o", "vendor/model"], provider: "openai-compatible" })]);
+  const version = { "anthropic-version": "2023-06-01" };
+
+  test("Anthropic's", async () => {
+    const { ask, clock } = listing();
+    const created = `${new Date(clock.now()).toISOString().slice(0, 19)}Z`;
+    const shown = (id: string) => ({ type: "model", id, display_name: id, created_at: created });
+    expect(bodyOf(await ask("", null, version))).toEqual({
+      data: [shown("gpt-4o"), shown("vendor/model")],
+      has_more: false,
+      first_id: "gpt-4o",
+      last_id: "vendor/model",
+    });
+    expect(bodyOf(await ask("/vendor%2Fmodel", null, version))).toEqual(shown("vendor/model"));
+    expect(bodyOf(await ask("", ["nothing"], version))).toEqual({ data: [], has_more: false, first_id: null, last_id: null });
+  });
+
+  test("Gemini's", async () => {
+    const { ask } = listing();
+    const supportedGenerationMethods = ["generateContent", "streamGenerateContent", "countTokens"];
+    const shown = (id: string) => ({ name: `models/${id}`, displayName: id, supportedGenerationMethods });
+    expect(bodyOf(await ask("/v1beta/models"))).toEqual({ models: [shown("gpt-4o"), shown("vendor/model")] });
+    expect(bodyOf(await ask("/v1beta/models/gpt-4o"))).toEqual(shown("gpt-4o"));
+  });
+});
 
 describe("the list", () => {
   test("joins what is configured and what each provider lists, each name once", async () => {

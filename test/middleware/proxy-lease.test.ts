@@ -7,6 +7,7 @@ import type { Charged, Context, Services } from "../../src/core/context.ts";
 import type { AttemptOutcome, Credential } from "../../src/core/credential.ts";
 import { GuardError } from "../../src/core/errors.ts";
 import { Secret } from "../../src/core/secret.ts";
+import { codecOf } from "../../src/dialects/index.ts";
 import { openai } from "../../src/dialects/openai/index.ts";
 import { proxyStep, type ProxyOptions } from "../../src/middleware/proxy/proxy.ts";
 import { retryBudget } from "../../src/resilience/retry-budget.ts";
@@ -77,6 +78,10 @@ function run(names: string, call: Partial<Call> = {}, more: Partial<ProxyOptions
     maxRetries: names.length,
     random: () => 0,
     dialectOf: () => openai,
+    codecOf,
+    nextId: () => "1",
+    lossy: false,
+    maxOutputTokensOf: () => null,
     requestTimeoutMs: REQUEST_TIMEOUT_MS,
     firstByteTimeoutMs: FIRST_BYTE_TIMEOUT_MS,
     idleTimeoutMs: IDLE_TIMEOUT_MS,

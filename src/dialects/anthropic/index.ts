@@ -77,6 +77,7 @@ export const anthropic: Dialect = {
   rewrite: rewriteRequest,
   readResponse,
   observer,
+  countBody: (tokens) => ({ input_tokens: tokens }),
   errorBody,
   codec: anthropicCodec,
   errorEvent,

@@ -78,6 +78,7 @@ export const gemini: Dialect = {
   rewrite: rewriteRequest,
   readResponse,
   observer,
+  countBody: (tokens) => ({ totalTokens: tokens }),
   errorBody,
   codec: geminiCodec,
   errorEvent,

@@ -6,6 +6,7 @@ import type { ObserverOptions, StreamObserver } from "../dialect.ts";
 import { openEventGuard } from "../lazy-observer.ts";
 import { lastBoundary, MAX_EVENT_BYTES, nextBoundary } from "../sse.ts";
 import { fieldsOf, openaiUsage } from "../usage.ts";
+import { decodeError } from "./answer.ts";
 import { choiceText } from "./response.ts";
 
 /** Bytes kept before they are parsed. Most streams end within it and are then parsed only at their tail. */
@@ -73,6 +74,7 @@ export function openaiObserver(options: ObserverOptions): StreamObserver {
       if (tailUsage && DONE.test(tail)) return { rest, complete: true };
       const read = parseKept();
       read.end();
+      if (read.fault) return { rest, complete: false, fault: read.fault, isTold: true };
       return { rest, complete: read.done || read.finished };
     },
 
@@ -156,6 +158,8 @@ function isUsageChunk(event: Buffer): boolean {
 class EventReader {
   done = false;
   finished = false;
+  /** The provider said in mid-stream that it failed. */
+  fault: GuardError | null = null;
   usage: Usage | null = null;
   readonly #count: (text: string) => number;
   readonly #decoder = new StringDecoder("utf8");
@@ -188,6 +192,8 @@ class EventReader {
     }
     const body = fieldsOf(parse(data));
     if (!body) return;
+    const failed = decodeError(body);
+    if (failed) this.fault ??= new GuardError("upstream_refused", failed.message, { status: 502 });
     this.usage = openaiUsage(body.usage) ?? this.usage;
     if (!Array.isArray(body.choices)) return;
     for (const choice of body.choices) {

@@ -30,7 +30,11 @@ export function placeOf(ctx: Context, { dialect, operation }: Call, key: string)
 }
 
 /** Of what is asked for. The order of fields and the space between them say nothing. */
-export const digestOf = ({ body }: Call): string => sha256(JSON.stringify(canonical(body)));
+export function digestOf({ body, model, stream, reasoning }: Call): string {
+  // What the path says, and what stood behind the model's name, is not in the body.
+  const apart = body.model === undefined || reasoning !== undefined ? [model, stream, reasoning ?? null] : [];
+  return sha256(JSON.stringify(apart.length === 0 ? canonical(body) : [canonical(body), ...apart]));
+}
 
 /** Recursion is bounded: bodies that are nested deeper are refused when they are read. */
 function canonical(value: unknown): unknown {

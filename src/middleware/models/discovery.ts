@@ -43,10 +43,10 @@ export function modelDiscovery(options: DiscoveryOptions): ModelDiscovery {
   let hasAsked = false;
 
   const isAsked = (credential: Credential): boolean => {
+    const { paths, models: known } = rowOf(credential);
+    if (paths.models === undefined && known === undefined) return false;
     const { models } = credential;
-    const row = rowOf(credential);
-    // Where there is nothing to ask and nothing known, no list is better than an empty one.
-    return (row.paths.models !== undefined || row.models !== undefined) && (models === null || models.some((pattern) => pattern.includes("*")));
+    return models === null || models.some((pattern) => pattern.includes("*"));
   };
   const asked = (): readonly Credential[] => [...options.credentials].filter(isAsked);
   const placeOf = ({ name, provider, origin, basePath, models }: Credential): string => JSON.stringify([name, provider, origin, basePath, models]);
@@ -97,8 +97,8 @@ export function modelDiscovery(options: DiscoveryOptions): ModelDiscovery {
 }
 
 async function listOf({ transport, clock }: DiscoveryOptions, credential: Credential): Promise<Iterable<ListedModel>> {
-  const { paths, models = [] } = rowOf(credential);
-  if (paths.models === undefined) return models.map((id) => ({ id, created: null, ownedBy: null }));
+  const row = rowOf(credential);
+  if (row.paths.models === undefined) return (row.models ?? []).map((id) => ({ id, created: null, ownedBy: null }));
   const question = { credential, to: "models", body: null, timeoutMs: TIMEOUT_MS, maxBytes: MAX_LIST_BYTES } as const;
   const { status, body } = await askProvider(transport, clock, question);
   if (status !== 200) {
@@ -113,27 +113,24 @@ async function listOf({ transport, clock }: DiscoveryOptions, credential: Creden
 /** Without the parser's own complaint, which quotes what it could not read. */
 function dataOf(text: string): readonly unknown[] | null {
   try {
-    const list = fieldsOf(JSON.parse(text));
-    const data = list?.data ?? list?.models;
+    const body = fieldsOf(JSON.parse(text));
+    const data = body?.data ?? body?.models;
     return Array.isArray(data) ? data : null;
   } catch {
     return null;
   }
 }
 
-/** Gemini's lists tell `models/gemini-2.5-pro`. */
-function nameOf(item: unknown): unknown {
-  const name = fieldsOf(item)?.name;
-  return typeof name === "string" ? name.replace(/^models\//, "") : undefined;
-}
-
 function* readModels(data: readonly unknown[]): Generator<ListedModel> {
   for (const item of data) {
-    const { id = nameOf(item), created, owned_by: ownedBy } = fieldsOf(item) ?? {};
+    const { id: plain, name, created, created_at: createdAt, owned_by: ownedBy } = fieldsOf(item) ?? {};
+    // Gemini's are named by their paths, and Anthropic's have dates.
+    const id = plain ?? (typeof name === "string" ? name.replace(/^models\//, "") : name);
+    const seconds = created ?? (typeof createdAt === "string" ? Math.floor(Date.parse(createdAt.slice(0, 40)) / 1_000) : undefined);
     if (typeof id !== "string" || !LABEL.test(id)) continue;
     yield {
       id,
-      created: typeof created === "number" && Number.isSafeInteger(created) && created >= 0 ? created : null,
+      created: typeof seconds === "number" && Number.isSafeInteger(seconds) && seconds >= 0 ? seconds : null,
       ownedBy: typeof ownedBy === "string" && LABEL.test(ownedBy) ? ownedBy : null,
     };
   }

@@ -8,6 +8,7 @@ import { GuardError } from "../../core/errors.ts";
 import type { Step } from "../../core/step.ts";
 import type { MaybePromise } from "../../core/time.ts";
 import { knownContext, openContext, type OpenOptions } from "../../http/open.ts";
+import { callerDialect } from "../../dialects/index.ts";
 import { asGuardError, dialectRefusal } from "../../http/render.ts";
 import { respond } from "../../http/respond.ts";
 import { openUpgrade, refuseUnclaimed, type Upgrading } from "../../http/upgrade.ts";
@@ -113,7 +114,7 @@ function refuse(thrown: unknown, ctx: Context, req: IncomingMessage, res: Server
   ctx.failure = error;
   const { events } = ctx.services;
   if (events.has("refused")) events.emit("refused", { requestId: ctx.requestId, scopes: ctx.scopes ?? {}, error });
-  const refusal = dialectRefusal(error, "openai", false);
+  const refusal = dialectRefusal(error, callerDialect(undefined, ctx.path, ctx.headers), false);
   deliver(ctx, refusal, req, res);
 }
 

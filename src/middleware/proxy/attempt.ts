@@ -2,46 +2,33 @@
 import type { Answer, Sink, Source } from "../../core/answer.ts";
 import type { Call } from "../../core/call.ts";
 import type { Context } from "../../core/context.ts";
-import type { AttemptOutcome, Lease } from "../../core/credential.ts";
+import { NEVER_SENT, type AttemptOutcome, type Lease } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import { nanoToUsd } from "../../core/money.ts";
 import type { Timer } from "../../core/time.ts";
-import { totalInputTokens, totalOutputTokens, type Usage } from "../../core/usage.ts";
-import type { Dialect, StreamObserver } from "../../dialects/dialect.ts";
+import { NO_USAGE, type Usage } from "../../core/usage.ts";
+import type { StreamObserver } from "../../dialects/dialect.ts";
 import { refusalHeaders } from "../../http/render.ts";
 import { responseHeaders } from "../../upstream/headers.ts";
-import { rowOf } from "../../upstream/providers.ts";
-import { redacted } from "../../upstream/redacted.ts";
+import { redacted, redactedError } from "../../upstream/redacted.ts";
+import { larger, tokensCharged, usageCharged } from "./charging.ts";
+import { headerValue, listOfNames, rewritten } from "./reply-headers.ts";
 import type { Exchange, ResponseHandler } from "../../upstream/transport.ts";
+import { FREE } from "./token-count.ts";
+import { refusedBy, retold, type UpstreamHeaders } from "./refusal.ts";
+import { isStream, type Collector, type WholeAnswer, type Wire } from "./wire.ts";
+import type { AttemptSettings, Failure } from "./attempt-settings.ts";
 
 /** Whole answers are held in memory until they have been read. */
 const MAX_ANSWER_BYTES = 32 * 1024 * 1024;
 /** Some servers repeat the whole request in their refusal of it. */
 const MAX_ERROR_BYTES = 1024 * 1024;
 
-type UpstreamHeaders = Readonly<Record<string, string | string[] | undefined>>;
+const JSON_TYPE = "application/json";
+const CUT_SHORT = "the upstream's stream ended before its answer was complete";
 
-export interface AttemptSettings {
-  readonly dialectOf: (call: Call) => Dialect;
-  /** Streams only: until the first byte of the body. */
-  readonly firstByteTimeoutMs: number;
-  /** Streams only: between two chunks, and how long a client may stop reading. */
-  readonly idleTimeoutMs: number;
-  /** Whole answers only. */
-  readonly requestTimeoutMs: number;
-  readonly countTokens: (text: string) => number;
-  /** Input tokens of a call, for when the provider does not say. */
-  readonly inputTokens: (call: Call) => number;
-}
-
-/** A failed attempt. `answer` is the provider's own refusal, to be passed on when no other credential helps. */
-export interface Failure {
-  readonly error: GuardError;
-  readonly retryable: boolean;
-  readonly answer: Answer | null;
-}
-
-type Phase = "waiting" | "whole" | "error" | "streaming" | "over";
+/** `collecting` = a stream that the caller gets as a whole answer. */
+type Phase = "waiting" | "whole" | "error" | "streaming" | "collecting" | "over";
 
 /** Receives one upstream response and is the Source of a streamed answer: one object per attempt, no closures per chunk. */
 export class Attempt implements ResponseHandler, Source {
@@ -49,7 +36,7 @@ export class Attempt implements ResponseHandler, Source {
   readonly #ctx: Context;
   readonly #call: Call;
   readonly #lease: Lease;
-  readonly #dialect: Dialect;
+  readonly #wire: Wire;
   #resolve: ((result: Answer | Failure) => void) | undefined;
   #exchange: Exchange | undefined;
   #timer: Timer | undefined;
@@ -62,18 +49,19 @@ export class Attempt implements ResponseHandler, Source {
   #arrived: Buffer[] = [];
   #size = 0;
   #observer: StreamObserver | undefined;
+  #collector: Collector | undefined;
   #sink: Sink | undefined;
   /** Something to deliver once the sink is there: the stream's end, or its failure. */
   #ended: GuardError | true | undefined;
   #paused = false;
   #sent = false;
 
-  constructor(settings: AttemptSettings, ctx: Context, call: Call, lease: Lease) {
+  constructor(settings: AttemptSettings, ctx: Context, call: Call, lease: Lease, wire: Wire) {
     this.#settings = settings;
     this.#ctx = ctx;
     this.#call = call;
     this.#lease = lease;
-    this.#dialect = settings.dialectOf(call);
+    this.#wire = wire;
   }
 
   send(dispatch: (handler: ResponseHandler) => Exchange): Promise<Answer | Failure> {
@@ -99,10 +87,13 @@ export class Attempt implements ResponseHandler, Source {
   head(status: number, headers: UpstreamHeaders): void {
     this.#status = status;
     this.#headers = headers;
+    this.#settings.onHeaders?.(this.#lease.credential, headers);
     if (status < 200 || status >= 300) this.#phase = "error";
-    else if (this.#call.stream && String(headers["content-type"] ?? "").includes("text/event-stream")) {
-      this.#phase = "streaming";
-      this.#observer = this.#dialect.observer({ hideUsage: !this.#call.wantsUsage, countTokens: this.#settings.countTokens });
+    else if (isStream(this.#wire, String(headers["content-type"] ?? ""))) {
+      const watching = { hideUsage: !this.#call.wantsUsage, countTokens: this.#settings.countTokens };
+      const collects = this.#wire.stream === "collects";
+      this.#phase = collects ? "collecting" : "streaming";
+      this.#observer = collects ? (this.#collector = this.#wire.collector(watching)) : this.#wire.observer(watching);
     } else this.#phase = "whole";
   }
 
@@ -113,19 +104,22 @@ export class Attempt implements ResponseHandler, Source {
       if (this.#arrived.length === 1) process.nextTick(deliverArrived, this);
       return !this.#paused;
     }
-    this.#chunks.push(chunk);
     this.#size += chunk.length;
+    if (this.#phase === "collecting") this.#collect(chunk);
+    else this.#chunks.push(chunk);
     if (this.#size > (this.#phase === "error" ? MAX_ERROR_BYTES : MAX_ANSWER_BYTES)) this.#tooLarge();
     return true;
   }
 
   end(): void {
     if (this.#phase === "streaming") this.#endStream();
+    else if (this.#phase === "collecting") this.#collected();
     else if (this.#phase === "whole") this.#whole();
     else if (this.#phase === "error") this.#refused(true);
   }
 
-  fail(error: GuardError, sent: boolean): void {
+  fail(thrown: GuardError, sent: boolean): void {
+    const error = redactedError(thrown, this.#lease.credential);
     this.deliver();
     if (this.#phase === "over") return;
     // Its head said whose fault it is, whatever became of the rest.
@@ -187,8 +181,15 @@ export class Attempt implements ResponseHandler, Source {
     const bytes = this.#look();
     if (bytes === null) return;
     // Failover stays possible until there is something to deliver: headers alone are no first byte.
-    if (this.#resolve) this.#firstByte();
-    else this.#timer?.refresh();
+    if (this.#resolve) {
+      const fault = this.#wire.opensWith(bytes);
+      if (fault) {
+        this.#exchange?.abort();
+        this.fail(fault, true);
+        return;
+      }
+      this.#firstByte();
+    } else this.#timer?.refresh();
     this.#give(bytes);
   }
 
@@ -211,7 +212,7 @@ export class Attempt implements ResponseHandler, Source {
     this.#ctx.firstByteAt = clock.monotonic();
     this.#timer?.cancel();
     this.#timer = clock.timer(this.#settings.idleTimeoutMs, () => this.#timeout());
-    const headers = this.#replyHeaders();
+    const headers = this.#replyHeaders("text/event-stream; charset=utf-8");
     headers.push("cache-control", "no-cache, no-transform", "x-accel-buffering", "no");
     this.#settle({ status: this.#status, headers, body: this });
   }
@@ -232,20 +233,25 @@ export class Attempt implements ResponseHandler, Source {
    */
   #closeStream(fault: GuardError | null): void {
     const observer = this.#observer as StreamObserver;
-    const { rest, complete } = observer.end();
-    const error = complete ? null : (fault ?? new GuardError("upstream_protocol", "the upstream's stream ended before its answer was complete"));
+    const { rest, complete, fault: said, isTold = false } = observer.end();
+    const error = complete
+      ? null
+      : (fault ?? (said && redactedError(said, this.#lease.credential)) ?? new GuardError("upstream_protocol", CUT_SHORT));
     if (error && this.#resolve) {
       this.#observer = undefined;
       this.fail(error, true);
       return;
     }
     if (this.#resolve) this.#firstByte();
-    if (rest && !error) this.#give(rest);
+    if (rest && (!error || isTold)) this.#give(rest);
     this.#charge(observer.usage(), error ? "counted" : "exact");
     if (error) this.#finish({ kind: "failed", error, tokens: this.#usedTokens() }, this.#status, error);
     else this.#served();
-    this.#ended = error ?? true;
-    if (error) this.#sink?.error(error);
+    // Its own words were forwarded: another event would be a second failure.
+    const ending = isTold && fault === null ? null : error;
+    if (error) this.#ctx.failure = error;
+    this.#ended = ending ?? true;
+    if (ending) this.#sink?.error(ending);
     else this.#sink?.end();
   }
 
@@ -253,14 +259,39 @@ export class Attempt implements ResponseHandler, Source {
 
   #whole(): void {
     const bytes = this.#body();
-    const read = this.#dialect.readResponse(bytes);
-    if (!read) {
-      this.fail(new GuardError("upstream_protocol", "the upstream's answer is not a JSON object"), true);
-      return;
+    const read = this.#wire.whole(bytes);
+    if (read) this.#deliverWhole(read);
+    else this.fail(new GuardError("upstream_protocol", "the upstream's answer is not a JSON object of its dialect"), true);
+  }
+
+  #collect(chunk: Buffer): void {
+    try {
+      (this.#collector as Collector).push(chunk);
+    } catch (error) {
+      this.#exchange?.abort();
+      this.fail(error as GuardError, true);
     }
-    if ("usage" in read) this.#charge(read.usage, "exact");
-    else this.#charge(this.#countedUsage(this.#settings.countTokens(read.text)), "counted");
-    const headers = this.#replyHeaders();
+  }
+
+  /** A stream that ended is a whole answer now, or none. */
+  #collected(): void {
+    const collector = this.#collector as Collector;
+    try {
+      const { complete, fault } = collector.end();
+      const answer = complete ? collector.answer() : null;
+      this.#observer = undefined;
+      if (answer) this.#deliverWhole(answer);
+      else this.fail(fault ?? new GuardError("upstream_protocol", CUT_SHORT), true);
+    } catch (error) {
+      this.fail(error as GuardError, true);
+    }
+  }
+
+  #deliverWhole({ bytes, usage, text }: WholeAnswer): void {
+    if (this.#call.operation === "count_tokens") this.#ctx.charged = FREE;
+    else if (usage) this.#charge(usage, "exact");
+    else this.#charge(this.#countedUsage(this.#settings.countTokens(text)), "counted");
+    const headers = this.#replyHeaders(JSON_TYPE);
     const { charged } = this.#ctx;
     if (charged?.kind === "usage" && charged.billedNanoUsd !== null)
       headers.push("x-quotaguard-cost-usd", nanoToUsd(charged.billedNanoUsd).toFixed(9));
@@ -291,33 +322,30 @@ export class Attempt implements ResponseHandler, Source {
 
   /** The provider's own refusal: passed through as it is when no other credential can help, and all of it is here. */
   #refused(isWhole: boolean): void {
-    const row = rowOf(this.#lease.credential);
-    const bytes = redacted(this.#body(), this.#lease.credential);
-    const now = this.#ctx.services.clock.now();
-    const { fault, isAccountWide, waitMs: usualWaitMs } = row.classify(this.#status, this.#headers, bytes, now);
-    const isRateLimit = this.#status === 429 && fault === "capacity";
-    const waitMs = row.retryAfterMs(this.#headers, now, isRateLimit) ?? usualWaitMs;
-    const code = "upstream_refused";
-    const status = this.#status >= 400 ? this.#status : 502;
-    const error = new GuardError(code, `the provider answered with status ${this.#status}`, {
-      status,
-      ...(waitMs === null ? {} : { retryAfterMs: waitMs }),
-    });
+    const { credential } = this.#lease;
+    const bytes = redacted(this.#body(), credential);
+    const { error, outcome } = refusedBy(credential, this.#status, this.#headers, bytes, this.#ctx.services.clock.now());
     this.#ctx.charged = { kind: "nothing" };
-    this.#ctx.fault = fault;
-    this.#finish({ kind: "refused", status: this.#status, fault, isAccountWide, waitMs }, this.#status, error);
-    const headers = this.#replyHeaders();
-    if (waitMs !== null) headers.push(...refusalHeaders(error, false));
+    this.#ctx.fault = outcome.fault;
+    this.#finish(outcome, this.#status, error);
+    const headers = this.#replyHeaders(JSON_TYPE);
+    if (error.retryAfterMs !== undefined) headers.push(...refusalHeaders(error, false));
     // A redirect or an answer that is no JSON is not something a client of this dialect can read.
     const readable = isWhole && this.#status >= 400 && String(this.#headers["content-type"] ?? "").includes("json");
-    this.#settle({ error, retryable: fault !== "request", answer: readable ? { status: this.#status, headers, body: bytes } : null });
+    const { translated } = this.#wire;
+    const body = translated ? retold(bytes, translated, this.#settings.dialectOf(this.#call), error) : bytes;
+    this.#settle({ error, retryable: outcome.fault !== "request", answer: readable && body ? { status: this.#status, headers, body } : null });
   }
 
   // --- common
 
-  #replyHeaders(): string[] {
-    const headers = responseHeaders(this.#headers);
+  /** `type` = of what we have written. What the provider's own headers say is true of the provider's own bytes. */
+  #replyHeaders(type: string): string[] {
+    const { stream, translated, dropped } = this.#wire;
+    const own = responseHeaders(this.#headers);
+    const headers = translated || stream === "collects" ? rewritten(own, type) : own;
     if (this.#lease.model !== this.#call.model) headers.push("x-quotaguard-model", headerValue(this.#lease.model));
+    if (dropped.length > 0) headers.push("x-quotaguard-dropped", listOfNames(dropped));
     return headers;
   }
 
@@ -336,21 +364,16 @@ export class Attempt implements ResponseHandler, Source {
   #charge(reported: Usage | null, provenance: "exact" | "counted"): void {
     const counted = reported === null || provenance === "counted";
     const usage = counted && this.#observer ? larger(reported, this.#countedUsage(this.#observer.deliveredTokens())) : (reported as Usage);
-    const { credential, model, name } = this.#lease;
-    const prices = this.#ctx.services.pricer.of(this.#ctx);
-    const cost = prices.cost(name, credential.name, usage) ?? prices.cost(model, credential.name, usage) ?? NOT_PRICED;
-    this.#ctx.charged = { kind: "usage", usage, provenance: counted ? "counted" : "exact", ...cost };
+    this.#ctx.charged = usageCharged(this.#ctx, this.#lease, usage, counted ? "counted" : "exact");
   }
 
   #countedUsage(outputTokens: number): Usage {
-    return { inputTokens: this.#settings.inputTokens(this.#call), cacheReadTokens: 0, cacheWriteTokens: 0, outputTokens, reasoningTokens: 0 };
+    return { ...NO_USAGE, inputTokens: this.#settings.inputTokens(this.#call), outputTokens };
   }
 
   /** What the request is charged, as one figure for the credential's own limits: null when nothing is. */
   #usedTokens(): number | null {
-    const { charged } = this.#ctx;
-    if (charged?.kind === "usage" && charged.usage) return totalInputTokens(charged.usage) + totalOutputTokens(charged.usage);
-    return charged?.kind === "input" || charged?.kind === "estimate" ? this.#settings.inputTokens(this.#call) : null;
+    return tokensCharged(this.#ctx, () => this.#settings.inputTokens(this.#call));
   }
 
   #served(): void {
@@ -361,7 +384,8 @@ export class Attempt implements ResponseHandler, Source {
     this.#phase = "over";
     this.#timer?.cancel();
     this.#ctx.onGone(undefined);
-    this.#lease.release(outcome);
+    // Who cannot count can still answer.
+    this.#lease.release(this.#call.operation === "count_tokens" && outcome.kind !== "served" ? NEVER_SENT : outcome);
     this.#ctx.services.recorder.attempt(this.#ctx, this.#lease, status, error?.code ?? null);
   }
 
@@ -372,15 +396,4 @@ export class Attempt implements ResponseHandler, Source {
   }
 }
 
-const NOT_PRICED = { rawNanoUsd: null, billedNanoUsd: null, priceVersion: null };
-
-/** A client may have made the name up, and not every character may stand in a header. */
-const headerValue = (name: string): string => (/^[\x21-\x7e]+$/.test(name) ? name : encodeURIComponent(name.toWellFormed()));
-
 const deliverArrived = (attempt: Attempt): void => attempt.deliver();
-
-/** A provider that reports as it goes may be behind what it delivered: the larger figure of each is what was used. */
-function larger(reported: Usage | null, counted: Usage): Usage {
-  if (!reported) return counted;
-  return { ...reported, outputTokens: Math.max(reported.outputTokens, counted.outputTokens - reported.reasoningTokens) };
-}
