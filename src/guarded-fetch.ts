@@ -3,7 +3,7 @@ import { GuardError } from "./core/errors.ts";
 import type { GuardedFetch } from "./core/plugin.ts";
 import type { Clock } from "./core/time.ts";
 import { VERSION } from "./core/version.ts";
-import { collected } from "./upstream/ask.ts";
+import { collected } from "./upstream/collected.ts";
 import { addressKind, refusedHost } from "./upstream/egress.ts";
 import type { Transport } from "./upstream/transport.ts";
 

@@ -31,6 +31,7 @@ import type { GuardPrices } from "./guard-prices.ts";
 import { inProcessBudgets, type InProcessBudgets } from "./in-process-budgets.ts";
 import { modelsStep } from "./middleware/models.ts";
 import type { AttemptSettings } from "./middleware/proxy/attempt-settings.ts";
+import { quotaReader } from "./quota-reader.ts";
 import { proxyStep } from "./middleware/proxy/proxy.ts";
 import type { ResolvedRouteBudget } from "./options/budgets.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
@@ -342,6 +343,7 @@ async function assemble(
       transport,
       retryBudget: retryBudget(clock, options.resilience.retryBudget),
       maxRetries: options.resilience.maxRetries,
+      onHeaders: quotaReader(lent.quotas, clock),
       ...attempts,
     }),
     models,

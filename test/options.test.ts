@@ -9,6 +9,7 @@ import { editDistance, nearest } from "../src/core/nearest.ts";
 import { formatDuration, formatSize, parseDuration, parseSize } from "../src/options/values.ts";
 import { memoryStore } from "../src/stores/memory.ts";
 import { problemsOf } from "./options/options-kit.ts";
+import { PROVIDER_IDS } from "../src/upstream/providers.ts";
 
 const MASTER = "a-master-key-of-32-characters-ok";
 const tokensLimit: LimitOptions = { name: "t", scope: "user", unit: "tokens", bucket: { capacity: 10, refillPerSec: 1 } };
@@ -530,7 +531,7 @@ describe("every problem at once, by its path", () => {
       credentialWith({ apiKey: undefined }),
       "credentials[0].apiKey: is required for the provider openai (an openai-compatible server may need none)",
     ],
-    ["provider", credentialWith({ provider: "opnai" }), "credentials[0].provider: expected one of openai, openai-compatible; did you mean openai?"],
+    ["provider", credentialWith({ provider: "opnai" }), `credentials[0].provider: expected one of ${PROVIDER_IDS.join(", ")}; did you mean openai?`],
     ["address", credentialWith({ baseUrl: "ftp://x" }), "credentials[0].baseUrl: must be an absolute http:// or https:// URL"],
     [
       "header of the connection",
@@ -618,7 +619,7 @@ describe("every problem at once, by its path", () => {
 
 describe("not yet", () => {
   const refused: readonly (readonly [string, unknown])[] = [
-    ["credentials[0].provider", credentialWith({ provider: "anthropic" })],
+    ["credentials[0].provider", credentialWith({ provider: "bedrock" })],
     ["router.strategy", { router: { strategy: "quota" } }],
     ["router.strategy", { router: { strategy: "least-cost" } }],
     ["router.sticky", { router: { sticky: { by: ["session"] } } }],

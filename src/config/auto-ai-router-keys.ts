@@ -131,7 +131,13 @@ export function safeNames(names: readonly string[]): ReadonlyMap<string, string>
   return safe;
 }
 
-const PROVIDERS: Readonly<Record<string, string>> = { openai: "openai", proxy: "openai-compatible" };
+const PROVIDERS: Readonly<Record<string, string>> = {
+  openai: "openai",
+  proxy: "openai-compatible",
+  anthropic: "anthropic",
+  gemini: "gemini",
+  "vertex-ai": "vertex-ai",
+};
 
 const provider: Convert = (value) => (hasProvider(value) ? PROVIDERS[String(value)] : value);
 
@@ -194,6 +200,14 @@ const CREDENTIAL: Rules = {
   location: VERTEX,
   credentials_file: VERTEX,
   credentials_json: VERTEX,
+};
+
+export const VERTEX_CREDENTIAL: Rules = {
+  ...CREDENTIAL,
+  project_id: { to: "project", as: text },
+  location: { to: "location", as: text },
+  credentials_file: { to: "serviceAccount", as: text },
+  credentials_json: { to: "serviceAccount", as: text },
 };
 
 const MODEL: Rules = {

@@ -2,13 +2,15 @@
 import { hint } from "../core/nearest.ts";
 import { isBanCode } from "../options/fail2ban.ts";
 import { formatPath, nodeAt, type OptionNode, type OptionPath, type Problem } from "../options/tree.ts";
-import { BAN_RULE, flag, KEYS, safeNames, withoutForeignKeys, type Rules } from "./auto-ai-router-keys.ts";
+import { BAN_RULE, flag, KEYS, safeNames, VERTEX_CREDENTIAL, withoutForeignKeys, type Rules } from "./auto-ai-router-keys.ts";
 import { isPlain, type Fields } from "./fields.ts";
 import type { ConfigFile } from "./file.ts";
 import { originLabel, type Origin, type Origins } from "./origin.ts";
 import { toCamel, type FileOptions } from "./yaml.ts";
 
 const SECTIONS: ReadonlySet<string> = new Set([...Object.keys(KEYS), "model_alias", "litellm_db"]);
+
+const rulesOf = (credential: unknown): Rules => (isPlain(credential) && credential.type === "vertex-ai" ? VERTEX_CREDENTIAL : KEYS.credentials);
 
 /** Words that somebody may also write into a file of ours by mistake, so that alone they prove nothing. */
 const AMBIGUOUS: ReadonlySet<string> = new Set(["type", "idle_timeout"]);
@@ -184,7 +186,7 @@ class Translation {
     const safe = safeNames(credentialNames(written));
     this.options.credentials = written.map((row: unknown, index) => {
       const place = ["credentials", index];
-      const credential = this.#row(isPlain(row) ? this.#credential(row, place, safe) : row, KEYS.credentials, place, place);
+      const credential = this.#row(isPlain(row) ? this.#credential(row, place, safe) : row, rulesOf(row), place, place);
       return isPlain(credential) ? { provider: "openai", ...credential } : credential;
     });
   }

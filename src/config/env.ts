@@ -56,8 +56,19 @@ const UNBUILT: readonly string[] = [
   "QUOTIO_CLI_PROXY_PORT",
 ];
 
-/** Keys that other programs put into the environment too: they are no reason to refuse, yet nobody should think that they are used. */
-export const OTHER_PROVIDERS: readonly string[] = ["ANTHROPIC_API_KEY", "GEMINI_API_KEY", "QWEN_API_KEY"];
+/** A provider's key in the environment makes a credential only where the configuration has none for that provider. */
+const PROVIDER_KEYS: readonly { readonly name: string; readonly provider: string; readonly baseUrl?: string }[] = [
+  { name: "OPENAI_API_KEY", provider: "openai", baseUrl: "OPENAI_BASE_URL" },
+  { name: "ANTHROPIC_API_KEY", provider: "anthropic" },
+  { name: "GEMINI_API_KEY", provider: "gemini" },
+  { name: "QWEN_API_KEY", provider: "qwen", baseUrl: "QWEN_BASE_URL" },
+  { name: "OPENROUTER_API_KEY", provider: "openrouter" },
+  { name: "GROQ_API_KEY", provider: "groq" },
+  { name: "MISTRAL_API_KEY", provider: "mistral" },
+  { name: "DEEPSEEK_API_KEY", provider: "deepseek" },
+  { name: "XAI_API_KEY", provider: "xai" },
+  { name: "TOGETHER_API_KEY", provider: "together" },
+];
 
 const OWN_PREFIX = "QUOTAGUARD_";
 const OTHER_OWN = ["QUOTAGUARD_CONFIG_PATH", "QUOTAGUARD_UTLS"];
@@ -105,7 +116,7 @@ export function environmentOptions(env: EnvironmentReader, base: Readonly<Record
     taken.add(path.join("."));
     options.push({ path, value: value ? value(text, env.folderOf(name)) : fromText(text, nodeAt(names, path)), origin: { kind: "env", name, note } });
   }
-  return [...options, ...openAiCredential(env, base), ...tokenGuardLimits(env, base)];
+  return [...options, ...keyCredentials(env, base), ...tokenGuardLimits(env, base)];
 }
 
 /** Problems that no option has: variables of later versions, and mistyped ones of ours (those only warn: they may belong to a host's own tooling). */
@@ -122,22 +133,34 @@ export function environmentProblems(env: EnvironmentReader): readonly string[] {
 const rowsOf = (value: unknown): readonly Readonly<Record<string, unknown>>[] =>
   Array.isArray(value) ? (value as Readonly<Record<string, unknown>>[]) : [];
 
-/** `OPENAI_API_KEY` makes a credential only where the configuration has none for that provider. */
-function openAiCredential(env: EnvironmentReader, base: Readonly<Record<string, unknown>>): EnvironmentOption[] {
-  const apiKey = env.get("OPENAI_API_KEY");
+function keyCredentials(env: EnvironmentReader, base: Readonly<Record<string, unknown>>): EnvironmentOption[] {
   const credentials = rowsOf(base.credentials);
-  if (apiKey === undefined || credentials.some((row) => (row?.provider ?? "openai") === "openai")) return [];
-  const at: OptionPath = ["credentials", credentials.length];
-  const name = credentials.some((row) => row?.name === "openai") ? "openai-env" : "openai";
-  const origin: Origin = { kind: "env", name: "OPENAI_API_KEY" };
-  const baseUrl = env.get("OPENAI_BASE_URL");
-  return [
-    { path: [...at, "name"], value: name, origin },
-    { path: [...at, "provider"], value: "openai", origin },
-    { path: [...at, "apiKey"], value: apiKey, origin },
-    ...(baseUrl === undefined ? [] : [{ path: [...at, "baseUrl"], value: baseUrl, origin: { kind: "env", name: "OPENAI_BASE_URL" } as const }]),
-  ];
+  let next = credentials.length;
+  return PROVIDER_KEYS.flatMap(({ name, provider, baseUrl }): readonly EnvironmentOption[] => {
+    const apiKey = env.get(name);
+    if (apiKey === undefined || credentials.some((row) => (row?.provider ?? "openai") === provider)) return [];
+    const at: OptionPath = ["credentials", next];
+    next += 1;
+    const origin: Origin = { kind: "env", name };
+    const url = baseUrl === undefined ? undefined : env.get(baseUrl);
+    return [
+      { path: [...at, "name"], value: credentials.some((row) => row?.name === provider) ? `${provider}-env` : provider, origin },
+      { path: [...at, "provider"], value: provider, origin },
+      { path: [...at, "apiKey"], value: apiKey, origin },
+      ...(baseUrl === undefined || url === undefined
+        ? []
+        : [{ path: [...at, "baseUrl"], value: url, origin: { kind: "env", name: baseUrl } as const }]),
+    ];
+  });
 }
+
+/** Addresses without a key do nothing, and nobody should think that they do. */
+export const idleBaseUrls = (env: EnvironmentReader): readonly string[] =>
+  PROVIDER_KEYS.flatMap(({ name, baseUrl }) =>
+    baseUrl !== undefined && env.get(baseUrl) !== undefined && env.get(name) === undefined
+      ? [`env ${baseUrl}: ignored, because ${name} is not set`]
+      : [],
+  );
 
 const TOKEN_GUARD_SCOPES = ["global", "team", "rolegroup", "role", "user"] as const;
 /** TokenGuard's own defaults, for when only half of a bucket is said. */

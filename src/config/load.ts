@@ -4,6 +4,7 @@ import { ConfigError } from "../core/errors.ts";
 import { Secret } from "../core/secret.ts";
 import { checkOptions, optionNames, type GuardOptions } from "../options.ts";
 import { nearest } from "../core/nearest.ts";
+import { isKeyFile } from "../options/service-account.ts";
 import { isPriceUrl } from "../options/prices.ts";
 import { isServerUrl, SPOOL_PATH } from "../options/stores.ts";
 import { formatPath, type OptionNode, type OptionPath, type Problem } from "../options/tree.ts";
@@ -12,7 +13,7 @@ import {
   environmentOptions,
   environmentProblems,
   environmentReader,
-  OTHER_PROVIDERS,
+  idleBaseUrls,
   OWN_VARIABLES,
   variableOf,
   type EnvironmentReader,
@@ -130,12 +131,17 @@ function readFile(file: ConfigFile, env: Environment): ReadFile {
   return { ...read, options: placed(read.options, file.folder), warnings: [], foreign: null, mixed };
 }
 
-/** Relative paths of stores and price files start at the folder. */
+/** Relative paths of stores, key files and price files start at the folder. */
 function placed(options: Fields, folder: string): Fields {
   let result = options;
   for (const section of ["store", "ledger"]) {
     const url = isPlain(options[section]) ? options[section].url : undefined;
     if (typeof url === "string") result = setAt(result, [section, "url"], storeUrlFrom(url, folder)) as Fields;
+  }
+  const { credentials } = options;
+  for (const [index, credential] of (Array.isArray(credentials) ? (credentials as readonly unknown[]) : []).entries()) {
+    const key = isPlain(credential) ? credential.serviceAccount : undefined;
+    if (isKeyFile(key)) result = setAt(result, ["credentials", index, "serviceAccount"], pathFrom(key, folder)) as Fields;
   }
   const files = isPlain(options.prices) ? options.prices.files : undefined;
   if (!Array.isArray(files)) return result;
@@ -216,13 +222,7 @@ function warningsOf(env: EnvironmentReader): readonly string[] {
     const meant = nearest(name, OWN_VARIABLES);
     return `env ${name}: unknown variable, ignored${meant === undefined ? "" : `; did you mean ${meant}?`}`;
   });
-  if (env.get("OPENAI_BASE_URL") !== undefined && env.get("OPENAI_API_KEY") === undefined) {
-    warnings.push("env OPENAI_BASE_URL: ignored, because OPENAI_API_KEY is not set");
-  }
-  for (const name of OTHER_PROVIDERS) {
-    if (env.get(name) !== undefined) warnings.push(`env ${name}: ignored, because this version does not have that provider yet`);
-  }
-  return warnings;
+  return [...warnings, ...idleBaseUrls(env)];
 }
 
 const SECRETS: readonly (readonly string[])[] = [

@@ -208,10 +208,12 @@ function credentialRow({
   tpm,
   maxConcurrent,
   row: _row,
+  serviceAccount,
   ...credential
 }: ResolvedCredential): Shown {
   return {
-    ...credential,
+    ...Object.fromEntries(Object.entries(credential).filter(([, value]) => value !== undefined)),
+    ...(serviceAccount ? { serviceAccount: serviceAccount.clientEmail } : {}),
     rpm: numberOf(rpm),
     tpm: numberOf(tpm),
     maxConcurrent: numberOf(maxConcurrent),

@@ -1,5 +1,6 @@
 import type { DialectId, Family, Operation, WireId } from "./call.ts";
 import type { GuardError } from "./errors.ts";
+import type { QuotaFact } from "./quota-fact.ts";
 import type { Secret } from "./secret.ts";
 import type { MaybePromise } from "./time.ts";
 
@@ -10,8 +11,48 @@ export interface SendLimits {
   readonly maxConcurrent: number;
 }
 
+/** A service account of Google: proves itself by a signature instead of a key. */
+export interface ServiceAccount {
+  readonly clientEmail: string;
+  /** PEM. */
+  readonly privateKey: Secret;
+  /** Id of the key; null = not said. */
+  readonly privateKeyId: string | null;
+  readonly projectId: string;
+  /** Where its signature is exchanged for a token. */
+  readonly tokenUri: string;
+}
+
+/** What only some providers ask of an account. Which of them a row's credentials may say stands in its {@link AccountRule}. */
+export interface AccountFields {
+  /** Google Cloud. */
+  readonly project?: string | undefined;
+  /** Google Cloud, e.g. `us-central1` or `global`. */
+  readonly location?: string | undefined;
+  readonly serviceAccount?: ServiceAccount | undefined;
+  /** Azure. */
+  readonly apiVersion?: string | undefined;
+  /** ChatGPT. */
+  readonly accountId?: string | undefined;
+  /** Qwen's portal: the host that the login named. */
+  readonly resourceUrl?: string | undefined;
+  /** AWS. */
+  readonly region?: string | undefined;
+  /** AWS. */
+  readonly profileArn?: string | undefined;
+}
+
+export type AccountField = keyof AccountFields;
+
+/** What a provider's credentials may and must say. */
+export interface AccountRule {
+  readonly takes?: readonly AccountField[];
+  /** One of each list must be there. */
+  readonly needs?: readonly (readonly (AccountField | "apiKey")[])[];
+}
+
 /** An account at a provider that requests may be sent with. */
-export interface Credential extends SendLimits {
+export interface Credential extends SendLimits, AccountFields {
   readonly name: string;
   /** Id of a row of the provider table. */
   readonly provider: string;
@@ -59,6 +100,9 @@ export interface Verdict {
 
 type Body = Readonly<Record<string, unknown>>;
 
+/** A quota as an answer's headers tell it. */
+export type QuotaReading = Pick<QuotaFact, "group" | "remainingRatio" | "resetsAt">;
+
 /**
  * Below the base URL's path. An operation without a path is not offered. `{model}` stands for the model's name. `stream` = where streamed chats go, if
  * elsewhere than whole ones.
@@ -84,6 +128,14 @@ export interface ProviderRow {
   readonly baseUrl: string | null;
   /** Of its own dialect. */
   readonly paths: ProviderPaths;
+  /** Absent = no more than a base URL, where the row has none. */
+  readonly account?: AccountRule;
+  /** What the account decides: where it lives, what it is asked. Called once per credential; a base URL of the credential itself goes first. */
+  of?(account: AccountFields): Partial<ProviderRow>;
+  /** Tokens that a credential is exchanged for before anything is sent. Absent = it is sent as it is. */
+  readonly tokens?: TokenExchange;
+  /** Origins that are asked next when one has no room (503) or cannot be reached; only for credentials that live at the row's own base URL. */
+  readonly otherOrigins?: readonly string[];
   /** Other dialects that it speaks: their callers' bytes pass untouched. */
   readonly also?: Readonly<Partial<Record<DialectId, ProviderPaths>>>;
   /** Of its models; a function where one provider serves several. Absent = that of its dialect. */
@@ -106,10 +158,35 @@ export interface ProviderRow {
   readonly forwardedHeaders: readonly string[];
   /** Adds the credential's proof to lower-case headers. Called once per credential, so it must depend on nothing else. */
   authorize(headers: Record<string, string>, credential: Credential): void;
-  /** For a status outside 2xx. `body` is the answer; of a long one only the start is looked at. */
-  classify(status: number, headers: Headers, body: Buffer | string): Verdict;
+  /** For a status outside 2xx. `body` is the answer; of a long one only the start is looked at. `nowMs` is the wall clock, for moments that a body names. */
+  classify(status: number, headers: Headers, body: Buffer | string, nowMs: number): Verdict;
   /** Ms until the provider says to come back; null = it did not say. `isRateLimit` = a lack of room is why it refused, not the account or an outage. */
   retryAfterMs(headers: Headers, nowMs: number, isRateLimit: boolean): number | null;
+  /** What the headers of any answer say is left of the account's quotas. */
+  quotas?(headers: Headers, nowMs: number): readonly QuotaReading[];
+}
+
+/** How a credential is exchanged for a token that lives for a while. */
+export interface TokenExchange {
+  /** Null = this credential needs none, and is sent as it is. */
+  request(credential: Credential, nowMs: number): TokenRequest | null;
+  /** Null = the answer (of status 2xx) holds no token. */
+  read(body: Body, credential: Credential, nowMs: number): IssuedToken | null;
+}
+
+export interface TokenRequest {
+  readonly url: string;
+  readonly method: "GET" | "POST";
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string | null;
+}
+
+export interface IssuedToken {
+  readonly token: Secret;
+  /** Wall clock, ms. */
+  readonly expiresAt: number;
+  /** Where requests with this token go; absent = where the credential says. */
+  readonly origin?: string;
 }
 
 /** How one attempt ended, for the pool's health and limits. `tokens` are input and output together; null = nothing was used, so the slot goes back. */

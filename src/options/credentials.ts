@@ -1,9 +1,10 @@
 /** Accounts at providers: what may be written of one, and what is wrong with it. The same for the configuration and for plugins. */
 import { z } from "zod";
-import type { Credential, ProviderRow } from "../core/credential.ts";
+import type { AccountField, Credential, ProviderRow } from "../core/credential.ts";
 import { hint } from "../core/nearest.ts";
 import { checkBaseUrl, checkProxyUrl } from "../upstream/egress.ts";
 import { checkExtraHeaders } from "../upstream/headers.ts";
+import { serviceAccount } from "./service-account.ts";
 import { label, list, name, secret, sendLimit } from "./values.ts";
 
 /** Model patterns: names with `*` for any run of characters. */
@@ -32,11 +33,41 @@ function checked(check: (value: string) => unknown, option: string) {
   });
 }
 
+const matching = (pattern: RegExp, expected: string) => z.string(expected).regex(pattern, expected);
+
+/** What only some providers take; which ones stands in their rows. */
+const accountFields = {
+  /** Of Google Cloud. @default the service account's own */
+  project: matching(/^[A-Za-z0-9][A-Za-z0-9.:_-]{0,127}$/, "expected the id of a Google Cloud project").optional(),
+  /** Of Google Cloud. @default us-central1 */
+  location: matching(/^[a-z][a-z0-9-]{1,31}$/, "expected a location such as global or us-central1").optional(),
+  /** The JSON key of a service account: its path, or itself. */
+  serviceAccount: serviceAccount().optional(),
+  /** Of Azure. @default the API without versions */
+  apiVersion: matching(/^(?:\d{4}-\d{2}-\d{2}(?:-preview)?)$/, "expected a version such as 2024-10-21").optional(),
+  /** Of ChatGPT: the account that is billed. */
+  accountId: matching(/^[\x21-\x7e]{1,128}$/, "expected the id of an account").optional(),
+  /** Of Qwen's portal: the host that its login named. @default portal.qwen.ai */
+  resourceUrl: matching(
+    /^(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)+$/,
+    "expected a host such as portal.qwen.ai",
+  ).optional(),
+  /** Of AWS. @default the one in profileArn, else us-east-1 */
+  region: matching(/^[a-z]{2}(?:-[a-z]+)+-\d{1,2}$/, "expected a region such as us-east-1").optional(),
+  /** Of AWS. */
+  profileArn: matching(
+    /^arn:aws[a-z-]*:codewhisperer:[a-z0-9-]+:\d{12}:profile\/[A-Za-z0-9]{1,64}$/,
+    "expected the ARN of a CodeWhisperer profile",
+  ).optional(),
+} satisfies Record<AccountField, z.ZodType>;
+
+const ACCOUNT_FIELDS = Object.keys(accountFields) as readonly AccountField[];
+
 export const credentialSchema = z.strictObject({
   name: name(),
-  /** `openai`, `openai-compatible`, or one that a plugin brings. */
+  /** One of those in docs/credentials.md, or one that a plugin brings. */
   provider: z.string().default("openai"),
-  /** @default none, for an openai-compatible server that asks for none */
+  /** @default none, for providers that need none or another proof */
   apiKey: secret().nullable().default(null),
   /** With or without a trailing `/v1`. @default the provider's own; an openai-compatible one has none */
   baseUrl: checked(checkBaseUrl, "base_url").optional(),
@@ -61,6 +92,7 @@ export const credentialSchema = z.strictObject({
   allowPrivate: z.boolean().default(false),
   /** A label of yours. */
   tier: label(64).nullable().default(null),
+  ...accountFields,
 });
 
 export type ParsedCredential = z.output<typeof credentialSchema>;
@@ -80,14 +112,27 @@ export const unknownProvider = (provider: string, known: readonly string[]): Fie
 
 /** What a provider demands of its credentials. */
 export function demandsOf(row: ProviderRow, written: Written): readonly FieldProblem[] {
+  const isThere = (field: string): boolean => written[field] !== undefined && written[field] !== null;
+  const { takes = [], needs = [] } = row.account ?? {};
+  const problems: FieldProblem[] = ACCOUNT_FIELDS.filter((field) => isThere(field) && !takes.includes(field)).map((field) => ({
+    field,
+    message: `is nothing that the provider ${row.id} takes${takes.length === 0 ? "" : `; it takes ${takes.join(", ")}`}`,
+  }));
   if (row.baseUrl === null && written.baseUrl === undefined) {
-    return [{ field: "baseUrl", message: `is required: ${/^[aeiou]/.test(row.id) ? "an" : "a"} ${row.id} provider has no address of its own` }];
+    problems.push({ field: "baseUrl", message: `is required: ${/^[aeiou]/.test(row.id) ? "an" : "a"} ${row.id} provider has no address of its own` });
   }
-  if (row.id !== "openai" || (written.apiKey !== undefined && written.apiKey !== null)) return [];
-  return [{ field: "apiKey", message: "is required for the provider openai (an openai-compatible server may need none)" }];
+  for (const fields of needs) {
+    const [field, ...others] = fields;
+    if (field === undefined || fields.some(isThere)) continue;
+    const or = others.length === 0 ? "" : ` (or ${others.join(", ")})`;
+    const elsewhere = row.id === "openai" ? " (an openai-compatible server may need none)" : "";
+    problems.push({ field, message: `is required for the provider ${row.id}${or}${elsewhere}` });
+  }
+  return problems;
 }
 
 /** A checked credential with the row of its provider. */
 export function resolveCredential({ baseUrl, ...rest }: ParsedCredential, row: ProviderRow): Credential {
-  return { ...rest, row, ...checkBaseUrl(baseUrl ?? row.baseUrl ?? "") };
+  const found = row.of ? Object.freeze({ ...row, ...row.of(rest) }) : row;
+  return { ...rest, row: found, ...checkBaseUrl(baseUrl ?? found.baseUrl ?? "") };
 }

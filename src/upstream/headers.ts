@@ -59,10 +59,15 @@ export function checkExtraHeaders(headers: Readonly<Record<string, string>>): vo
   }
 }
 
+/** Headers that are lists: what a client names comes on top of what the provider demands of the credential. */
+const LISTS: ReadonlySet<string> = new Set(["anthropic-beta"]);
+
 interface Fixed {
   readonly headers: readonly string[];
   /** Client headers that the operator has not set himself. */
   readonly forwarded: readonly string[];
+  /** What each forwarded list begins with. */
+  readonly lists: Readonly<Record<string, string>>;
 }
 
 /** What does not change between two requests of one credential. Credentials are replaced, not changed, so each is worked out once. */
@@ -71,11 +76,18 @@ const known = new WeakMap<Credential, Fixed>();
 function fixedHeaders(provider: ProviderRow, credential: Credential): Fixed {
   const headers: Record<string, string> = { "user-agent": USER_AGENT };
   provider.authorize(headers, credential);
+  const lists: Record<string, string> = {};
+  for (const name of provider.forwardedHeaders) {
+    const begin = headers[name];
+    if (begin === undefined || !LISTS.has(name)) continue;
+    lists[name] = begin;
+    delete headers[name];
+  }
   checkExtraHeaders(credential.headers);
   for (const [name, value] of Object.entries(credential.headers)) headers[name.toLowerCase()] = value;
   headers["accept-encoding"] = "identity";
   const forwarded = provider.forwardedHeaders.filter((name) => headers[name] === undefined && !NOT_SETTABLE.has(name) && !PRIVATE.test(name));
-  const fixed = { headers: Object.entries(headers).flat(), forwarded };
+  const fixed = { headers: Object.entries(headers).flat(), forwarded, lists };
   known.set(credential, fixed);
   return fixed;
 }
@@ -90,9 +102,11 @@ export function requestHeaders(client: Headers, provider: ProviderRow, credentia
   if (bodyBytes !== null) headers.push("content-type", contentType(client["content-type"]));
   const hopByHop = listed(client.connection);
   for (const name of fixed.forwarded) {
-    const value = client[name];
-    if (value === undefined || hopByHop?.has(name)) continue;
-    headers.push(name, typeof value === "string" ? value : value.join(", "));
+    const value = hopByHop?.has(name) ? undefined : client[name];
+    const begin = fixed.lists[name];
+    if (value === undefined && begin === undefined) continue;
+    const said = value === undefined || typeof value === "string" ? value : value.join(", ");
+    headers.push(name, begin === undefined || said === undefined ? (begin ?? (said as string)) : `${begin},${said}`);
   }
   return headers;
 }

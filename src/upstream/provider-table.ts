@@ -1,4 +1,5 @@
 /** The providers that one guard knows: the built-in rows, and those that plugins bring. */
+import type { Family } from "../core/call.ts";
 import { ConfigError } from "../core/errors.ts";
 import { hint } from "../core/nearest.ts";
 import type { ProviderDefinition, ProviderRow, Verdict } from "../core/provider.ts";
@@ -23,11 +24,27 @@ export interface ProviderTable {
 export type RowFailure = (member: string, error: unknown) => void;
 
 const ID = /^[a-z0-9][a-z0-9._-]{0,63}$/;
+const HEADER_VALUE = /^[\t\x20-\x7e]*$/;
+/** As a quota fact's. */
+const GROUP = /^\P{Cc}{1,64}$/u;
+const MODEL = /^\P{Cc}{1,256}$/u;
+const FAMILIES = ["openai", "anthropic", "gemini"] as const satisfies readonly Family[];
+const MAX_READINGS = 32;
 const HEADER = /^[a-z0-9][a-z0-9-]{0,63}$/;
-/** Plain parts, none of which begins with a dot: no escapes, queries or ways up. */
-const PATH = /^(?:\/[A-Za-z0-9_~:@-][A-Za-z0-9._~:@-]*)+$/;
+/** Plain parts, none of which begins with a dot: no escapes, queries or ways up. `{model}` stands for the model. */
+const PATH = /^(?:\/(?:[A-Za-z0-9_~:@-]|\{model\})(?:[A-Za-z0-9._~:@-]|\{model\})*)+$/;
 const CAP_FIELDS = ["max_tokens", "max_completion_tokens"] as const satisfies readonly ProviderRow["capField"][];
-const FUNCTIONS = ["authorize", "classify", "retryAfterMs"] as const satisfies readonly (keyof ProviderRow)[];
+const FUNCTIONS = [
+  "authorize",
+  "classify",
+  "retryAfterMs",
+  "adapt",
+  "unwrap",
+  "requestHeaders",
+  "quotas",
+] as const satisfies readonly (keyof ProviderRow)[];
+
+const MEMBERS = ["paths", "baseUrl", "dialect", "capField", "forwardedHeaders", "models", "streamsOnly", "family", ...FUNCTIONS];
 
 type Members = Readonly<Record<string, unknown>>;
 
@@ -61,7 +78,7 @@ export function providerTable(): ProviderTable {
 }
 
 /** What stands between a row's own functions and the request that they serve. */
-function believed(row: ProviderRow, base: ProviderRow, failed: RowFailure): Pick<ProviderRow, (typeof FUNCTIONS)[number]> {
+function believed(row: ProviderRow, base: ProviderRow, failed: RowFailure): Partial<ProviderRow> {
   function asked<T>(member: string, own: () => T, isRight: (answer: T) => boolean, other: () => T): T {
     try {
       const answer = own();
@@ -79,21 +96,68 @@ function believed(row: ProviderRow, base: ProviderRow, failed: RowFailure): Pick
       done.then(undefined, () => undefined);
       throw new TypeError(`authorize of provider ${row.id} must be synchronous; a refresher is where a token is fetched`);
     },
-    classify: (status, headers, body) =>
+    classify: (...said) =>
       asked(
         "classify",
-        () => row.classify(status, headers, body),
+        () => row.classify(...said),
         isVerdict,
-        () => base.classify(status, headers, body),
+        () => base.classify(...said),
       ),
-    retryAfterMs: (headers, nowMs, isRateLimit) =>
+    retryAfterMs: (...said) =>
       asked(
         "retryAfterMs",
-        () => row.retryAfterMs(headers, nowMs, isRateLimit),
+        () => row.retryAfterMs(...said),
         isWait,
-        () => base.retryAfterMs(headers, nowMs, isRateLimit),
+        () => base.retryAfterMs(...said),
       ),
+    ...optional("adapt", isFields, (body) => body),
+    ...optional("unwrap", isFields, (body) => body),
+    ...optional("requestHeaders", isHeaders, () => ({})),
+    ...optional("quotas", isReadings, () => []),
   };
+
+  /** A member that rows need not have: where the extended row has none either, `nothing` is done. */
+  function optional<const Name extends OptionalFunction>(
+    member: Name,
+    isRight: (answer: unknown) => boolean,
+    nothing: NonNullable<ProviderRow[Name]>,
+  ): Partial<ProviderRow> {
+    const own = row[member] as AnyFunction | undefined;
+    const other = (base[member] ?? nothing) as AnyFunction;
+    if (!own) return {};
+    const believedOwn: AnyFunction = (...said) =>
+      asked<unknown>(
+        member,
+        () => own.apply(row, said),
+        isRight,
+        () => other.apply(base, said),
+      );
+    return { [member]: believedOwn };
+  }
+}
+
+type OptionalFunction = "adapt" | "unwrap" | "requestHeaders" | "quotas";
+type AnyFunction = (...said: unknown[]) => unknown;
+
+const isFields = (value: unknown): boolean => typeof value === "object" && value !== null && !Array.isArray(value) && !isPromise(value);
+
+const isHeaders = (value: unknown): boolean =>
+  isFields(value) &&
+  Object.entries(value as object).every(
+    ([name, text]: readonly [string, unknown]) => HEADER.test(name) && typeof text === "string" && HEADER_VALUE.test(text),
+  );
+
+function isReadings(value: unknown): boolean {
+  return (
+    Array.isArray(value) &&
+    value.length <= MAX_READINGS &&
+    value.every((each: unknown) => {
+      if (!isFields(each)) return false;
+      const { group, remainingRatio, resetsAt } = each as Members;
+      const isRatio = typeof remainingRatio === "number" && remainingRatio >= 0 && remainingRatio <= 1;
+      return typeof group === "string" && GROUP.test(group) && isRatio && (resetsAt === null || isWait(resetsAt));
+    })
+  );
 }
 
 const FAULTS: readonly unknown[] = ["request", "credential", "capacity"];
@@ -124,9 +188,19 @@ function memberProblems(own: Members, pattern: ProviderRow): readonly string[] {
         const isList = Array.isArray(value) && value.every((header) => typeof header === "string" && HEADER.test(header));
         return isList ? [] : ["forwardedHeaders: expected a list of header names in lower case"];
       }
+      case "models": {
+        const isList = Array.isArray(value) && value.every((model) => typeof model === "string" && MODEL.test(model));
+        return isList ? [] : ["models: expected a list of names"];
+      }
+      case "streamsOnly":
+        return value === true ? [] : ["streamsOnly: expected true"];
+      case "family":
+        return typeof value === "function" || (FAMILIES as readonly unknown[]).includes(value)
+          ? []
+          : [`family: expected one of ${FAMILIES.join(", ")}, or a function of the model`];
       default:
         if ((FUNCTIONS as readonly string[]).includes(name)) return typeof value === "function" ? [] : [`${name}: expected a function`];
-        return [`${name}: is not a member of a provider${hint(name, Object.keys(pattern))}`];
+        return [`${name}: is not a member of a provider${hint(name, MEMBERS)}`];
     }
   });
 }

@@ -1,3 +1,4 @@
+import { generateKeyPairSync } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { loadConfig, type LoadedConfig } from "../../src/config/load.ts";
@@ -357,7 +358,25 @@ describe("what is wrong there or not here yet", () => {
   ];
   test.each(bad)("%s", (_what, text, lines) => expect(problemsOf(text)).toEqual(lines));
 
-  test.each(["vertex-ai", "gemini", "anthropic", "bedrock"])("%s is not yet available, in one line", (type) => {
+  test("an account of vertex-ai keeps its project, location and key", () => {
+    const key = {
+      project_id: "p",
+      client_email: "c",
+      private_key: generateKeyPairSync("rsa", { modulusLength: 2048 }).privateKey.export({ type: "pkcs8", format: "pem" }),
+    };
+    const text = routerWith(
+      "",
+      `  - name: v\n    type: vertex-ai\n    project_id: other\n    location: global\n    credentials_json: '${JSON.stringify(key)}'\n`,
+    );
+    expect(resolveOptions(load(text)).credentials[1]).toMatchObject({
+      provider: "vertex-ai",
+      project: "other",
+      location: "global",
+      serviceAccount: { clientEmail: "c" },
+    });
+  });
+
+  test.each(["bedrock"])("%s is not yet available, in one line", (type) => {
     const text = routerWith("", `  - name: v\n    type: ${type}\n    project_id: p\n    location: l\n    credentials_file: f.json\n    api_key: k\n`);
     expect(problemsOf(text)).toEqual(["config.yaml:9:5: credentials[1].type: not yet available in this version; use openai or openai-compatible"]);
   });

@@ -98,10 +98,6 @@ describe("settings", () => {
     expect(problemsOf({ [name]: "" })).toEqual([]);
   });
 
-  test.each(["ANTHROPIC_API_KEY", "GEMINI_API_KEY", "QWEN_API_KEY"])("%s may belong to another program: a warning, not a refusal", (name) => {
-    expect(load({ [name]: "x" }).warnings).toEqual([`env ${name}: ignored, because this version does not have that provider yet`]);
-  });
-
   test("QUOTAGUARD_UTLS=0 asks for nothing", () => expect(problemsOf({ QUOTAGUARD_UTLS: "0" })).toEqual([]));
 
   test("a mistyped variable of ours is a warning, others are none of our business", () => {
@@ -132,6 +128,47 @@ describe("OPENAI_API_KEY", () => {
   test("beside those of other providers, under a free name", () => {
     expect(namesOf('credentials: [{ name: local, provider: openai-compatible, base_url: "http://127.0.0.1:1" }]')).toEqual(["local", "openai"]);
     expect(namesOf('credentials: [{ name: openai, provider: openai-compatible, base_url: "http://127.0.0.1:1" }]')).toEqual(["openai", "openai-env"]);
+  });
+});
+
+describe("keys of other providers", () => {
+  const credentialsOf = (env: Environment, file = "") =>
+    resolveOptions(load(env, file)).credentials.map(({ name, provider, origin, basePath, apiKey }) => [
+      name,
+      provider,
+      origin + basePath,
+      apiKey?.reveal(),
+    ]);
+
+  test.each([
+    ["ANTHROPIC_API_KEY", "anthropic", "https://api.anthropic.com"],
+    ["GEMINI_API_KEY", "gemini", "https://generativelanguage.googleapis.com"],
+    ["QWEN_API_KEY", "qwen", "https://dashscope-intl.aliyuncs.com/compatible-mode"],
+    ["OPENROUTER_API_KEY", "openrouter", "https://openrouter.ai/api"],
+    ["GROQ_API_KEY", "groq", "https://api.groq.com/openai"],
+    ["MISTRAL_API_KEY", "mistral", "https://api.mistral.ai"],
+    ["DEEPSEEK_API_KEY", "deepseek", "https://api.deepseek.com"],
+    ["XAI_API_KEY", "xai", "https://api.x.ai"],
+    ["TOGETHER_API_KEY", "together", "https://api.together.xyz"],
+  ])("%s makes a credential of its own", (name, provider, url) => {
+    expect(credentialsOf({ [name]: "k-env" })).toEqual([[provider, provider, url, "k-env"]]);
+    expect(load({ [name]: "k-env" }).warnings).toEqual([]);
+  });
+
+  test("Qwen's address is its region's", () => {
+    const env = { QWEN_API_KEY: "k", QWEN_BASE_URL: "https://dashscope-us.aliyuncs.com/compatible-mode/v1" };
+    expect(credentialsOf(env)).toEqual([["qwen", "qwen", "https://dashscope-us.aliyuncs.com/compatible-mode", "k"]]);
+    expect(load({ QWEN_BASE_URL: "http://x.test" }).warnings).toEqual(["env QWEN_BASE_URL: ignored, because QWEN_API_KEY is not set"]);
+  });
+
+  test("each only where its provider has none, under names of their own", () => {
+    const env = { ANTHROPIC_API_KEY: "a", GEMINI_API_KEY: "g", OPENAI_API_KEY: "o" };
+    const file = "credentials: [{ name: gemini, provider: anthropic, api_key: mine }]";
+    expect(credentialsOf(env, file).map(([name, provider]) => [name, provider])).toEqual([
+      ["gemini", "anthropic"],
+      ["openai", "openai"],
+      ["gemini-env", "gemini"],
+    ]);
   });
 });
 

@@ -5,6 +5,7 @@ import express from "express";
 import { digestOf } from "../../src/testing/truth-log.ts";
 import { keptLogger } from "../core/context-kit.ts";
 import { KEY, listen } from "../helpers/app.ts";
+import { PROVIDER_IDS } from "../../src/upstream/providers.ts";
 import {
   accounts,
   atOnce,
@@ -164,7 +165,7 @@ describe("a credential of a plugin", () => {
     const cases: readonly (readonly [object, string])[] = [
       [{ name: "a" }, "credential a: name: it belongs to the configuration; give this one another"],
       [{ name: "x y" }, "credential x y: name: must be 1 to 64 characters"],
-      [{ provider: "opnai" }, "credential x: provider: expected one of openai, openai-compatible; did you mean openai?"],
+      [{ provider: "opnai" }, `credential x: provider: expected one of ${PROVIDER_IDS.join(", ")}; did you mean openai?`],
       [{ apiKey: null }, "credential x: apiKey: is required for the provider openai"],
       [{ provider: "openai-compatible" }, "credential x: baseUrl: is required"],
       [{ baseUrl: "http://169.254.169.254/" }, "credential x: baseUrl: 169.254.169.254 is an instance metadata service"],
@@ -484,7 +485,7 @@ describe("a provider of a plugin", () => {
     const mine = plugin("mine", bring);
     const credentials = [{ name: "first", provider: "miene", apiKey: "sk", baseUrl: "http://127.0.0.1:1" }];
     await expect(accounts([], { plugins: [mine.value], credentials })).rejects.toThrow(
-      "credentials[0].provider: expected one of openai, openai-compatible, mine; did you mean mine?",
+      `credentials[0].provider: expected one of ${PROVIDER_IDS.join(", ")}, mine; did you mean mine?`,
     );
   });
 

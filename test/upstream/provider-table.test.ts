@@ -4,7 +4,7 @@ import type { ProviderDefinition, ProviderRow } from "../../src/core/provider.ts
 import type { Secret } from "../../src/core/secret.ts";
 import { requestHeaders } from "../../src/upstream/headers.ts";
 import { providerTable } from "../../src/upstream/provider-table.ts";
-import { rowOf } from "../../src/upstream/providers.ts";
+import { PROVIDER_IDS, rowOf } from "../../src/upstream/providers.ts";
 import { credential } from "../pool/pool-kit.ts";
 
 function kit() {
@@ -26,7 +26,7 @@ test("a row extends another and says only what differs; a third may extend it", 
     paths: mine.paths,
     capField: "max_completion_tokens",
   });
-  expect(table.ids).toEqual(["openai", "openai-compatible", "mine", "mine-too"]);
+  expect(table.ids).toEqual([...PROVIDER_IDS, "mine", "mine-too"]);
   expect(providerTable().find("mine")).toBeUndefined();
 });
 
@@ -47,8 +47,8 @@ test.each<[unknown, string]>([
   [{ id: "Mine", extends: "openai" }, "provider Mine: id: must be 1 to 64 characters of a-z 0-9 . _ - and start with a letter or digit"],
   [{ extends: "openai" }, "provider: id: must be"],
   [{ id: "openai", extends: "openai-compatible" }, "provider openai: id: there is a provider of this id already"],
-  [{ id: "x", extends: "opnai" }, "provider x: extends: expected one of openai, openai-compatible; did you mean openai?"],
-  [{ id: "x" }, "provider x: extends: expected one of openai, openai-compatible"],
+  [{ id: "x", extends: "opnai" }, `provider x: extends: expected one of ${PROVIDER_IDS.join(", ")}; did you mean openai?`],
+  [{ id: "x" }, `provider x: extends: expected one of ${PROVIDER_IDS.join(", ")}`],
   [{ id: "x", extends: "openai", authorize: "bearer" }, "provider x: authorize: expected a function"],
   [{ id: "x", extends: "openai", autorize: () => undefined }, "provider x: autorize: is not a member of a provider; did you mean authorize?"],
   [{ id: "x", extends: "openai", paths: { chta: "/a" } }, "provider x: paths.chta: is not an operation; did you mean chat?"],
@@ -67,7 +67,7 @@ test.each<[unknown, string]>([
   const { table, add } = kit();
   expect(() => add(definition)).toThrow(ConfigError);
   expect(() => add(definition)).toThrow(message);
-  expect(table.ids).toEqual(["openai", "openai-compatible"]);
+  expect(table.ids).toEqual(PROVIDER_IDS);
 });
 
 test("what a row's function throws, or answers wrongly, is told, and the extended row is asked", () => {
@@ -80,10 +80,10 @@ test("what a row's function throws, or answers wrongly, is told, and the extende
     },
     retryAfterMs: () => Number.NaN,
   });
-  expect(broken.classify(401, {}, "")).toEqual({ fault: "credential", isAccountWide: false, waitMs: null });
+  expect(broken.classify(401, {}, "", 0)).toEqual({ fault: "credential", isAccountWide: false, waitMs: null });
   expect(broken.retryAfterMs({ "retry-after": "2" }, 0, true)).toBe(2_000);
   const odd = add({ id: "y", extends: "openai", classify: () => ({ fault: "yours" }) });
-  expect(odd.classify(429, {}, "").fault).toBe("capacity");
+  expect(odd.classify(429, {}, "", 0).fault).toBe("capacity");
   expect(failures.map(([member]) => member)).toEqual(["classify", "retryAfterMs", "classify"]);
 });
 

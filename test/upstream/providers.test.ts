@@ -17,13 +17,14 @@ describe("providerRow", () => {
     expect(() => providerRow("opnai")).toThrow('unknown provider "opnai"; did you mean "openai"?');
     expect(() => providerRow("openai_compatible")).toThrow('did you mean "openai-compatible"?');
     expect(() => providerRow("mainframe")).toThrow('use "openai-compatible" with a base_url');
-    expect(() => providerRow("x".repeat(10_000))).toThrow(/^.{0,250}$/s);
+    expect(() => providerRow("x".repeat(10_000))).toThrow(/^.{0,700}$/s);
     expect(() => providerRow("__proto__")).toThrow("unknown provider");
   });
 });
 
 describe("classify", () => {
-  const { classify } = providerRow("openai");
+  const row = providerRow("openai");
+  const classify = (status: number, headers: Record<string, string>, body: Buffer | string) => row.classify(status, headers, body, 0);
   const error = (code: string, message = "m"): string => JSON.stringify({ error: { message, type: "t", param: null, code } });
 
   it.each([

@@ -1,7 +1,7 @@
 import type { Context } from "../../core/context.ts";
 import type { Credential } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
-import { collected, type ProviderAnswer } from "../../upstream/ask.ts";
+import { collected, type ProviderAnswer } from "../../upstream/collected.ts";
 import { upstreamPath } from "../../upstream/providers.ts";
 import type { Transport } from "../../upstream/transport.ts";
 

@@ -7,7 +7,7 @@ import type { Context } from "../../core/context.ts";
 import type { AttemptOutcome, Lease } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import { fieldsOf } from "../../dialects/usage.ts";
-import type { ProviderAnswer } from "../../upstream/ask.ts";
+import type { ProviderAnswer } from "../../upstream/collected.ts";
 import type { Transport } from "../../upstream/transport.ts";
 import { parameter } from "./address.ts";
 import { ask } from "./ask.ts";

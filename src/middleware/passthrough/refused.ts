@@ -22,7 +22,7 @@ export interface Refused {
 export function refusedAnswer(credential: Credential, status: number, headers: HeaderFields, bytes: Buffer | null, nowMs: number): Refused {
   const row = rowOf(credential);
   const body = redacted(bytes ?? Buffer.alloc(0), credential);
-  const verdict = row.classify(status, headers, body);
+  const verdict = row.classify(status, headers, body, nowMs);
   const waitMs = row.retryAfterMs(headers, nowMs, status === 429 && verdict.fault === "capacity") ?? verdict.waitMs;
   const wait = waitMs === null ? {} : { retryAfterMs: waitMs };
   const outcome: AttemptOutcome = { kind: "refused", status, fault: verdict.fault, isAccountWide: verdict.isAccountWide, waitMs };

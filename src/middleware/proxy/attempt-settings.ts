@@ -1,6 +1,8 @@
 import type { Answer } from "../../core/answer.ts";
 import type { Call } from "../../core/call.ts";
+import type { Credential } from "../../core/credential.ts";
 import type { GuardError } from "../../core/errors.ts";
+import type { UpstreamHeaders } from "./refusal.ts";
 import type { WireSettings } from "./wire.ts";
 
 export interface AttemptSettings extends WireSettings {
@@ -11,6 +13,8 @@ export interface AttemptSettings extends WireSettings {
   /** Whole answers only. */
   readonly requestTimeoutMs: number;
   readonly countTokens: (text: string) => number;
+  /** Is shown the headers of each answer of a provider's. */
+  readonly onHeaders?: (credential: Credential, headers: UpstreamHeaders) => void;
   /** Input tokens of a call, for when the provider does not say. */
   readonly inputTokens: (call: Call) => number;
 }

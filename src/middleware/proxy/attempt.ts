@@ -87,6 +87,7 @@ export class Attempt implements ResponseHandler, Source {
   head(status: number, headers: UpstreamHeaders): void {
     this.#status = status;
     this.#headers = headers;
+    this.#settings.onHeaders?.(this.#lease.credential, headers);
     if (status < 200 || status >= 300) this.#phase = "error";
     else if (isStream(this.#wire, String(headers["content-type"] ?? ""))) {
       const watching = { hideUsage: !this.#call.wantsUsage, countTokens: this.#settings.countTokens };

@@ -5,7 +5,7 @@
 import type { Answer } from "../../core/answer.ts";
 import type { Call } from "../../core/call.ts";
 import type { Context, Services } from "../../core/context.ts";
-import { NEVER_SENT, type Choice, type Lease } from "../../core/credential.ts";
+import { NEVER_SENT, type Choice, type Credential, type Lease } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import type { Step } from "../../core/step.ts";
 import { isPromise } from "../../core/time.ts";
@@ -13,6 +13,7 @@ import { backoff } from "../../resilience/backoff.ts";
 import type { RetryBudget } from "../../resilience/retry-budget.ts";
 import { requestHeaders } from "../../upstream/headers.ts";
 import { rowOf, upstreamPath } from "../../upstream/providers.ts";
+import { senderOf } from "../../upstream/sender.ts";
 import type { OutgoingRequest, Transport } from "../../upstream/transport.ts";
 import { Attempt } from "./attempt.ts";
 import type { AttemptSettings, Failure } from "./attempt-settings.ts";
@@ -33,10 +34,11 @@ export interface ProxyOptions extends AttemptSettings {
 /** Answers the call, or refuses with the last failure. */
 export function proxyStep(options: ProxyOptions): Step {
   const { transport, retryBudget, maxRetries } = options;
+  const sender = senderOf(transport, options.services.clock);
   const pause = backoff(options.random ?? Math.random);
 
   /** The request as this credential's provider wants it. */
-  function outgoing(ctx: Context, { credential }: Lease, { path, body, headers }: Wire): OutgoingRequest {
+  function outgoing(ctx: Context, credential: Credential, { path, body, headers }: Wire): OutgoingRequest {
     const { origin, allowPrivate, proxyUrl } = credential;
     return {
       origin,
@@ -63,7 +65,7 @@ export function proxyStep(options: ProxyOptions): Step {
     }
     if (ctx.gone) throw neverSent(ctx, lease);
     const current = new Attempt(options, ctx, call, lease, wire);
-    return current.send((handler) => transport.send(outgoing(ctx, lease, wire), handler));
+    return current.send((handler) => sender.send(lease.credential, (credential) => outgoing(ctx, credential, wire), handler));
   }
 
   /** How to speak to the provider; the reason when it cannot be asked this, and the lease has gone back. */

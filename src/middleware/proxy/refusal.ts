@@ -17,7 +17,7 @@ export interface Refused {
 /** `bytes` = the answer's body. */
 export function refusedBy(credential: Credential, status: number, headers: UpstreamHeaders, bytes: Buffer, nowMs: number): Refused {
   const row = rowOf(credential);
-  const { fault, isAccountWide, waitMs: usualWaitMs } = row.classify(status, headers, bytes);
+  const { fault, isAccountWide, waitMs: usualWaitMs } = row.classify(status, headers, bytes, nowMs);
   const isRateLimit = status === 429 && fault === "capacity";
   const waitMs = row.retryAfterMs(headers, nowMs, isRateLimit) ?? usualWaitMs;
   const error = new GuardError("upstream_refused", `the provider answered with status ${status}`, {
