@@ -13,8 +13,10 @@ import { encodeValue, valueLabel, type CompiledLimit, type LimitRegistry } from 
 import type { Lending } from "./lending.ts";
 import type { Reselling } from "./reselling.ts";
 import { providerLimits } from "./provider-limits.ts";
+import type { ResolvedOptions } from "./options/resolved.ts";
 import type { StoreWatch } from "./store-watch.ts";
 import type { Transport } from "./upstream/transport.ts";
+import { usageReport } from "./usage-report.ts";
 
 /** TokenGuard's own defaults, for a bucket that is created by naming only one of its numbers. */
 const DEFAULT_CAPACITY = 1_000;
@@ -22,9 +24,10 @@ const DEFAULT_REFILL_PER_SEC = 5;
 
 export interface AdminParts {
   readonly store: Store;
-  readonly watch: Pick<StoreWatch, "state" | "isLedgerAway">;
+  readonly watch: Pick<StoreWatch, "state" | "isLedgerAway" | "areCountersUnsure">;
   readonly ledger: Ledger;
   readonly registry: LimitRegistry;
+  readonly scopes: ResolvedOptions["scopes"];
   readonly credentials: Iterable<Credential>;
   readonly pauses: CredentialPauses;
   readonly reselling: Reselling;
@@ -32,6 +35,7 @@ export interface AdminParts {
   readonly fence: ClientFence;
   readonly discoverModels: () => Promise<readonly string[]>;
   readonly openCounters: () => Promise<void>;
+  readonly audit: Admin["audit"];
   readonly holds: Holds;
   readonly transport: Transport;
   readonly services: Services;
@@ -63,7 +67,7 @@ export function adminOf(parts: AdminParts): Admin {
   /** Whether nobody can be served: no request may be sent unless it is written down first, and a limit that counts everybody must not be guessed. */
   function isClosed(): boolean {
     if (watch.isLedgerAway()) return true;
-    if (watch.state().state === "ok") return false;
+    if (!watch.areCountersUnsure()) return false;
     const now = clock.now();
     return registry.all().some((limit) => {
       const { onStoreError, scope } = limit.definition;
@@ -165,10 +169,8 @@ export function adminOf(parts: AdminParts): Admin {
       await parts.openCounters();
       return true;
     },
-    usage: async (filter, groupBy) => {
-      await ledger.flush();
-      return ledger.totals(filter, groupBy);
-    },
+    usage: usageReport({ ledger, scopes: parts.scopes, clock }),
+    audit: parts.audit,
   };
 
   function runtimeBudget(scope: string): LimitDefinition {

@@ -77,8 +77,8 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
     return candidates.map(({ credential }) => ({ model: name, credential: credential.name }));
   }
 
-  function usdCeiling(ctx: Context, call: Call, inputTokens: number, outputTokens: number): number {
-    const billed = prices.of(ctx).ceiling(pairsOf(ctx, call), inputTokens, outputTokens);
+  function usdCeiling(ctx: Context, call: Call, { isText }: Estimate, inputTokens: number, outputTokens: number): number {
+    const billed = prices.of(ctx).ceiling(pairsOf(ctx, call), inputTokens, outputTokens, isText);
     if (billed === null) throw notPriced();
     return billed;
   }
@@ -94,9 +94,9 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
       const expected = amountsOf(known, "expected");
       const capped = cap ?? (capsOutput && parts.capOutput && known.cappedByDefault ? known.ceilingOutputTokens / call.choices : undefined);
       return {
-        ceiling: units.has("usd") ? { ...ceiling, usd: usdCeiling(ctx, call, ceiling.input_tokens, ceiling.output_tokens) } : ceiling,
-        expected: units.has("usd") ? { ...expected, usd: usdCeiling(ctx, call, expected.input_tokens, expected.output_tokens) } : expected,
-        input: inputPart(known.inputTokens, units.has("usd") ? usdCeiling(ctx, call, known.inputTokens, 0) : null),
+        ceiling: units.has("usd") ? { ...ceiling, usd: usdCeiling(ctx, call, known, ceiling.input_tokens, ceiling.output_tokens) } : ceiling,
+        expected: units.has("usd") ? { ...expected, usd: usdCeiling(ctx, call, known, expected.input_tokens, expected.output_tokens) } : expected,
+        input: inputPart(known.inputTokens, units.has("usd") ? usdCeiling(ctx, call, known, known.inputTokens, 0) : null),
         outputCap: call.operation === "embeddings" ? undefined : capped,
       };
     },
@@ -110,7 +110,7 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
       let [low, high] = [0, Math.floor(ceiling.output_tokens / call.choices)];
       while (low < high) {
         const middle = Math.ceil((low + high) / 2);
-        if (usdCeiling(ctx, call, ceiling.input_tokens, middle * call.choices) <= available) low = middle;
+        if (usdCeiling(ctx, call, known, ceiling.input_tokens, middle * call.choices) <= available) low = middle;
         else high = middle - 1;
       }
       return low;
@@ -177,7 +177,9 @@ function statedAmounts({ usd, tokens, inputTokens, outputTokens }: Extract<Resol
 function modelAmounts(parts: CostParts, ctx: Context, cost: Extract<ResolvedCost, { kind: "model" }>, units: ReadonlySet<Unit>): Amounts {
   const input = countInput(parts, ctx, cost.input);
   const output = cost.maxOutputTokens;
-  const usd = units.has("usd") ? parts.prices.of(ctx).ceiling([{ model: parts.resolve(cost.model), credential: null }], input, output) : undefined;
+  const pairs = [{ model: parts.resolve(cost.model), credential: null }];
+  // What a host sends its model may be anything.
+  const usd = units.has("usd") ? parts.prices.of(ctx).ceiling(pairs, input, output, false, cost.images) : undefined;
   if (usd === null) throw notPriced();
   return defined({ usd, tokens: input + output, input_tokens: input, output_tokens: output });
 }

@@ -31,8 +31,19 @@ export type {
   RateView,
 } from "./core/admin.ts";
 export type { KeyAdmin, KeyView, MadeKey, NewKey } from "./core/key-admin.ts";
-export type { LimitAdmin, LimitValueInput, LimitValueView, LimitView, NewLimitNumbers } from "./core/limit-admin.ts";
+export type {
+  LimitAdmin,
+  LimitChange,
+  LimitSetting,
+  LimitValueInput,
+  LimitValueView,
+  LimitView,
+  NewLimitNumbers,
+  ShadowReport,
+  WouldRefuse,
+} from "./core/limit-admin.ts";
 export type { OrgAdmin, OrgView } from "./core/org-admin.ts";
+export type { UsageQuery, UsageRow, UsageTime } from "./core/usage-report.ts";
 export { jsonAnswer, type Answer, type Sink, type Source } from "./core/answer.ts";
 export type { Context } from "./core/context.ts";
 export type { Events, GuardEvents } from "./core/events.ts";
@@ -60,6 +71,7 @@ export type {
   CounterState,
   FinishResult,
   Ledger,
+  LedgerField,
   LedgerFilter,
   LedgerGroup,
   LedgerStore,
@@ -78,4 +90,5 @@ export type { Step } from "./core/step.ts";
 export type { Secret } from "./core/secret.ts";
 export type { Clock, Timer } from "./core/time.ts";
 export type { Provenance, Usage } from "./core/usage.ts";
+export { usageIn as usage } from "./dialects/usage.ts";
 export type { Transport } from "./upstream/transport.ts";

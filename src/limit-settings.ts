@@ -1,24 +1,27 @@
-/** Limits as operators see and set them, value by value. */
+/** Limits as operators see and set them, whole and value by value. */
 import type { AdoptRule } from "./adopt-rule.ts";
 import { GuardError } from "./core/errors.ts";
-import type { LimitAdmin, LimitValueInput, LimitValueView, LimitView } from "./core/limit-admin.ts";
+import { LIMIT_SETTINGS, type LimitAdmin, type LimitValueInput, type LimitValueView, type LimitView } from "./core/limit-admin.ts";
 import { hint } from "./core/nearest.ts";
 import { scopesFrom, type ScopeInput } from "./core/scope.ts";
 import type { Clock } from "./core/time.ts";
 import type { LimitDefinition } from "./limits/limit.ts";
 import { plannedFor, type PlannedLimit } from "./limits/plan.ts";
 import { belongsToOrg, type CompiledLimit, type LimitRegistry, type RuntimeNumbers } from "./limits/registry.ts";
-import { limitNumbers } from "./options/limit-numbers.ts";
+import type { RuntimeSettings } from "./limits/settings.ts";
+import { changedSettings, limitNumbers } from "./options/limit-numbers.ts";
+import type { ShadowReports } from "./shadow-reports.ts";
 
 export interface LimitSettingsParts {
   readonly registry: LimitRegistry;
   /** All limits, also those of parts that no request has reached yet. */
   readonly declared: () => Iterable<LimitDefinition>;
   readonly adopt: AdoptRule;
+  readonly reports: ShadowReports;
   readonly clock: Clock;
 }
 
-export function limitSettings({ registry, declared, adopt, clock }: LimitSettingsParts): LimitAdmin {
+export function limitSettings({ registry, declared, adopt, reports, clock }: LimitSettingsParts): LimitAdmin {
   function all(): readonly CompiledLimit[] {
     for (const limit of declared()) registry.add(limit);
     return registry.all();
@@ -43,8 +46,10 @@ export function limitSettings({ registry, declared, adopt, clock }: LimitSetting
     if (rule?.kind === "bucket") await adopt({ key, unit, rule }, 0);
   }
 
+  const shown = (limit: CompiledLimit): LimitView => viewOf(limit, registry.settings(limit.name) ?? {}, registry.numbersOf(limit.name));
+
   return {
-    list: () => all().map((limit) => viewOf(limit, registry.numbersOf(limit.name))),
+    list: () => all().map(shown),
 
     async set(name, value, given) {
       const limit = named(name);
@@ -55,20 +60,39 @@ export function limitSettings({ registry, declared, adopt, clock }: LimitSetting
       return valueView(planned.label, numbers);
     },
 
+    async update(name, given) {
+      const { definition, onlySet } = named(name);
+      await registry.change(name, (before) => {
+        const next = changedSettings(definition, before, given);
+        if (onlySet && (next.limit !== undefined || next.refillPerSec !== undefined))
+          throw new GuardError("body_invalid", `limit: ${name} exists for single values only; set its numbers for one of them`, { param: "limit" });
+        return next;
+      });
+      return shown(named(name));
+    },
+
     async reset(name, value) {
       const limit = named(name);
+      if (value === undefined) return registry.resetSettings(name);
       const planned = placeOf(limit, value);
       if (!registry.numbers(name, planned.label)) return false;
       await registry.set(name, planned.label, undefined);
       await follow(planned);
       return true;
     },
+
+    async shadow(name) {
+      const { definition } = named(name);
+      const { unit, mode, enforceFrom = null } = definition;
+      return { name, unit, mode, enforceFrom, ...(await reports.read(name, unit)) };
+    },
   };
 }
 
-function viewOf({ name, definition }: CompiledLimit, values: readonly (readonly [string, RuntimeNumbers])[]): LimitView {
-  const { kind, scope, unit, mode } = definition;
-  const common = { name, scope, unit, mode, values: values.map(([label, numbers]) => valueView(label, numbers)) };
+function viewOf({ name, definition }: CompiledLimit, settings: RuntimeSettings, values: readonly (readonly [string, RuntimeNumbers])[]): LimitView {
+  const { kind, scope, unit, mode, enforceFrom = null } = definition;
+  const set = LIMIT_SETTINGS.filter((setting) => settings[setting] !== undefined);
+  const common = { name, scope, unit, mode, enforceFrom, set, values: values.map(([label, numbers]) => valueView(label, numbers)) };
   const numberOf = (limit: unknown): number | null => (typeof limit === "number" ? limit : null);
   if ("bucket" in kind) return { ...common, kind: "bucket", limit: numberOf(kind.bucket.capacity), refillPerSec: kind.bucket.refillPerSec };
   if ("window" in kind) return { ...common, kind: "window", limit: numberOf(kind.window.limit) };

@@ -1,11 +1,15 @@
 import { closeAll } from "./core/close-all.ts";
 import { ConfigError } from "./core/errors.ts";
 import type { Logger } from "./core/logger.ts";
+import type { RowSeals } from "./core/row-seal.ts";
+import type { Secret } from "./core/secret.ts";
 import type { Ledger, LedgerStore, RecordStore, Store } from "./core/store.ts";
 import type { Clock, MaybePromise } from "./core/time.ts";
+import { boundedLedger, boundedStore } from "./limits/bounded.ts";
 import type { Metrics } from "./metering/metrics.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 import type { ResolvedLedger, ResolvedStore } from "./options/stores.ts";
+import { isMarked } from "./key-mark.ts";
 import { memoryStore } from "./stores/memory.ts";
 
 export interface OpenStores {
@@ -21,12 +25,25 @@ export interface OpenStores {
   close(): Promise<void>;
 }
 
-/** Opens what the options name. Back ends are loaded only when they are used. */
-export async function openStores(options: ResolvedOptions, clock: Clock, logger: Logger): Promise<OpenStores> {
+/** The key that rows are sealed by; null = there is none, or none that may be made. */
+type SealKey = (mayMake: boolean) => Secret | null;
+
+/** A key that is there seals from the first row on. A key file is made only where the database does not say that it is lost. */
+async function readySealed(store: LedgerStore, seals: RowSeals, sealKey: SealKey): Promise<void> {
+  const known = sealKey(false);
+  if (known) seals.use(known);
+  await store.ready();
+  if (known || (await isMarked(store.records))) return;
+  const made = sealKey(true);
+  if (made) seals.use(made);
+}
+
+/** Opens what the options name. Back ends are loaded only when they are used. `sealKey` is asked for the key of rows that can be sealed; absent = none are. */
+export async function openStores(options: ResolvedOptions, clock: Clock, logger: Logger, sealKey?: SealKey): Promise<OpenStores> {
   const owned: LedgerStore[] = [];
   const close = (): Promise<void> => closeAll(owned.toReversed().map((store) => () => store.close()));
   try {
-    return { ...(await opened(options, clock, logger, owned)), close };
+    return { ...(await opened(options, clock, logger, owned, sealKey)), close };
   } catch (error) {
     // What is wrong with one of them is to be told; the other one only must not stay open.
     await close().catch(() => {});
@@ -34,11 +51,18 @@ export async function openStores(options: ResolvedOptions, clock: Clock, logger:
   }
 }
 
-async function opened(options: ResolvedOptions, clock: Clock, logger: Logger, owned: LedgerStore[]): Promise<Omit<OpenStores, "close">> {
+async function opened(
+  options: ResolvedOptions,
+  clock: Clock,
+  logger: Logger,
+  owned: LedgerStore[],
+  sealKey: SealKey | undefined,
+): Promise<Omit<OpenStores, "close">> {
   async function open<S extends LedgerStore>(wanted: ResolvedStore | ResolvedLedger, made: MaybePromise<S>): Promise<S> {
     const store = await made;
     if (wanted.kind !== "given") owned.push(store);
-    await store.ready();
+    if (store.seals && sealKey) await readySealed(store, store.seals, sealKey);
+    else await store.ready();
     return store;
   }
   const store = await open(options.store, storeOf(options.store, clock, logger));
@@ -64,6 +88,18 @@ async function opened(options: ResolvedOptions, clock: Clock, logger: Logger, ow
     memo: isOwn ? (store.memo ?? null) : rows.name === "memory" ? null : rows.records,
     isLedgerShared: rows.shared,
   };
+}
+
+/** Ours end each call by themselves; a host's own may never answer. */
+export function withDeadlines(
+  stores: OpenStores,
+  { store: wanted, ledger: rows }: ResolvedOptions,
+  clock: Clock,
+): Pick<OpenStores, "store" | "ledger"> {
+  const store = wanted.kind === "given" ? boundedStore(stores.store, clock) : stores.store;
+  if (stores.ledger === stores.store.ledger) return { store, ledger: store.ledger };
+  const isBounded = rows.kind !== "given" || rows.store.isBounded === true;
+  return { store, ledger: isBounded ? stores.ledger : boundedLedger(stores.ledger, clock) };
 }
 
 const samePlace = (a: ResolvedLedger, b: ResolvedStore): boolean => a.kind === "sqlite" && b.kind === "sqlite" && a.path === b.path;

@@ -372,7 +372,7 @@ export function rebuilding(options: RebuildingOptions): Rebuilding {
 }
 
 /** The numbers that were set at run time, by the name of their limit. */
-async function setNumbers(records: RecordStore): Promise<ReadonlyMap<string, readonly LimitNumbers[]>> {
+export async function setNumbers(records: RecordStore): Promise<ReadonlyMap<string, readonly LimitNumbers[]>> {
   const found = await records.list(LIMIT_NUMBERS);
   const byName = Map.groupBy(found, ({ key }) => decodeURIComponent(key.slice(LIMIT_NUMBERS.length).split("\n", 1)[0] as string));
   return new Map([...byName].map(([name, group]) => [name, group.map(({ value }) => value as LimitNumbers)]));

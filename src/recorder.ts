@@ -5,9 +5,10 @@ import { nanoToUsd } from "./core/money.ts";
 import { UNITS, type Amounts, type Charge, type Ledger, type Unit } from "./core/store.ts";
 import type { LimitCells, Metrics } from "./metering/metrics.ts";
 import type { BudgetWatch } from "./middleware/budgets.ts";
+import type { ShadowReports } from "./shadow-reports.ts";
 
-/** Writes what happened to each request: its ledger row, its metrics, its events. The only place that knows all three. */
-export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
+/** Writes what happened to each request: its ledger row, its metrics, its events. The only place that knows all three. `closing` sees each row before it is written. */
+export function recorder(ledger: Ledger, metrics: Metrics | null, closing: (row: LedgerRow) => void): Recorder {
   return {
     intent(ctx, lease) {
       if (ctx.attempts === 1) metrics?.overhead("admission", (ctx.services.clock.monotonic() - ctx.startedAt) / 1_000);
@@ -26,7 +27,10 @@ export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
       if (ctx.attempts === 0 && !ctx.reservations && !ctx.failure && ctx.replayOf === undefined) return;
       const row = closeRow(ctx);
       // Strangers are counted, not written down: their number is theirs to choose. A request whose answer is given again has its row.
-      if (row.code !== "unauthenticated" && row.code !== "auth_conflict" && ctx.replayOf === undefined) ledger.close(row);
+      if (row.code !== "unauthenticated" && row.code !== "auth_conflict" && ctx.replayOf === undefined) {
+        closing(row);
+        ledger.close(row);
+      }
       metrics?.request(row);
       const { events } = ctx.services;
       if (!events.has("request")) return;
@@ -49,7 +53,7 @@ export function recorder(ledger: Ledger, metrics: Metrics | null): Recorder {
 }
 
 /** Tells metrics and listeners what budgets decided. */
-export function budgetWatch(metrics: Metrics | null): BudgetWatch {
+export function budgetWatch(metrics: Metrics | null, reports: Pick<ShadowReports, "note">): BudgetWatch {
   const cells = new Map<string, LimitCells>();
   function cellsOf(limit: string, unit: Unit): LimitCells {
     let found = cells.get(limit);
@@ -69,7 +73,11 @@ export function budgetWatch(metrics: Metrics | null): BudgetWatch {
         if (left !== undefined && left < limit.lowest) limit.lowest = left;
       }
     },
-    short: (limit, outcome) => metrics?.decision(limit, outcome),
+    refused: (limit) => metrics?.decision(limit, "refused"),
+    wouldRefuse(planned, short) {
+      metrics?.decision(planned.name, "would_refuse");
+      reports.note(planned.name, planned.label, short);
+    },
     storeFailed: (mode) => metrics?.storeError("reserve", mode),
     ended(reservation) {
       if (!metrics) return;

@@ -14,6 +14,7 @@ import { limitSettings } from "./limit-settings.ts";
 import type { OpenStores } from "./open-stores.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 import { organisations, type Organisations } from "./organisations.ts";
+import { shadowReports, type ShadowReports } from "./shadow-reports.ts";
 import { secretKey } from "./secret-key.ts";
 import { storedKeys, type StoredKeys } from "./stored-keys.ts";
 
@@ -21,6 +22,7 @@ export interface Reselling {
   readonly keys: StoredKeys;
   readonly orgs: Organisations;
   readonly limits: LimitAdmin;
+  readonly reports: ShadowReports;
   readonly adopt: AdoptRule;
   close(): Promise<void>;
 }
@@ -62,7 +64,8 @@ export async function reselling({ options, stores, store, registry, declared, cl
   const orgs = organisations({ records, clock, logger, mayMake });
   const keys = storedKeys({
     records,
-    secretKey: () => secretKey(options),
+    secretKey: (mayMakeKey) => secretKey(options, mayMakeKey),
+    replaces: options.secrets.replaces,
     configured: auth?.kind === "keys" ? auth.keys.map(({ name }) => name) : [],
     declaredScopes: new Set([...BUILT_IN_SCOPES, ...scopes.names, ...Object.keys(scopes.headers)]),
     orgs,
@@ -70,7 +73,8 @@ export async function reselling({ options, stores, store, registry, declared, cl
     clock,
     logger,
   });
-  const close = (): Promise<void> => closeAll([() => keys.close(), () => orgs.close()]);
+  const reports = shadowReports({ records: store.records, clock, logger });
+  const close = (): Promise<void> => closeAll([() => keys.close(), () => orgs.close(), () => reports.close()]);
   try {
     await Promise.all([orgs.load(), keys.load()]);
   } catch (error) {
@@ -78,5 +82,5 @@ export async function reselling({ options, stores, store, registry, declared, cl
     throw error;
   }
   const adopt = adoptRule(store.limits, clock);
-  return { keys, orgs, limits: limitSettings({ registry, declared, adopt, clock }), adopt, close };
+  return { keys, orgs, limits: limitSettings({ registry, declared, adopt, reports, clock }), reports, adopt, close };
 }

@@ -6,13 +6,14 @@ import type { Services } from "./core/context.ts";
 import { GuardError } from "./core/errors.ts";
 import type { ScopesInput } from "./core/scope.ts";
 import type { Ledger } from "./core/store.ts";
-import type { Clock, MaybePromise } from "./core/time.ts";
+import type { MaybePromise } from "./core/time.ts";
 import type { Step } from "./core/step.ts";
 import { NO_USAGE, type Usage } from "./core/usage.ts";
 import { dialect } from "./dialects/index.ts";
 import { adminOf } from "./admin.ts";
+import { books } from "./books.ts";
 import { callCosts, operationCosts, routeCosts, silentCosts, type CostParts } from "./costs.ts";
-import { bounded, boundedLedger, boundedMemo, boundedStore } from "./limits/bounded.ts";
+import { bounded, boundedMemo } from "./limits/bounded.ts";
 import { estimator } from "./limits/estimate.ts";
 import { holds } from "./limits/holds.ts";
 import type { LimitDefinition } from "./limits/limit.ts";
@@ -43,8 +44,10 @@ import { credentialSet, type ChangingCredentials } from "./pool/credential-set.t
 import { modelListing } from "./pool/listing.ts";
 import { offers, type Offers } from "./pool/offers.ts";
 import { isStrategyName } from "./pool/strategies/index.ts";
-import { loadMetrics, openStores, type OpenStores } from "./open-stores.ts";
+import { loadMetrics, withDeadlines, type OpenStores } from "./open-stores.ts";
+import { openSpooling, type SpoolingStores } from "./spooling.ts";
 import type { PluginSet } from "./plugin-set.ts";
+import { retentionOf } from "./ledger-retention.ts";
 import { rebuilding } from "./rebuilding.ts";
 import { keptRecords, reselling, type Reselling } from "./reselling.ts";
 import { recordLock } from "./record-lock.ts";
@@ -121,13 +124,14 @@ export function offeredBy({ credentials: configured, models, modelAlias }: Resol
 export async function buildRuntime(init: RuntimeInit, offered: Offered): Promise<Runtime> {
   const { options, services } = init;
   const { clock, logger } = services;
-  const stores = await openStores(options, clock, logger);
+  const stores = await openSpooling(options, clock, logger);
   let watch: StoreWatch | undefined;
   let runtime: Runtime;
   let metrics: Metrics | null;
   try {
     metrics = options.monitoring.prometheusEnabled ? await loadMetrics(options, logger) : null;
-    watch = storeWatch({ ...withDeadlines(stores, options, clock), clock, logger, failed: (op, mode) => metrics?.storeError(op, mode) });
+    const { spool } = stores;
+    watch = storeWatch({ ...withDeadlines(stores, options, clock), spool, clock, logger, failed: (op, mode) => metrics?.storeError(op, mode) });
     runtime = await assemble(init, offered, stores, watch, metrics);
   } catch (error) {
     watch?.stop();
@@ -161,18 +165,10 @@ async function withPlugins(
   }
 }
 
-/** Ours end each call by themselves; a host's own may never answer. */
-function withDeadlines(stores: OpenStores, { store: wanted, ledger: rows }: ResolvedOptions, clock: Clock): Pick<OpenStores, "store" | "ledger"> {
-  const store = wanted.kind === "given" ? boundedStore(stores.store, clock) : stores.store;
-  if (stores.ledger === stores.store.ledger) return { store, ledger: store.ledger };
-  const isBounded = rows.kind !== "given" || rows.store.isBounded === true;
-  return { store, ledger: isBounded ? stores.ledger : boundedLedger(stores.ledger, clock) };
-}
-
 async function assemble(
   init: RuntimeInit,
   { credentials, offers: offered, catalogue }: Offered,
-  stores: OpenStores,
+  stores: SpoolingStores,
   watch: StoreWatch,
   metrics: Metrics | null,
 ): Promise<Runtime> {
@@ -182,7 +178,8 @@ async function assemble(
   // Also one whose calls end may say only when its database is back that everything is written: whoever asks for a report does not wait for that.
   const flushed = bounded({ clock, deadlineMs: FLUSH_MS });
   const ledger: Ledger = { ...watch.ledger, flush: () => flushed(() => watch.ledger.flush()) };
-  services.recorder = recorder(ledger, metrics);
+  const kept = books({ options, ledger, seals: stores.rows.seals, records: store.records, prices, metrics, clock, logger });
+  services.recorder = recorder(ledger, metrics, kept.closing);
 
   // It belongs to the ledger, or to a store of the host.
   const isOurs = options.store.kind !== "given" && options.ledger.kind !== "given";
@@ -213,7 +210,7 @@ async function assemble(
   const pauses = credentialPauses({ credentials, pauses: lent.pauses, clock, logger });
   const lock = recordLock({ records: store.records, clock });
   const control = credentialControl({ options, credentials, providers: providerTable(), lent, pauses, lock, clock, logger });
-  const idempotency = idempotencyOf(options, services, store, keeper, metrics);
+  const idempotency = await idempotencyOf(options, services, store, keeper, metrics);
   const fence = await clientFence(options, services, store, metrics);
   const shared = {
     resolve: offered.resolve,
@@ -222,7 +219,7 @@ async function assemble(
     nodes,
     outageMs: watch.outageMs,
     holds: keeper,
-    watch: budgetWatch(metrics),
+    watch: budgetWatch(metrics, resold.reports),
     inProcess: init.inProcess,
     admit: resold.orgs.check,
   };
@@ -285,14 +282,17 @@ async function assemble(
   const listing = modelListing(listed);
   const sweep = sweeper(store, clock, services);
   const flush = bounded({ clock, deadlineMs: FLUSH_MS });
-  metrics?.onScrape(() => metrics.store(watch.state().state !== "ok", keeper.waiting));
+  metrics?.onScrape(() => metrics.store(watch.state().state !== "ok", keeper.waiting, stores.spool?.state()));
   const { isLedgerShared } = stores;
   const { continuity } = store.limits;
   const shares = { records: store.records, resolve: offered.resolve, ledger, isLedgerShared, nodes, memo };
   const rebuild = continuity ? rebuilding({ continuity, registry, declared: init.declared, ...shares, clock, logger }) : null;
   // The last thing that may fail, and before anything is decided.
   await rebuild?.start();
+  const retention = retentionOf({ options, stores, store, registry, declared: init.declared, clock, logger });
+  await retention?.start();
   await prices.load();
+  kept.begin();
 
   return {
     ledger: watch.ledger,
@@ -302,6 +302,7 @@ async function assemble(
       watch,
       ledger,
       registry,
+      scopes: options.scopes,
       credentials: notPaused(credentials, lent.pauses),
       pauses,
       reselling: resold,
@@ -312,6 +313,7 @@ async function assemble(
         return [...listing.all().values()].filter(({ isConfigured }) => !isConfigured).map(({ id }) => id);
       },
       openCounters: async () => rebuild?.openCounters(),
+      audit: kept.audit,
       holds: keeper,
       transport,
       services,
@@ -364,7 +366,9 @@ async function assemble(
     close: () =>
       closeAll([
         () => rebuild?.close(),
+        () => retention?.close(),
         () => sweep.stop(),
+        () => kept.stop(),
         () => keeper.flush(),
         () => keeper.close(),
         () => registry.close(),

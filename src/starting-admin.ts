@@ -47,7 +47,9 @@ export function startingAdmin({ options, started, waitForStart, status, openRequ
     limits: {
       list: () => running().limits.list(),
       set: async (name, value, numbers) => (await waitForStart()).admin.limits.set(name, value, numbers),
+      update: async (name, change) => (await waitForStart()).admin.limits.update(name, change),
       reset: async (name, value) => (await waitForStart()).admin.limits.reset(name, value),
+      shadow: async (name) => (await waitForStart()).admin.limits.shadow(name),
     },
     credentials: () => running().credentials(),
     pause: async (credential, pausing) => (await waitForStart()).admin.pause(credential, pausing),
@@ -63,6 +65,7 @@ export function startingAdmin({ options, started, waitForStart, status, openRequ
     setBucket: async (address, numbers) => (await waitForStart()).admin.setBucket(address, numbers),
     syncLimits: async () => (await waitForStart()).admin.syncLimits(),
     openCounters: async () => (await waitForStart()).admin.openCounters(),
-    usage: async (filter, groupBy) => (await waitForStart()).admin.usage(filter, groupBy),
+    usage: async (query) => (await waitForStart()).admin.usage(query),
+    audit: async (range) => (await waitForStart()).admin.audit(range),
   };
 }

@@ -39,6 +39,8 @@ export interface StoreWatchOptions {
   readonly ledger: Ledger;
   readonly clock: Clock;
   readonly logger: Logger;
+  /** What waits for the ledger's database; null = nothing can. */
+  readonly spool?: { state(): { readonly since: number | null; readonly reason: string | null } } | null;
   /** Counts failures; those of `reserve` are counted by who asked. */
   readonly failed: (op: StoreOp, mode: StoreErrorMode) => void;
 }
@@ -52,6 +54,8 @@ export interface StoreWatch {
   outageMs(): number;
   /** Whether intents cannot be written, so that no request may be sent. */
   isLedgerAway(): boolean;
+  /** Whether counters cannot be asked, or are not whole. */
+  areCountersUnsure(): boolean;
   stop(): void;
 }
 
@@ -279,6 +283,8 @@ export function storeWatch(options: StoreWatchOptions): StoreWatch {
         lostAt ??= clock.now();
         return { state: "rebuilding", since: lostAt, reason: "the store has lost its counters; they are rebuilt from the ledger" };
       }
+      const spooled = options.spool?.state();
+      if (spooled && spooled.since !== null) return { state: "degraded", since: spooled.since, reason: spooled.reason };
       return { state: "ok", since: null, reason: null };
     },
     outageMs() {
@@ -286,6 +292,7 @@ export function storeWatch(options: StoreWatchOptions): StoreWatch {
       return away ? clock.monotonic() - away.monotonic : 0;
     },
     isLedgerAway: () => rows.since() !== null,
+    areCountersUnsure: () => counters.since() !== null || continuity?.isWhole === false,
     stop() {
       counters.stop();
       rows.stop();

@@ -6,6 +6,7 @@ import { hint } from "./core/nearest.ts";
 import type { Secret } from "./core/secret.ts";
 import type { RecordStore } from "./core/store.ts";
 import { isPromise, type Clock, type MaybePromise } from "./core/time.ts";
+import { keepMark, markedKey } from "./key-mark.ts";
 import { apiKeys, prefixOf, type ApiKeys } from "./middleware/auth/api-key.ts";
 import { API_KEYS, keyLookup, type FoundKey, type KeyRecord } from "./middleware/auth/key-lookup.ts";
 import { asRefusal, keyGrant, overlapMs, type KeyGrant } from "./options/new-key.ts";
@@ -49,8 +50,10 @@ export interface StoredKeys extends KeyAdmin {
 
 export interface StoredKeysParts {
   readonly records: RecordStore;
-  /** Throws ConfigError when there is none. */
-  readonly secretKey: () => Secret;
+  /** Throws ConfigError when there is none, and it may not be made. */
+  readonly secretKey: (mayMake: boolean) => Secret;
+  /** The mark of a secret key that is lost. */
+  readonly replaces: string | null;
   /** Of the keys of the configuration. */
   readonly configured: readonly string[];
   readonly declaredScopes: ReadonlySet<string>;
@@ -61,7 +64,7 @@ export interface StoredKeysParts {
   readonly logger: Logger;
 }
 
-export function storedKeys({ records, secretKey, configured, declaredScopes, orgs, mayMake, clock, logger }: StoredKeysParts): StoredKeys {
+export function storedKeys({ records, secretKey, replaces, configured, declaredScopes, orgs, mayMake, clock, logger }: StoredKeysParts): StoredKeys {
   let keys: ApiKeys | null | undefined;
   const lookup = keyLookup({ records, clock, logger, onUse: used });
 
@@ -76,10 +79,16 @@ export function storedKeys({ records, secretKey, configured, declaredScopes, org
     }
   }
 
-  function toMake(): ApiKeys {
+  const theirs = async (): Promise<ApiKeys> => apiKeys(await markedKey({ records, secretKey, replaces, logger }));
+
+  /** Looked at each time: other processes may have another secret key, and what they cannot check must not be made. */
+  async function toMake(): Promise<ApiKeys> {
     mayMake();
     try {
-      return (keys ??= apiKeys(secretKey()));
+      if ((await listed()).length > 0) return (keys = await theirs());
+      const secret = secretKey(true);
+      await keepMark(records, secret);
+      return (keys = apiKeys(secret));
     } catch (error) {
       throw asRefusal(error);
     }
@@ -89,7 +98,7 @@ export function storedKeys({ records, secretKey, configured, declaredScopes, org
   function toFind(): ApiKeys | null {
     if (keys !== undefined) return keys;
     try {
-      return (keys = apiKeys(secretKey()));
+      return (keys = apiKeys(secretKey(true)));
     } catch (error) {
       logger.warn({ err: error }, "a client presents a key that was made at run time, and without a secret key none of them can be known");
       return (keys = null);
@@ -132,7 +141,7 @@ export function storedKeys({ records, secretKey, configured, declaredScopes, org
   }
 
   async function create(grant: KeyGrant): Promise<MadeKey> {
-    const made = toMake();
+    const made = await toMake();
     if (configured.includes(grant.name)) throw taken(`${grant.name} is the name of a key of the configuration`);
     if (grant.scopes.org !== undefined) await orgs.join(grant.scopes.org);
     const key = made.make();
@@ -146,7 +155,7 @@ export function storedKeys({ records, secretKey, configured, declaredScopes, org
   }
 
   async function rotate(name: string, overlap: number): Promise<MadeKey> {
-    const made = toMake();
+    const made = await toMake();
     const { value: before, version } = await existing(name);
     const old = await endAllButTheLast(before, overlap);
     const key = made.make();
@@ -209,7 +218,7 @@ export function storedKeys({ records, secretKey, configured, declaredScopes, org
     },
     async load() {
       // Without their secret key all of them would be called wrong: that is a fault to be mended before anybody is refused.
-      if ((await listed()).length > 0) keys = apiKeys(secretKey());
+      if ((await listed()).length > 0) keys = await theirs();
       const found = await Promise.all(configured.map(at));
       const both = configured.filter((_, i) => found[i] !== undefined && found[i].value.state !== "gone");
       if (both.length > 0)

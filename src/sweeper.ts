@@ -4,7 +4,7 @@ import type { Store } from "./core/store.ts";
 import type { Clock } from "./core/time.ts";
 
 /** How often overdue holds are looked for. Correctness never waits for it. */
-const SWEEP_MS = 15_000;
+export const SWEEP_MS = 15_000;
 const SWEEP_MOST = 1_000;
 
 /** Frees what crashed requests held. */

@@ -14,7 +14,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const PROMISED: Readonly<Record<string, readonly string[]>> = {
   quotaguard: [
     ...["createGuard", "quotaGuard", "contextOf", "GuardError", "memoryStore", "defineStore", "combineStores", "loadConfig"],
-    ...["definePlugin", "jsonAnswer"],
+    ...["definePlugin", "jsonAnswer", "usage"],
     ...["auth", "scopes", "fail2ban", "budgets", "idempotency", "credentials", "proxy", "passthrough", "models"],
   ],
   "quotaguard/stores/redis": ["redisStore"],

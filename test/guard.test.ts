@@ -384,7 +384,7 @@ describe("events", () => {
       servedModel: "gpt-4o-mini",
       credential: "main",
       attempts: 1,
-      usage: { inputTokens: 1, outputTokens: 3, cacheReadTokens: 0, cacheWriteTokens: 0, reasoningTokens: 0 },
+      usage: { inputTokens: 1, outputTokens: 3, cacheReadTokens: 0, cacheWriteTokens: 0, reasoningTokens: 0, raw: [expect.any(Object)] },
       costUsd: 0.000007,
       code: null,
       status: 200,

@@ -109,12 +109,33 @@ describe("numbers of single values", () => {
 test("the list says how each limit is", async () => {
   const guard = await started();
   expect(guard.admin.limits.list()).toEqual([
-    { name: "org-month", scope: ["org"], unit: "usd", kind: "window", mode: "enforce", limit: 1000, values: [] },
-    { name: "user-day", scope: ["user"], unit: "requests", kind: "window", mode: "enforce", limit: 10, values: [] },
-    { name: "user-model", scope: ["user", "model"], unit: "requests", kind: "window", mode: "enforce", limit: 5, values: [] },
-    { name: "tokens", scope: ["team"], unit: "tokens", kind: "bucket", mode: "enforce", limit: 100, refillPerSec: 1, values: [] },
-    { name: "all", scope: ["global"], unit: "concurrent", kind: "concurrency", mode: "enforce", limit: 3, values: [] },
-    { name: "asked", scope: ["org"], unit: "requests", kind: "window", mode: "enforce", limit: null, values: [] },
+    { name: "org-month", scope: ["org"], unit: "usd", kind: "window", mode: "enforce", enforceFrom: null, limit: 1000, set: [], values: [] },
+    { name: "user-day", scope: ["user"], unit: "requests", kind: "window", mode: "enforce", enforceFrom: null, limit: 10, set: [], values: [] },
+    {
+      name: "user-model",
+      scope: ["user", "model"],
+      unit: "requests",
+      kind: "window",
+      mode: "enforce",
+      enforceFrom: null,
+      limit: 5,
+      set: [],
+      values: [],
+    },
+    {
+      name: "tokens",
+      scope: ["team"],
+      unit: "tokens",
+      kind: "bucket",
+      mode: "enforce",
+      enforceFrom: null,
+      limit: 100,
+      refillPerSec: 1,
+      set: [],
+      values: [],
+    },
+    { name: "all", scope: ["global"], unit: "concurrent", kind: "concurrency", mode: "enforce", enforceFrom: null, limit: 3, set: [], values: [] },
+    { name: "asked", scope: ["org"], unit: "requests", kind: "window", mode: "enforce", enforceFrom: null, limit: null, set: [], values: [] },
   ]);
 });
 

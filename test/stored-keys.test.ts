@@ -1,4 +1,4 @@
-import { readFileSync, readdirSync } from "node:fs";
+import { readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createGuard, type GuardOptions, type QuotaGuard } from "quotaguard";
 import { faultyStore, testClock, type TestClock } from "quotaguard/testing";
@@ -24,13 +24,14 @@ beforeEach(() => {
   asked = [];
 });
 
-function kept(more: { readonly configured?: readonly string[]; readonly secret?: string } = {}): StoredKeys {
+function kept(more: { readonly configured?: readonly string[]; readonly secret?: string; readonly replaces?: string } = {}): StoredKeys {
   const own = records;
   const counted = { ...own, get: (key: string) => (asked.push(key), own.get(key)) };
   const mayMake = (): void => {};
   const orgs = organisations({ records, clock, logger, mayMake });
   return storedKeys({
     records: counted,
+    replaces: more.replaces ?? null,
     secretKey: () => new Secret(more.secret ?? "a secret key for tests"),
     configured: more.configured ?? [],
     declaredScopes: new Set(["org", "team", "user"]),
@@ -43,6 +44,52 @@ function kept(more: { readonly configured?: readonly string[]; readonly secret?:
 
 const nameOf = async (keys: StoredKeys, key: string): Promise<string | undefined> => (await keys.find(key))?.principal.name;
 const lookUps = (): number => asked.filter((key) => key.startsWith("api-key/")).length;
+
+describe("the secret key", () => {
+  test("of keys that were made is the only one that starts, and that makes more of them", async () => {
+    const first = kept();
+    await first.create({ name: "alice" });
+    const other = kept({ secret: "another secret key" });
+    await expect(other.load()).rejects.toThrow(
+      /^secrets\.key: is another one than the keys of clients in the database were made with; .*replaces to [0-9a-f]{16}/,
+    );
+    for (const making of [other.create({ name: "bob" }), other.rotate("alice")]) {
+      await expect(making).rejects.toMatchObject({ code: "forbidden", message: expect.stringContaining("is another one") });
+    }
+    expect((await first.list()).map(({ name }) => name)).toEqual(["alice"]);
+    await kept().load();
+  });
+
+  test("is free to be another one while there are no keys, and once they are revoked", async () => {
+    const first = kept();
+    await first.create({ name: "alice" });
+    await first.revoke("alice");
+    const other = kept({ secret: "another secret key" });
+    await other.load();
+    const { key } = await other.create({ name: "bob" });
+    expect(await nameOf(other, key)).toBe("bob");
+    await expect(kept().load()).rejects.toThrow("is another one");
+  });
+
+  test("that is lost is replaced by name, once: another mark replaces nothing", async () => {
+    await kept().create({ name: "alice" });
+    const said = await kept({ secret: "the next secret key" }).load().catch(String);
+    const replaces = /replaces to ([0-9a-f]{16})/.exec(String(said))?.[1] as string;
+    await expect(kept({ secret: "the next secret key", replaces: "0".repeat(16) }).load()).rejects.toThrow("is another one");
+    const next = kept({ secret: "the next secret key", replaces });
+    await next.load();
+    expect(await nameOf(next, (await next.rotate("alice")).key)).toBe("alice");
+    await expect(kept({ secret: "a third secret key", replaces }).load()).rejects.toThrow("is another one");
+    expect(JSON.stringify(logger.lines)).not.toContain("secret key for tests");
+  });
+
+  test("of a database from before marks were kept is marked by the next start", async () => {
+    await kept().create({ name: "alice" });
+    await records.delete("secret-key");
+    await kept().load();
+    await expect(kept({ secret: "another secret key" }).load()).rejects.toThrow("is another one");
+  });
+});
 
 describe("a key", () => {
   test("is told once; it is 32 random bytes and a checksum, and nothing of it is kept but a keyed digest", async () => {
@@ -93,7 +140,7 @@ describe("a key", () => {
   test("cannot be known without the secret key: that is said once, and stops a start where there are any", async () => {
     let secretAsked = 0;
     const mayMake = (): void => {};
-    const parts = { records, configured: [], declaredScopes: new Set<string>(), mayMake, clock, logger };
+    const parts = { records, replaces: null, configured: [], declaredScopes: new Set<string>(), mayMake, clock, logger };
     const lost = storedKeys({
       ...parts,
       orgs: organisations({ records, clock, logger, mayMake }),
@@ -338,6 +385,34 @@ describe("in a guard", () => {
     expect(files).toContain("quota.db.key");
     for (const file of files) expect(readFileSync(`${place.path}/${file}`, "latin1")).not.toContain(key.slice(8, 46));
     for (const guard of [first, second]) expect(guard.admin.health().status).toMatch(/ok|closing/);
+  });
+
+  test("a key file that is gone is not made anew while keys were made with it: the start says what to do, and what to do helps", async () => {
+    const options = { store: { url: `sqlite:${place.path}/quota.db` }, auth: { keys: [] } } as const;
+    const file = `${place.path}/quota.db.key`;
+    const first = await started(options);
+    const { key } = await first.admin.keys.create({ name: "alice" });
+    await first.close();
+    const backup = readFileSync(file);
+    rmSync(file);
+    const refused = createGuard({ ...options, logger });
+    const said = await refused.ready().then(String, (error: unknown) => (error as Error).message);
+    expect(said).toMatch(
+      /^secrets\.key: the key file .*quota\.db\.key is gone, .* put it back from a backup\. If it is lost, .* secrets\.replaces to [0-9a-f]{16}/,
+    );
+    expect(readdirSync(place.path)).not.toContain("quota.db.key");
+    writeFileSync(file, backup, { mode: 0o600 });
+    const restored = await started(options);
+    expect((await restored.admin.keys.list()).map(({ name }) => name)).toEqual(["alice"]);
+    await restored.close();
+    rmSync(file);
+    const replaces = /replaces to ([0-9a-f]{16})/.exec(said)?.[1] as string;
+    const anew = await started({ ...options, secrets: { replaces } });
+    expect(readFileSync(file)).not.toEqual(backup);
+    const { key: next } = await anew.admin.keys.rotate("alice");
+    expect(next).not.toBe(key);
+    await anew.close();
+    await (await started(options)).close();
   });
 
   test("a shared store with a ledger of this process's own keeps none", async () => {

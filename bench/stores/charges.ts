@@ -1,6 +1,7 @@
 /** What one request charges: five token buckets, or one limit of each kind. Keys are written as the gateway writes them. */
 import type { Charge, Rule } from "quotaguard";
 import { calendarBounds } from "../../src/limits/calendar.ts";
+import { PlannedCharge } from "../../src/limits/planned-charge.ts";
 
 export const USERS = 4_096;
 const TEAMS = 64;
@@ -30,7 +31,7 @@ export const keysOf = (user: number): readonly string[] => [
   "global-tokens:all",
 ];
 
-const tokens = (key: string, amount: number): Charge => ({ key: `b:${key}`, rule: bucket, unit: "tokens", amount, enforce: true });
+const tokens = (key: string, amount: number): Charge => new PlannedCharge({ key: `b:${key}`, rule: bucket, unit: "tokens", amount, enforce: true });
 
 const SHAPES: Readonly<Record<Shape, (user: number, amount: number) => readonly Charge[]>> = {
   buckets: (user, amount) => keysOf(user).map((key) => tokens(key, amount)),

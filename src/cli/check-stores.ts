@@ -6,6 +6,8 @@ import { openStores } from "../open-stores.ts";
 import type { ResolvedOptions } from "../options/resolved.ts";
 import { keptRecords } from "../reselling.ts";
 import { countStoredKeys } from "../stored-keys.ts";
+import { ledgerName } from "../spooling.ts";
+import { brokenIn, isSpoolOf, spoolsIn, type SpoolFile } from "../stores/spool/spool-folder.ts";
 import { placeOf, type ResolvedLedger, type ResolvedStore } from "../options/stores.ts";
 
 /** SQLite's own word for a database without a file. */
@@ -48,6 +50,33 @@ export async function checkStores(
     await (await openStores(options, systemClock, logger)).close();
   }
   return { findings, warnings };
+}
+
+/** Spools that wait for their ledger, as warnings: a gateway that runs takes them by itself, and where none does, their rows are in no report. */
+export async function spoolWarnings({ ledger }: ResolvedOptions): Promise<readonly string[]> {
+  if (ledger.kind !== "postgres" || ledger.spool === null) return [];
+  const { path } = ledger.spool;
+  try {
+    const [found, broken] = await Promise.all([spoolsIn(path), brokenIn(path)]);
+    const ours = found.filter((file) => isSpoolOf(ledgerName(ledger), file));
+    const others = found.filter((file) => !ours.includes(file));
+    const bytes = (files: readonly SpoolFile[]): number => files.reduce((sum, file) => sum + file.bytes, 0);
+    return [
+      ...(ours.length > 0
+        ? [
+            `ledger.spool: ${ours.length} files (${bytes(ours)} bytes) in ${path} wait for the ledger: the next start of a gateway here writes them to it`,
+          ]
+        : []),
+      ...(others.length > 0
+        ? [
+            `ledger.spool: ${others.length} files (${bytes(others)} bytes) in ${path} are of another ledger.url: start a gateway with that one to save their rows`,
+          ]
+        : []),
+      ...broken.map((file) => `ledger.spool: ${file} has lines that cannot be read; look at them, then move it away`),
+    ];
+  } catch (error) {
+    return [`ledger.spool: the folder ${path} cannot be read (${(error as Error).message})`];
+  }
 }
 
 /** Makes no file: whoever checks is often not the user that the server runs as, and what is made here could be closed to it. */

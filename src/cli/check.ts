@@ -7,7 +7,7 @@ import { credentialSet } from "../pool/credential-set.ts";
 import { askProvider } from "../upstream/ask.ts";
 import { undiciTransport, type Transport } from "../upstream/transport.ts";
 import { cautions } from "./cautions.ts";
-import { checkStores, storedKeyCount, type Finding } from "./check-stores.ts";
+import { checkStores, spoolWarnings, storedKeyCount, type Finding } from "./check-stores.ts";
 import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
 import { serverConfig } from "./server-config.ts";
 
@@ -29,7 +29,7 @@ export async function check(flags: CommonFlags): Promise<number> {
     ...stores.findings,
     ...(await credentialFindings(options)),
   ];
-  const warnings = [...config.warnings, ...cautions(options), ...stores.warnings];
+  const warnings = [...config.warnings, ...cautions(options), ...stores.warnings, ...(await spoolWarnings(options))];
   const failed = findings.filter(({ ok }) => !ok);
   if (flags.json) {
     print(JSON.stringify({ ok: failed.length === 0, config: config.file, warnings, options: rows, checks: findings }));

@@ -1,3 +1,4 @@
+/** `quotaguard limits`: what is limited, what was set at run time, and who would have been refused. */
 import { CommandError, EXIT_USAGE, painter, print, table, type CommonFlags } from "./output.ts";
 import { operate } from "./operator.ts";
 
@@ -6,6 +7,8 @@ export interface SetFlags extends CommonFlags {
   readonly capacity?: string;
   readonly refillPerSec?: string;
   readonly until?: string;
+  readonly mode?: string;
+  readonly enforceFrom?: string;
 }
 
 interface ValueRow {
@@ -21,8 +24,10 @@ interface LimitRow {
   readonly unit: string;
   readonly kind: string;
   readonly mode: string;
+  readonly enforceFrom: string | null;
   readonly limit: number | null;
   readonly refillPerSec?: number;
+  readonly set: readonly string[];
   readonly values: readonly ValueRow[];
 }
 
@@ -38,14 +43,23 @@ export function listLimits(flags: CommonFlags): Promise<number> {
   });
 }
 
-/** `quotaguard limits set`: other numbers for one value, at run time. */
-export async function setLimit(name: string, value: string, flags: SetFlags): Promise<number> {
-  const { limit, capacity, refillPerSec, until } = flags;
+/** `quotaguard limits set`: another mode or other numbers at run time, for one value or, without it, for the whole limit. */
+export async function setLimit(name: string, value: string | undefined, flags: SetFlags): Promise<number> {
+  const { limit, capacity, refillPerSec, until, mode, enforceFrom } = flags;
+  if (value === undefined && until !== undefined) throw new CommandError("--until: is for one value; name it behind the limit", EXIT_USAGE);
+  if (value !== undefined && (mode ?? enforceFrom) !== undefined)
+    throw new CommandError("--mode, --enforce-from: are for the whole limit; leave the value out", EXIT_USAGE);
   const numbers = Object.entries({ limit, capacity, refillPerSec }).flatMap(([field, text]) =>
     text === undefined ? [] : [[field, numberOf(field, text)] as const],
   );
-  const body = { ...Object.fromEntries(numbers), ...(until === undefined ? {} : { until }) };
+  const texts = Object.entries({ until, mode, enforceFrom }).filter(([, text]) => text !== undefined);
+  const body: Record<string, string | number | undefined> = { ...Object.fromEntries(numbers), ...Object.fromEntries(texts) };
   return operate(flags, "store", async ({ ask }) => {
+    if (value === undefined) {
+      const row = (await ask("PATCH", `/limits/${encodeURIComponent(name)}`, body)) as unknown as LimitRow;
+      print(flags.json ? JSON.stringify(row) : `${name}  ${modeOf(row)}  ${sizeOf(row)}`);
+      return 0;
+    }
     const row = (await ask("PUT", path(name, value), body)) as unknown as ValueRow;
     print(flags.json ? JSON.stringify(row) : `${name}  ${row.value}  ${amountOf(row)}${row.until === null ? "" : ` until ${row.until}`}`);
     return 0;
@@ -53,10 +67,10 @@ export async function setLimit(name: string, value: string, flags: SetFlags): Pr
 }
 
 /** `quotaguard limits reset`: back to what the configuration says. */
-export function resetLimit(name: string, value: string, flags: CommonFlags): Promise<number> {
+export function resetLimit(name: string, value: string | undefined, flags: CommonFlags): Promise<number> {
   return operate(flags, "store", async ({ ask }) => {
-    const answer = await ask("DELETE", path(name, value));
-    print(flags.json ? JSON.stringify(answer) : `${name} of ${value} is as configured again`);
+    const answer = await ask("DELETE", value === undefined ? `/limits/${encodeURIComponent(name)}/settings` : path(name, value));
+    print(flags.json ? JSON.stringify(answer) : `${value === undefined ? name : `${name} of ${value}`} is as configured again`);
     return 0;
   });
 }
@@ -74,12 +88,18 @@ function amountOf({ limit, refillPerSec }: Pick<LimitRow, "limit" | "refillPerSe
   return refillPerSec === undefined ? size : `${size}, refills ${refillPerSec}/s`;
 }
 
+/** With its date, while that is what decides. */
+const modeOf = ({ mode, enforceFrom }: Pick<LimitRow, "mode" | "enforceFrom">): string =>
+  mode === "enforce" && enforceFrom !== null ? `${mode} from ${enforceFrom}` : mode;
+
+const sizeOf = (row: LimitRow): string => (row.limit === null ? "a function" : amountOf(row));
+
 function printTable(flags: CommonFlags, limits: readonly LimitRow[]): void {
   const paint = painter(flags);
   const rows = limits.flatMap((limit) => [
-    [limit.name, limit.scope.join("+"), limit.unit, limit.kind, limit.mode, "", limit.limit === null ? "a function" : amountOf(limit), ""],
-    ...limit.values.map((value) => [limit.name, "", "", "", "", value.value, amountOf(value), value.until ?? ""]),
+    [limit.name, limit.scope.join("+"), limit.unit, limit.kind, modeOf(limit), "", sizeOf(limit), "", limit.set.join(", ")],
+    ...limit.values.map((value) => [limit.name, "", "", "", "", value.value, amountOf(value), value.until ?? "", "this value"]),
   ]);
-  const head = ["limit", "scope", "unit", "kind", "mode", "value", "limit", "until"];
+  const head = ["limit", "scope", "unit", "kind", "mode", "value", "limit", "until", "set at run time"];
   print(table([head, ...rows], { paint: (text, row) => (row === 0 ? paint("dim", text) : text) }));
 }

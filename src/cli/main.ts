@@ -2,12 +2,15 @@
 /** The `quotaguard` command: one file per subcommand, loaded only when it is asked for. */
 import { Command } from "commander";
 import { awake } from "../core/awake.ts";
+import { systemClock } from "../core/time.ts";
 import { VERSION } from "../core/version.ts";
 import { EXIT_USAGE, reportFailure, type CommonFlags } from "./output.ts";
+import type { AuditFlags } from "./audit.ts";
 import type { CreateFlags } from "./keys.ts";
 import type { SetFlags } from "./limits.ts";
 import type { PriceImportFlags, PriceListFlags } from "./prices.ts";
 import type { ServeFlags } from "./serve.ts";
+import type { UsageFlags } from "./usage.ts";
 
 const program = new Command("quotaguard")
   .description("LLM quota, routing and billing. Without an app around it: `quotaguard serve`.")
@@ -34,6 +37,36 @@ common(program.command("check").description("check the configuration, the store 
 common(program.command("models").description("list the models that clients may ask for, and who serves them")).action(async (flags: CommonFlags) => {
   const { models } = await import("./models.ts");
   process.exitCode = await models(flags);
+});
+
+common(program.command("audit").description("go through the ledger and name each row that was altered or does not balance"))
+  .option("--from <date>", "only requests from then on, such as 2026-11-01")
+  .option("--to <date>", "only requests before then")
+  .action(async (flags: AuditFlags) => {
+    const { audit } = await import("./audit.ts");
+    process.exitCode = await audit(flags);
+  });
+common(
+  program
+    .command("usage")
+    .description("show what was used and what it cost, by the ledger: of this month (UTC) by day, unless told otherwise")
+    .option("--from <date>", "from this time on, such as 2026-11-01")
+    .option("--to <date>", "before this time")
+    .option("--group-by <names>", "day, org, team, user, key, model, provider, credential, route, tag, scope.<name>; several separated by commas")
+    .option("--org <name>", "of this org only; so with the others")
+    .option("--team <name>")
+    .option("--user <name>")
+    .option("--key <name>", "name of a client's key")
+    .option("--model <name>", "as clients name it")
+    .option("--provider <name>")
+    .option("--credential <name>")
+    .option("--route <path>")
+    .option("--tag <text>")
+    .option("--scope <scope=value...>", "any other scope, such as role=dev")
+    .option("--csv", "print CSV"),
+).action(async (flags: UsageFlags) => {
+  const { usage } = await import("./usage.ts");
+  process.exitCode = await usage(flags, systemClock.now());
 });
 
 const prices = program.command("prices").description("what models cost here, and who says so");
@@ -77,24 +110,34 @@ common(keys.command("revoke <name>").description("end all keys of a name")).acti
   process.exitCode = await revokeKey(name, flags);
 });
 
-const limits = program.command("limits").description("limits, and numbers of theirs that are set at run time");
+const limits = program.command("limits").description("limits, what of them is set at run time, and whom they would refuse");
 common(limits.command("list").description("list the limits, and what was set")).action(async (flags: CommonFlags) => {
   const { listLimits } = await import("./limits.ts");
   process.exitCode = await listLimits(flags);
 });
-common(limits.command("set <limit> <value>").description("set other numbers for one value: set org-month acme --limit 2000"))
+common(
+  limits.command("set <limit> [value]").description("set other numbers for one value (set org-month acme --limit 2000), or change the whole limit"),
+)
+  .option("--mode <mode>", "enforce or shadow, for the whole limit; what is counted stays counted")
+  .option("--enforce-from <date>", "shadow until then, for the whole limit")
   .option("--limit <number>", "the limit, in its unit, USD for money; -1 = unlimited")
   .option("--capacity <number>", "the same, of a bucket")
   .option("--refill-per-sec <number>", "of a bucket")
-  .option("--until <date>", "when it ends, such as 2027-01-01")
-  .action(async (name: string, value: string, flags: SetFlags) => {
+  .option("--until <date>", "when it ends, such as 2027-01-01; for one value")
+  .action(async (name: string, value: string | undefined, flags: SetFlags) => {
     const { setLimit } = await import("./limits.ts");
     process.exitCode = await setLimit(name, value, flags);
   });
-common(limits.command("reset <limit> <value>").description("back to what the configuration says")).action(
-  async (name: string, value: string, flags: CommonFlags) => {
+common(limits.command("reset <limit> [value]").description("back to what the configuration says: one value, or the whole limit")).action(
+  async (name: string, value: string | undefined, flags: CommonFlags) => {
     const { resetLimit } = await import("./limits.ts");
     process.exitCode = await resetLimit(name, value, flags);
+  },
+);
+common(limits.command("shadow <limit>").description("who would have been refused within 30 days, while it only watched")).action(
+  async (name: string, flags: CommonFlags) => {
+    const { showShadow } = await import("./shadow.ts");
+    process.exitCode = await showShadow(name, flags);
   },
 );
 

@@ -5,14 +5,14 @@ export interface ProgressTarget {
 }
 
 export interface Progress {
-  /** One more is done. */
-  advance(): void;
+  /** So many more are done. */
+  advance(more?: number): void;
   /** Removes the line. */
   clear(): void;
 }
 
-/** A line such as `asking providers 2/5` that is written over itself; nothing where nobody looks. */
-export function progress(what: string, total: number, target: ProgressTarget = process.stderr): Progress {
+/** A line such as `asking providers 2/5` that is written over itself; nothing where nobody looks. `total` null = nobody knows it. */
+export function progress(what: string, total: number | null, target: ProgressTarget = process.stderr): Progress {
   let done = 0;
   let width = 0;
   const show = (text: string): void => {
@@ -20,11 +20,11 @@ export function progress(what: string, total: number, target: ProgressTarget = p
     target.write(`\r${text.padEnd(width)}${text === "" ? "\r" : ""}`);
     width = text.length;
   };
-  const count = (): void => show(`${what} ${done}/${total}`);
+  const count = (): void => show(total === null ? `${what} ${done}` : `${what} ${done}/${total}`);
   count();
   return {
-    advance() {
-      done += 1;
+    advance(more = 1) {
+      done += more;
       count();
     },
     clear: () => show(""),

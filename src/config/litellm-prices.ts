@@ -2,6 +2,25 @@ import { z } from "zod";
 import type { ModelPrice, PriceTier } from "../metering/price.ts";
 import { outputMaximum, perMtok, usd, type FilePrice } from "./file-price.ts";
 
+const FIELDS = {
+  input_cost_per_token: "inputPerMtok",
+  output_cost_per_token: "outputPerMtok",
+  output_cost_per_reasoning_token: "reasoningPerMtok",
+  output_cost_per_prediction_token: "predictionPerMtok",
+  cache_read_input_token_cost: "cacheReadPerMtok",
+  cache_creation_input_token_cost: "cacheWritePerMtok",
+  cache_creation_input_token_cost_above_1hr: "cacheWriteLongPerMtok",
+  input_cost_per_audio_token: "audioInputPerMtok",
+  output_cost_per_audio_token: "audioOutputPerMtok",
+  input_cost_per_image_token: "imageInputPerMtok",
+  output_cost_per_image_token: "imageOutputPerMtok",
+} as const satisfies Readonly<Record<string, keyof ModelPrice>>;
+
+type Field = keyof typeof FIELDS;
+type Cost = z.ZodOptional<z.ZodNullable<ReturnType<typeof usd>>>;
+
+const costs = () => Object.fromEntries(Object.keys(FIELDS).map((field) => [field, usd().nullish()])) as { [field in Field]: Cost };
+
 const entrySchema = z.looseObject({
   litellm_provider: z.string(),
   mode: z.string().nullish(),
@@ -9,39 +28,18 @@ const entrySchema = z.looseObject({
   max_output_tokens: z.unknown().optional(),
   /** What the other two were once written as: of the output where there is a window beside it. */
   max_tokens: z.unknown().optional(),
-  input_cost_per_token: usd().nullish(),
-  output_cost_per_token: usd().nullish(),
-  output_cost_per_reasoning_token: usd().nullish(),
-  cache_read_input_token_cost: usd().nullish(),
-  cache_creation_input_token_cost: usd().nullish(),
+  ...costs(),
   /** As auto_ai_router calls it. */
   input_cost_per_cached_token: usd().nullish(),
   input_cost_per_request: usd().nullish(),
-  tiered_pricing: z
-    .array(
-      z.looseObject({
-        range: z.tuple([z.number().min(0), z.number()]),
-        input_cost_per_token: usd().nullish(),
-        output_cost_per_token: usd().nullish(),
-        output_cost_per_reasoning_token: usd().nullish(),
-        cache_read_input_token_cost: usd().nullish(),
-      }),
-    )
-    .nullish(),
+  output_cost_per_image: usd().nullish(),
+  tiered_pricing: z.array(z.looseObject({ range: z.tuple([z.number().min(0), z.number()]), ...costs() })).nullish(),
 });
 
 type Entry = z.output<typeof entrySchema>;
 
 /** What is billed by tokens: images, seconds, pages and characters cannot be priced here. */
 const BY_TOKENS: ReadonlySet<string> = new Set(["chat", "completion", "responses", "embedding"]);
-
-const FIELDS = {
-  input_cost_per_token: "inputPerMtok",
-  output_cost_per_token: "outputPerMtok",
-  output_cost_per_reasoning_token: "reasoningPerMtok",
-  cache_read_input_token_cost: "cacheReadPerMtok",
-  cache_creation_input_token_cost: "cacheWritePerMtok",
-} as const;
 
 const ABOVE = new RegExp(`^(${Object.keys(FIELDS).join("|")})_above_(\\d{1,6})k_tokens$`);
 
@@ -82,12 +80,16 @@ function priceOf(entry: Entry): ModelPrice | null {
     inputPerMtok: perMtok(input),
     outputPerMtok: perMtok(output),
     ...(base.input_cost_per_request ? { perRequest: base.input_cost_per_request } : {}),
+    // Both would be one cost told twice.
+    ...(base.output_cost_per_image && !isSaid(base.output_cost_per_image_token) ? { perImage: base.output_cost_per_image } : {}),
     ...(tiers.length > 0 ? { tiers } : {}),
   };
 }
 
+const isSaid = (value: unknown): boolean => value !== null && value !== undefined;
+
 const present = <T extends object>(entry: T): Partial<T> =>
-  Object.fromEntries(Object.entries(entry).filter(([, value]) => value !== null && value !== undefined)) as Partial<T>;
+  Object.fromEntries(Object.entries(entry).filter(([, value]) => isSaid(value))) as Partial<T>;
 
 type Rates = Omit<ModelPrice, "tiers">;
 
@@ -110,7 +112,7 @@ function tiersAbove(entry: Entry): readonly PriceTier[] | null {
     if (!cost.success) return null;
     const above = Number(thousands) * 1_000;
     const rates = tiers.get(above) ?? {};
-    rates[FIELDS[name as keyof typeof FIELDS]] = perMtok(cost.data);
+    rates[FIELDS[name as Field]] = perMtok(cost.data);
     tiers.set(above, rates);
   }
   return [...tiers].map(([aboveInputTokens, rates]) => ({ aboveInputTokens, ...rates }));

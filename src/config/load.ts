@@ -5,7 +5,7 @@ import { Secret } from "../core/secret.ts";
 import { checkOptions, optionNames, type GuardOptions } from "../options.ts";
 import { nearest } from "../core/nearest.ts";
 import { isPriceUrl } from "../options/prices.ts";
-import { isServerUrl } from "../options/stores.ts";
+import { isServerUrl, SPOOL_PATH } from "../options/stores.ts";
 import { formatPath, type OptionNode, type OptionPath, type Problem } from "../options/tree.ts";
 import { AS_WRITTEN, likeAutoAiRouter, translateAutoAiRouter, type Translated } from "./auto-ai-router.ts";
 import {
@@ -78,6 +78,7 @@ export function loadConfig(options: LoadConfigOptions = {}): LoadedConfig {
     merged = merge(merged, options.flags);
     for (const path of leavesOf(options.flags, [])) origins.set(formatPath(names, path, "file"), { kind: "flag" });
   }
+  merged = withSpoolPath(merged, folder);
   const writesModels = isPlain(merged.server) && merged.server.replaceV1Models === true;
   const more =
     file && (writesModels || foreign) ? modelsBeside(file, cwd, { env: variables, names, models: merged.models, translate: foreign }) : null;
@@ -156,6 +157,14 @@ function modelsBeside(config: ConfigFile, cwd: string, options: MoreModelsOption
   if (path === config.path) throw new ConfigError([`${config.shown}: a config of this name would be written to as the list of models; rename it`]);
   const file = readConfigFile(path, cwd);
   return file && moreModels(file, options);
+}
+
+/** The default lies beside the config, as every relative path does; whether there is a spool depends on a URL that may come from the environment. */
+function withSpoolPath(options: Fields, folder: string): Fields {
+  const { url, spool } = isPlain(options.ledger) ? options.ledger : {};
+  if (typeof url !== "string" || !isServerUrl(url)) return options;
+  const path = spool === undefined ? SPOOL_PATH : isPlain(spool) ? (spool.path ?? SPOOL_PATH) : undefined;
+  return typeof path === "string" ? (setAt(options, ["ledger", "spool", "path"], pathFrom(path, folder)) as Fields) : options;
 }
 
 /** One line a problem, in the order of the file. What the reader found has its place; options that it spoke about are not spoken about again. */

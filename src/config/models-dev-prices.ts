@@ -8,6 +8,8 @@ const costSchema = z.looseObject({
   reasoning: usd().nullish(),
   cache_read: usd().nullish(),
   cache_write: usd().nullish(),
+  input_audio: usd().nullish(),
+  output_audio: usd().nullish(),
 });
 
 const modelSchema = z.looseObject({
@@ -40,13 +42,14 @@ function priceOf({ context_over_200k: over, ...base }: NonNullable<z.output<type
 }
 
 function ratesOf(cost: Partial<z.output<typeof costSchema>>): Omit<ModelPrice, "tiers"> {
-  const { input, output, reasoning, cache_read: cacheRead, cache_write: cacheWrite } = cost;
   const rates = {
-    inputPerMtok: input,
-    outputPerMtok: output,
-    reasoningPerMtok: reasoning,
-    cacheReadPerMtok: cacheRead,
-    cacheWritePerMtok: cacheWrite,
+    inputPerMtok: cost.input,
+    outputPerMtok: cost.output,
+    reasoningPerMtok: cost.reasoning,
+    cacheReadPerMtok: cost.cache_read,
+    cacheWritePerMtok: cost.cache_write,
+    audioInputPerMtok: cost.input_audio,
+    audioOutputPerMtok: cost.output_audio,
   };
   return Object.fromEntries(Object.entries(rates).filter(([, value]) => value !== undefined && value !== null));
 }

@@ -29,6 +29,11 @@ const RATES = {
   cache_read_mtok: "cacheReadPerMtok",
   cache_write_mtok: "cacheWritePerMtok",
   output_reasoning_mtok: "reasoningPerMtok",
+  cache_write_1h_mtok: "cacheWriteLongPerMtok",
+  input_audio_mtok: "audioInputPerMtok",
+  output_audio_mtok: "audioOutputPerMtok",
+  input_image_mtok: "imageInputPerMtok",
+  output_image_mtok: "imageOutputPerMtok",
 } as const;
 
 const PER_THOUSAND_REQUESTS = "requests_kcount";
@@ -38,13 +43,8 @@ const BESIDES: ReadonlySet<string> = new Set([
   "web_searches_kcount",
   "storage_searches_kcount",
   "social_searches_kcount",
-  "cache_write_1h_mtok",
-  "input_audio_mtok",
   "cache_audio_read_mtok",
-  "output_audio_mtok",
-  "input_image_mtok",
   "cache_image_read_mtok",
-  "output_image_mtok",
   "output_citation_mtok",
 ]);
 

@@ -8,7 +8,7 @@ import type { ResolvedLimit } from "../options/limits.ts";
 import type { ResolvedPassthrough } from "../options/passthrough.ts";
 import type { ResolvedPrices } from "../options/prices.ts";
 import type { ResolvedAuth, ResolvedCredential, ResolvedModel, ResolvedOptions } from "../options/resolved.ts";
-import { placeOf } from "../options/stores.ts";
+import { placeOf, type ResolvedSpool } from "../options/stores.ts";
 import { formatPath, type OptionPath } from "../options/tree.ts";
 import { formatDuration, formatSize } from "../options/values.ts";
 
@@ -68,7 +68,11 @@ function asWritten(options: ResolvedOptions): Shown {
       defaultModelsRpm: numberOf(server.defaultModelsRpm),
     },
     store: { url: placeOf(options.store), nodes: options.nodes },
-    ledger: { url: placeOf(options.ledger) },
+    ledger: {
+      url: placeOf(options.ledger),
+      spool: options.ledger.kind === "postgres" ? spoolRow(options.ledger.spool) : undefined,
+      retention: options.retentionMs === null ? null : formatDuration(options.retentionMs),
+    },
     auth,
     keys,
     scopes: { names: scopes.names, trustHeaders: scopes.trustHeaders, headers: scopes.headers, of: scopes.of ? "a function" : undefined },
@@ -99,6 +103,11 @@ function asWritten(options: ResolvedOptions): Shown {
     logger: options.logger && "an object",
     transport: options.transport && "an object",
   };
+}
+
+function spoolRow(spool: ResolvedSpool | null): Shown {
+  if (!spool) return false;
+  return { path: spool.path, maxBytes: formatSize(spool.maxBytes), maxTime: formatDuration(spool.maxTimeMs) };
 }
 
 function authRows(auth: ResolvedAuth | null): { readonly masterKey?: Shown; readonly keys?: Shown; readonly auth?: Shown } {

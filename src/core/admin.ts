@@ -1,8 +1,9 @@
+import type { AuditOptions, AuditReport } from "./audit.ts";
 import type { KeyAdmin } from "./key-admin.ts";
 import type { LimitAdmin } from "./limit-admin.ts";
 import type { OrgAdmin } from "./org-admin.ts";
 import type { QuotaFact } from "./quota-fact.ts";
-import type { LedgerFilter, LedgerGroup, LedgerTotal } from "./store.ts";
+import type { UsageQuery, UsageRow } from "./usage-report.ts";
 
 /** A token bucket as operators see it: `tokens` is what is left net of open reservations; negative = debt. */
 export interface BucketView {
@@ -152,5 +153,14 @@ export interface Admin {
    * were closed.
    */
   openCounters(): Promise<boolean>;
-  usage(filter: LedgerFilter, groupBy: readonly LedgerGroup[]): Promise<readonly LedgerTotal[]>;
+  /**
+   * What was used and what it cost, by the ledger, in the order of the groups. Rejects with `body_invalid` or `scope_invalid` for what cannot be asked, and with
+   * `store_unavailable` while the ledger cannot tell.
+   */
+  usage(query?: UsageQuery): Promise<readonly UsageRow[]>;
+  /**
+   * Goes through the ledger and recomputes what must hold: each row is what was written, balances, and costs what its prices say. At most two seconds long:
+   * `next` says where to go on. Changes nothing. Rejects with `store_unavailable` when the ledger cannot be read.
+   */
+  audit(options?: AuditOptions): Promise<AuditReport>;
 }

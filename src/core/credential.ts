@@ -88,6 +88,8 @@ export interface ProviderRow {
   readonly also?: Readonly<Partial<Record<DialectId, ProviderPaths>>>;
   /** Of its models; a function where one provider serves several. Absent = that of its dialect. */
   readonly family?: Family | ((model: string) => Family);
+  /** Its models want their past thoughts back as text (`reasoning_content`). */
+  readonly keepsThoughts?: true;
   /** It answers in streams only; whole answers are put together from them. */
   readonly streamsOnly?: true;
   /** What it asks beyond its dialect. Called with the body of its own dialect, and changes a copy. */

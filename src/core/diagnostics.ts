@@ -71,6 +71,31 @@ export const DIAGNOSTICS = {
     wrong: "the ledger's rows end with this process, so budgets cannot be rebuilt if the store loses them",
     help: "name a sqlite: or postgres:// database in ledger.url",
   },
+  QG_LEDGER_UNSEALED: {
+    wrong: "the ledger's rows are written without seals, because the secret key cannot be used: nobody will see if one is altered",
+    help: "mend what the line's error says about the key, then restart; `quotaguard audit` counts the rows without a seal",
+  },
+  QG_CONSERVATION: {
+    wrong: "the books do not balance: a row of the ledger contradicts itself, was altered, or has no end",
+    help: "the line names the row; `quotaguard audit` lists all of them. Unless somebody has changed the database, it is a bug of ours: please report it",
+  },
+  QG_LEDGER_SPOOLING: {
+    wrong: "the ledger's database is away: rows are kept in a file on this machine, and requests go on",
+    help: "look whether the database is well before ledger.spool.max_time is over; QG_LEDGER_REPLAYED says when all is in it",
+  },
+  QG_LEDGER_REPLAYED: { wrong: "rows that were kept in files are in the ledger (information)", help: "nothing is to be done" },
+  QG_LEDGER_SPOOL_CLOSED: {
+    wrong: "the ledger's database is away, and its spool takes nothing more: requests are refused with 503 until the database is back",
+    help: "bring the database back; for longer outages raise ledger.spool.max_bytes and max_time, and see that the disk has room and is well",
+  },
+  QG_LEDGER_SPOOL_LEFT: {
+    wrong: "the process ends while rows wait in a file for the ledger's database",
+    help: "start a gateway again with the same ledger.url and spool.path, on this machine or with this folder: it writes them to the ledger",
+  },
+  QG_LEDGER_SPOOL_BROKEN: {
+    wrong: "a file with rows for the ledger has lines that cannot be read; all others are in the ledger, and the file is kept",
+    help: "see why (a crash of the machine, its disk), look at the lines of the .broken file, then move it away",
+  },
   QG_STORE_DEGRADED: {
     wrong: "the store or the ledger cannot be used at the moment: limits are decided by their on_store_error",
     help: "look whether its server or disk is well; it is asked again every few seconds, and QG_STORE_BACK says when it is back",

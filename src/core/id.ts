@@ -2,6 +2,9 @@ import { randomBytes } from "node:crypto";
 
 const ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz";
 
+/** All that two characters can count: most of a new id is the one before. */
+const PAIRS = Array.from({ length: 32 ** 2 }, (_, value) => base32(value, 2));
+
 /** What five characters can count. */
 const MOST_PER_MS = 32 ** 5 - 1;
 
@@ -22,6 +25,8 @@ export function idFactory(now: () => number): () => string {
   const process = Array.from(randomBytes(10), (byte) => ALPHABET[byte % 32]).join("");
   let time = -1;
   let prefix = "";
+  /** The prefix and all of the counter but its last two characters. */
+  let head = "";
   let counter = 0;
   return () => {
     const ms = now();
@@ -30,8 +35,11 @@ export function idFactory(now: () => number): () => string {
       time = Math.max(ms, time + 1);
       counter = 0;
       prefix = base32(time, 9) + process;
+      head = `${prefix}000`;
     }
     counter += 1;
-    return prefix + base32(counter, 5);
+    const last = counter % PAIRS.length;
+    if (last === 0) head = prefix + base32(counter / PAIRS.length, 3);
+    return head + (PAIRS[last] as string);
   };
 }

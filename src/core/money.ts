@@ -14,4 +14,10 @@ export function usdToNano(usd: number): number {
   return Math.abs(exact - nearest) <= 1e-6 + exact * 2 ** -51 ? nearest : Math.ceil(exact);
 }
 
+/** Exact, with all nine places: `1.650000000`. */
+export function usdText(nanoUsd: bigint): string {
+  const digits = String(nanoUsd < 0n ? -nanoUsd : nanoUsd).padStart(10, "0");
+  return `${nanoUsd < 0n ? "-" : ""}${digits.slice(0, -9)}.${digits.slice(-9)}`;
+}
+
 export const nanoToUsd = (nanoUsd: number): number => nanoUsd / NANO_PER_USD;

@@ -1,6 +1,8 @@
 import type { LedgerIntent, LedgerRow } from "./ledger.ts";
+import type { RowSeals } from "./row-seal.ts";
 import type { MaybePromise } from "./time.ts";
 import type { Amounts, Unit } from "./units.ts";
+import type { TokenClass } from "./usage.ts";
 
 export { UNITS, type Amounts, type Unit } from "./units.ts";
 
@@ -184,24 +186,40 @@ export interface StrikeStore {
   clear(key: string): MaybePromise<void>;
 }
 
+/** What a row names besides its scopes: reports filter and group by it. */
+export const LEDGER_FIELDS = ["key", "model", "provider", "credential", "route", "tag"] as const;
+export type LedgerField = (typeof LEDGER_FIELDS)[number];
+
 export interface LedgerFilter {
   /** Ms since the epoch; `from` inclusive, `to` exclusive. */
   readonly from?: number;
   readonly to?: number;
+  /** Values by scope; "" = rows that have no such scope. */
   readonly scopes?: Readonly<Record<string, string>>;
+  /** Values by field; "" = rows that have none. */
+  readonly fields?: { readonly [field in LedgerField]?: string };
   readonly state?: LedgerRow["state"];
   readonly limit?: number;
 }
 
-export type LedgerGroup = "model" | "provider" | "credential" | "key" | "org" | "team" | "user" | "day";
+/** `day` is one of UTC. Any scope is `scope.<name>`; three of them have names of their own. */
+export type LedgerGroup = LedgerField | "org" | "team" | "user" | "day" | `scope.${string}`;
 
+/** Rows added up. Of the request counts the first one is of all rows, open ones too, and has the others within it. */
 export interface LedgerTotal {
+  /** Values by group; "" = the rows that have none. */
   readonly group: Readonly<Record<string, string>>;
   readonly requests: number;
-  readonly inputTokens: number;
-  readonly outputTokens: number;
-  readonly rawNanoUsd: number;
-  readonly billedNanoUsd: number;
+  /** Refused by us. */
+  readonly refused: number;
+  /** Charged as held, because nobody said what was used: states `estimated` and `unknown`. */
+  readonly estimated: number;
+  /** Served at a cost that nobody knows: the model has no price. */
+  readonly unpriced: number;
+  readonly tokens: Readonly<Record<TokenClass, number>>;
+  /** Exact, however large. */
+  readonly rawNanoUsd: bigint;
+  readonly billedNanoUsd: bigint;
 }
 
 /** One row a request: an intent before it is sent upstream, closed when it ends. */
@@ -223,6 +241,13 @@ export interface Ledger {
    * count.
    */
   completeSince(): MaybePromise<number>;
+  /**
+   * Puts up to `most` finished rows from before `beforeMs` (the start of a UTC day), the oldest first, in with the sums of their day, and deletes them: all
+   * of that or nothing, also when several processes do it at once. Totals stay what they were, where their times do not cut a day; a summed day counts at its
+   * start. No row from the oldest open request on is touched, `completeSince` moves along. Returns how many rows went; 0 = there are no more. Absent = the
+   * ledger bounds itself, or keeps everything.
+   */
+  fold?(beforeMs: number, most: number): MaybePromise<number>;
 }
 
 /** Keeps rows and records, but no counters. */
@@ -232,8 +257,16 @@ export interface LedgerStore {
   readonly shared: boolean;
   readonly records: RecordStore;
   readonly ledger: Ledger;
+  /** Absent = rows carry no seals. */
+  readonly seals?: RowSeals;
   /** True = each call that a request waits for ends by itself, whatever happens to the server. Others are given a deadline by the guard. */
   readonly isBounded?: boolean;
+  /**
+   * Commits finished rows that were kept elsewhere while the ledger could not be written; without rows, a write that shows whether it can be. A row that
+   * stands as `unknown` gives way to one that knows more; any other stays. `gapUntilMs` (wall clock): rows from before are lost. Rejects when not all of it is
+   * committed, and may be repeated. Absent = nothing is kept elsewhere.
+   */
+  replay?(rows: readonly LedgerRow[], gapUntilMs: number | null): Promise<void>;
   /** Resolves when the store can serve; rejects with a message that names the setting at fault. */
   ready(): MaybePromise<void>;
   close(): MaybePromise<void>;

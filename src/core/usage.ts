@@ -41,6 +41,9 @@ export const OUTPUT_CLASSES = ["outputTokens", "reasoningTokens", "audioOutputTo
 /** All disjoint token classes. */
 export const TOKEN_CLASSES = [...INPUT_CLASSES, ...OUTPUT_CLASSES] as const;
 export type TokenClass = (typeof TOKEN_CLASSES)[number];
+/** All that is counted: the token classes, and what is billed one by one. */
+export const USAGE_COUNTS = [...TOKEN_CLASSES, "images", "requests"] as const;
+export type UsageCount = (typeof USAGE_COUNTS)[number];
 
 /** Where a settled figure comes from: the provider's own usage, our count of what was delivered, or the reserved estimate. */
 export type Provenance = "exact" | "counted" | "estimated" | "void";
@@ -58,6 +61,7 @@ export const totalInputTokens = (usage: Usage): number =>
 export const totalOutputTokens = (usage: Usage): number =>
   usage.outputTokens + usage.reasoningTokens + (usage.audioOutputTokens ?? 0) + (usage.imageOutputTokens ?? 0) + (usage.predictionTokens ?? 0);
 
+/** The classes that are absent when they are 0. */
 const RARE = [
   "cacheWriteLongTokens",
   "audioInputTokens",

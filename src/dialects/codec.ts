@@ -10,6 +10,8 @@ export interface EncodeOptions {
   readonly family: Family;
   /** The cap that must be sent, tokens, where the caller named none or a larger one. */
   readonly outputCap?: number;
+  /** OpenAI only: past thoughts go along as `reasoning_content`, because this provider wants them back. */
+  readonly keepsThoughts?: boolean;
   /** OpenAI only: the field that carries the cap. */
   readonly capField?: "max_tokens" | "max_completion_tokens";
 }

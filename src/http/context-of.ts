@@ -1,18 +1,20 @@
 import type { Context } from "../core/context.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Scopes } from "../core/scope.ts";
-import { addUsage, NO_USAGE, type Usage } from "../core/usage.ts";
-import { findUsage } from "../dialects/usage.ts";
+import { addUsage, NO_USAGE, USAGE_COUNTS, type Usage, type UsageCount } from "../core/usage.ts";
+import { aiSdkUsage, findUsage, laterUsage, type FoundUsage } from "../dialects/usage.ts";
 import { usdToNano } from "../core/money.ts";
 import { knownContext } from "./open.ts";
 
-/** Usage as a host reports it by hand. Tokens; `usd` when it knows the cost itself. Each report adds. Of what no report names, the estimate stands. */
-export interface ReportedUsage {
+/**
+ * Usage as a host reports it by hand. The counts are those of {@link Usage}: disjoint classes, so `inputTokens` is without what was cached, `outputTokens`
+ * without reasoning. `usd` when it knows the cost itself. Each report adds. Of what no report names, the estimate stands.
+ */
+export type ReportedUsage = { readonly [name in UsageCount]?: number } & {
+  /** What its price is looked up by; without it, and without `usd`, it has no cost. */
   readonly model?: string;
-  readonly inputTokens?: number;
-  readonly outputTokens?: number;
   readonly usd?: number;
-}
+};
 
 /** What a handler behind `budgets()` can do with its request's budget. */
 export interface RequestQuota {
@@ -21,8 +23,8 @@ export interface RequestQuota {
   /** Aborted when the client leaves: hand it to the SDK call. */
   readonly signal: AbortSignal;
   /**
-   * Reports what was used: by hand, or any OpenAI, Anthropic or Gemini response, chunk or event (one without usage is ignored; the same response
-   * again replaces, another adds). Without a report the estimate stands. After the response a first report still replaces the
+   * Reports what was used: by hand, or any OpenAI, Anthropic, Gemini or AI SDK response, chunk or event (one without usage is ignored; the same
+   * response again replaces, another adds; a bare usage object adds). Without a report the estimate stands. After the response a first report still replaces the
    * estimate in the budgets (the ledger row keeps what was charged at the end). What calls of `guard.fetch()` use is charged with them already: a
    * report here adds to it.
    */
@@ -31,17 +33,10 @@ export interface RequestQuota {
   release(): void;
 }
 
-interface Entry {
-  readonly usage: Usage;
-  readonly model: string | null;
-  /** What it produced is not known yet. */
-  readonly isOpen: boolean;
-}
-
 /** What a host metered, by response. Kept beside the context, so that requests that never meter pay nothing. */
 class HostMeter implements RequestQuota {
   readonly #ctx: Context;
-  readonly #byResponse = new Map<string, Entry>();
+  readonly #byResponse = new Map<string, FoundUsage>();
   #reported: Reported = { usage: null, cost: NO_COST };
 
   constructor(ctx: Context) {
@@ -63,7 +58,7 @@ class HostMeter implements RequestQuota {
   meter(report: ReportedUsage | object): void {
     // An SDK's `chunk.usage` may be null.
     if (typeof report !== "object" || report === null) return;
-    if (isReported(report)) this.#add(report);
+    if (isReported(report)) this.#add(reportedUsage(report), report.model ?? null, report.usd);
     else if (!this.#take(report)) return;
     this.#apply();
   }
@@ -72,26 +67,23 @@ class HostMeter implements RequestQuota {
     this.#ctx.charged = { kind: "nothing" };
   }
 
-  #add(report: ReportedUsage): void {
-    const usage: Usage = {
-      ...NO_USAGE,
-      inputTokens: count(report.inputTokens, "inputTokens"),
-      outputTokens: count(report.outputTokens, "outputTokens"),
-    };
-    const known = report.usd === undefined ? this.#price(report.model ?? null, usage) : sameCost(usdToNano(amount(report.usd)));
-    const hasTokens = report.inputTokens !== undefined || report.outputTokens !== undefined;
+  #add(usage: Usage | null, model: string | null, usd?: number): void {
+    const known = usd === undefined ? this.#price(model, usage ?? NO_USAGE) : sameCost(usdToNano(amount(usd)));
     const before = this.#reported.usage;
-    this.#reported = { usage: hasTokens ? addUsage(before ?? NO_USAGE, usage) : before, cost: addCost(this.#reported.cost, known) };
+    this.#reported = { usage: usage ? addUsage(before ?? NO_USAGE, usage) : before, cost: addCost(this.#reported.cost, known) };
   }
 
   #take(report: object): boolean {
     const found = findUsage(report);
     if (!found) return false;
+    if (found.isBare) {
+      this.#add(found.usage, found.model);
+      return true;
+    }
     // An event that carries only the output belongs to the response that is under way.
     const id = found.id ?? [...this.#byResponse.keys()].at(-1) ?? "";
     const before = this.#byResponse.get(id);
-    const usage = found.outputOnly && before ? { ...before.usage, outputTokens: found.usage.outputTokens } : found.usage;
-    this.#byResponse.set(id, { usage, model: found.model ?? before?.model ?? null, isOpen: found.isBeginning });
+    this.#byResponse.set(id, before ? laterUsage(before, found) : found);
     return true;
   }
 
@@ -101,7 +93,7 @@ class HostMeter implements RequestQuota {
 
   #apply(): void {
     // A response that has only begun was not used up to here: should nothing follow, the estimate stands.
-    if ([...this.#byResponse.values()].some(({ isOpen }) => isOpen)) {
+    if ([...this.#byResponse.values()].some(({ isBeginning }) => isBeginning)) {
       this.#ctx.charged = { kind: "estimate" };
       return;
     }
@@ -135,14 +127,26 @@ function addCost(a: Cost | null, b: Cost | null): Cost | null {
   return { rawNanoUsd: a.rawNanoUsd + b.rawNanoUsd, billedNanoUsd: a.billedNanoUsd + b.billedNanoUsd, priceVersion };
 }
 
-/** Fields that an SDK leaves undefined say nothing: zero is said by a 0. */
-const isReported = (report: ReportedUsage): report is ReportedUsage =>
-  (report.inputTokens !== undefined || report.outputTokens !== undefined || report.usd !== undefined) && !Object.hasOwn(report, "usage");
+/** Fields that an SDK leaves undefined say nothing: zero is said by a 0. A provider's answer may have a list of `images`. */
+const isNamed = (report: ReportedUsage, name: UsageCount | "usd"): boolean =>
+  report[name] !== undefined && (typeof report[name] !== "object" || (name !== "images" && name !== "requests"));
 
-function count(value: number | undefined, field: string): number {
-  if (value === undefined) return 0;
-  if (!Number.isInteger(value) || value < 0) throw new TypeError(`meter: ${field} must be a whole number of tokens`);
-  return value;
+const isReported = (report: ReportedUsage): report is ReportedUsage =>
+  (USAGE_COUNTS.some((name) => isNamed(report, name)) || isNamed(report, "usd")) && !Object.hasOwn(report, "usage");
+
+/** Null = the report says only what it cost. */
+function reportedUsage(report: ReportedUsage): Usage | null {
+  // The AI SDK's usage has our names, and the parts are in its totals.
+  const total = aiSdkUsage(report);
+  if (total) return total;
+  const counts: { [name in UsageCount]?: number } = {};
+  for (const name of USAGE_COUNTS) if (isNamed(report, name)) counts[name] = count(report[name], name);
+  return Object.keys(counts).length === 0 ? null : { ...NO_USAGE, ...counts };
+}
+
+function count(value: unknown, name: UsageCount): number {
+  if (typeof value === "number" && Number.isInteger(value) && value >= 0) return value;
+  throw new TypeError(`meter: ${name} must be a whole number${name.endsWith("Tokens") ? " of tokens" : ""} from 0 up`);
 }
 
 function amount(usd: number): number {

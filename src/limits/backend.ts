@@ -28,6 +28,11 @@ export interface Reservation {
   expired: boolean;
 }
 
+/** A charge, or whatever else names a counter. */
+export interface Keyed {
+  readonly key: string;
+}
+
 /** Where an engine keeps what it decides. All calls between two turns of the event loop belong to one verb. */
 export interface LimitBackend {
   /** The store's time, integer ms. */
@@ -35,7 +40,7 @@ export interface LimitBackend {
   /** The wall clock, integer ms: chooses calendar windows. */
   wall(): number;
   /** The state of a key; the same object for the same key within one verb. */
-  state(key: string): LimitState | undefined;
+  state(place: Keyed): LimitState | undefined;
   /** Stores a state that is not there yet, or replaces one that has lapsed. */
   insert(state: LimitState): void;
   /** Stores a state that `state()` returned and that has changed. */

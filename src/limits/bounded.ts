@@ -204,6 +204,7 @@ export const boundedMemo = (records: RecordStore, clock: Clock): RecordStore => 
 /** Rows may be kept elsewhere than counters, so they have a pause of their own. Only a request's intent is waited for by anybody in a hurry. */
 export function boundedLedger(ledger: Ledger, clock: Clock): Ledger {
   const { soon, later } = deadlines(clock);
+  const { fold } = ledger;
   return {
     intent: (row) => soon(() => ledger.intent(row)),
     close: (row) => ledger.close(row),
@@ -225,5 +226,6 @@ export function boundedLedger(ledger: Ledger, clock: Clock): Ledger {
       }
     },
     completeSince: () => later(() => ledger.completeSince()),
+    ...(fold ? { fold: (beforeMs, most) => later(() => fold(beforeMs, most)) } : {}),
   };
 }

@@ -1,5 +1,5 @@
 import type { Amounts, Charge, ExpiredReservation, FinishResult, LimitStore, ReserveResult, Rule, Shortfall, Standing } from "../core/store.ts";
-import type { LimitBackend, Reservation } from "./backend.ts";
+import type { Keyed, LimitBackend, Reservation } from "./backend.ts";
 import { bucket } from "./bucket.ts";
 import { calendar, isOutside } from "./calendar.ts";
 import { checkAmounts, checkCharge, checkRule, checkTtl } from "./check.ts";
@@ -67,11 +67,11 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
   }
 
   /** The state of a key if it still says anything. */
-  function stateOf(key: string, rule: Rule, kind: Kind<Rule, LimitState>, at: number): LimitState | undefined {
-    const state = backend.state(key);
+  function stateOf(place: Keyed, rule: Rule, kind: Kind<Rule, LimitState>, at: number): LimitState | undefined {
+    const state = backend.state(place);
     if (state === undefined) return undefined;
     if (state.kind !== rule.kind) {
-      throw new RangeError(`limit ${key} is a ${state.kind} and cannot be charged as a ${rule.kind}: the kind belongs into the key`);
+      throw new RangeError(`limit ${place.key} is a ${state.kind} and cannot be charged as a ${rule.kind}: the kind belongs into the key`);
     }
     return hasLapsed(state, kind, at) ? undefined : state;
   }
@@ -95,11 +95,12 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
   function judge(charges: readonly Charge[]): 0 | 1 | 2 | 3 {
     let verdict: 0 | 1 | 2 = 0;
     for (let i = 0; i < charges.length; i += 1) {
-      const { key, rule, amount, enforce } = charges[i] as Charge;
+      const charge = charges[i] as Charge;
+      const { key, rule, amount, enforce } = charge;
       const at = timeFor(rule);
       if (rule.kind === "calendar" && isOutside(rule, at)) return 3;
       const kind = kindOf(rule);
-      const known = stateOf(key, rule, kind, at);
+      const known = stateOf(charge, rule, kind, at);
       const state = known ?? kind.fresh(key, rule, at);
       for (let j = 0; j < i; j += 1) {
         if (states[j] === state || (known === undefined && fresh[j] === true && states[j]?.key === key)) {
@@ -149,7 +150,6 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
 
   function admit(opId: string, charges: readonly Charge[], expiresAt: number, short: readonly Shortfall[]): ReserveResult {
     const skipped = short.length === 0 ? null : new Set(short.map(({ index }) => index));
-    const standings: Standing[] = [];
     let places: number[] | undefined;
     for (let i = 0; i < charges.length; i += 1) {
       const { rule, amount } = charges[i] as Charge;
@@ -165,10 +165,9 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
         if (fresh[i] === true) backend.insert(state);
         else backend.save(state);
       }
-      standings.push(standing(state, rule, kind, at));
     }
     backend.open(opId, { charges, places: places ?? NO_PLACES, skipped, expiresAt, expired: false });
-    return { kind: "allowed", replayed: false, skipped: short, standings };
+    return { kind: "allowed", replayed: false, skipped: short, standings: currentStandings(charges) };
   }
 
   /** The answer to a reserve whose opId is taken: the standings are today's, the decision is the one that was made. */
@@ -176,10 +175,11 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
     if (known.expired || now >= known.expiresAt) return { kind: "closed" };
     if (!sameCharges(known.charges, charges)) return { kind: "conflict" };
     for (let i = 0; i < charges.length; i += 1) {
-      const { key, rule } = charges[i] as Charge;
+      const charge = charges[i] as Charge;
+      const { key, rule } = charge;
       const at = timeFor(rule);
       const kind = kindOf(rule);
-      states[i] = stateOf(key, rule, kind, at) ?? kind.fresh(key, rule, at);
+      states[i] = stateOf(charge, rule, kind, at) ?? kind.fresh(key, rule, at);
     }
     const skipped =
       known.skipped === null ? NOTHING_SKIPPED : [...known.skipped].map((i) => shortfall(i, charges[i] as Charge, states[i] as LimitState));
@@ -187,8 +187,9 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
   }
 
   /** Replaces one charge by what was spent. */
-  function correct(opId: string, { key, rule, amount }: Charge, place: number, spent: number): void {
-    const stored = backend.state(key);
+  function correct(opId: string, charge: Charge, place: number, spent: number): void {
+    const { key, rule, amount } = charge;
+    const stored = backend.state(charge);
     // Another kind of limit has the key by now: what was charged is gone with its counter.
     if (stored !== undefined && stored.kind !== rule.kind) return;
     const at = timeFor(rule);
@@ -224,9 +225,10 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
   /** Prolongs the places that a reservation holds, or frees them (null), whether or not their state has lapsed. */
   function movePlaces(opId: string, { charges, skipped }: Reservation, until: number | null): void {
     for (let i = 0; i < charges.length; i += 1) {
-      const { key, rule } = charges[i] as Charge;
+      const charge = charges[i] as Charge;
+      const { rule } = charge;
       if (rule.kind !== "concurrency" || skipped?.has(i) === true) continue;
-      const state = backend.state(key);
+      const state = backend.state(charge);
       if (state?.kind !== "concurrency") continue;
       if (until === null ? kinds.concurrency.settle(state, rule, 0, 1, 0, now, opId) : extendHold(state, opId, until)) backend.save(state);
     }
@@ -310,10 +312,11 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
     peek(limits) {
       for (const { key, rule } of limits) checkRule(key, rule);
       begin();
-      return limits.map(({ key, rule }) => {
+      return limits.map((place) => {
+        const { key, rule } = place;
         const at = timeFor(rule);
         const kind = kindOf(rule);
-        return standing(stateOf(key, rule, kind, at) ?? kind.fresh(key, rule, at), rule, kind, at);
+        return standing(stateOf(place, rule, kind, at) ?? kind.fresh(key, rule, at), rule, kind, at);
       });
     },
   };

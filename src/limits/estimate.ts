@@ -15,6 +15,8 @@ export interface Estimate {
   readonly ceilingOutputTokens: number;
   /** Over all choices: the client's cap, else 150 each. */
   readonly expectedOutputTokens: number;
+  /** There is no audio, image or file in the input, and none that an earlier answer made. */
+  readonly isText: boolean;
   /** Neither client nor model named a maximum: the ceiling holds only if the default is sent upstream as the cap. */
   readonly cappedByDefault: boolean;
 }
@@ -53,6 +55,21 @@ const AUDIO_CHARS_PER_TOKEN = 40;
 /** Base64 characters of a document per token: its text, compressed. Its pages as images are in the flat figure. */
 const FILE_CHARS_PER_TOKEN = 4;
 
+/** What cannot be audio or an image. Whatever else there is may be. */
+const TEXT_PARTS: ReadonlySet<unknown> = new Set(["text", "input_text", "output_text", "refusal"]);
+/** The same of a message: an earlier answer's `audio`, for one, is named by its id and is input again. */
+const TEXT_FIELDS: ReadonlySet<string> = new Set([
+  "role",
+  "content",
+  "name",
+  "tool_calls",
+  "tool_call_id",
+  "function_call",
+  "refusal",
+  "reasoning",
+  "reasoning_content",
+]);
+
 type Fields = Readonly<Record<string, unknown>>;
 
 /** Makes the estimator of one guard. */
@@ -63,6 +80,7 @@ export function estimator(options: EstimatorOptions): Estimator {
   const expectedImageTokens = Math.min(EXPECTED_IMAGE_TOKENS, ceilingImageTokens);
   // Parts that are no text, counted on the way. One call is read at a time, without a pause.
   let images = 0;
+  let isText = true;
 
   /** Tokens of any JSON value as a provider renders it. */
   function valueTokens(value: unknown): number {
@@ -81,7 +99,11 @@ export function estimator(options: EstimatorOptions): Estimator {
 
   function contentTokens(content: unknown): number {
     if (typeof content === "string") return tokenizer(content);
-    if (!Array.isArray(content)) return content === undefined || content === null ? 0 : valueTokens(content);
+    if (content === undefined || content === null) return 0;
+    if (!Array.isArray(content)) {
+      isText = false;
+      return valueTokens(content);
+    }
     let tokens = 0;
     for (const part of content as readonly unknown[]) tokens += partTokens(part);
     return tokens;
@@ -90,6 +112,7 @@ export function estimator(options: EstimatorOptions): Estimator {
   function partTokens(part: unknown): number {
     if (typeof part !== "object" || part === null) return valueTokens(part);
     const fields = part as Fields;
+    if (!TEXT_PARTS.has(fields.type)) isText = false;
     switch (fields.type) {
       case "text":
       case "input_text":
@@ -112,9 +135,11 @@ export function estimator(options: EstimatorOptions): Estimator {
 
   function messageTokens(message: unknown): number {
     if (typeof message !== "object" || message === null) return MESSAGE_TOKENS + valueTokens(message);
+    isText &&= !Array.isArray(message);
     let tokens = MESSAGE_TOKENS;
     const fields = message as Fields;
     for (const key in fields) {
+      if (fields[key] !== null && !TEXT_FIELDS.has(key)) isText = false;
       if (key === "content") tokens += contentTokens(fields.content);
       // The role is in the four; an id only ties a tool's answer to its call.
       else if (key !== "role" && key !== "tool_call_id" && fields[key] !== null) tokens += valueTokens(fields[key]);
@@ -137,7 +162,11 @@ export function estimator(options: EstimatorOptions): Estimator {
   function promptTokens(prompt: unknown): number {
     if (typeof prompt === "string") return tokenizer(prompt);
     if (typeof prompt === "number") return 1;
-    if (!Array.isArray(prompt)) return prompt === undefined || prompt === null ? 0 : valueTokens(prompt);
+    if (prompt === undefined || prompt === null) return 0;
+    if (!Array.isArray(prompt)) {
+      isText = false;
+      return valueTokens(prompt);
+    }
     let tokens = 0;
     for (const item of prompt as readonly unknown[]) tokens += promptTokens(item);
     return tokens;
@@ -157,12 +186,20 @@ export function estimator(options: EstimatorOptions): Estimator {
 
   return function estimate(call, maxOutputTokensOfModel) {
     images = 0;
+    isText = true;
     const text = Math.max(1, textTokens(call));
     const preamble = call.operation === "chat" && (call.body.tools || call.body.functions) ? TOOLS_PREAMBLE_TOKENS : 0;
     const input = text + images * expectedImageTokens;
     const ceilingInput = Math.ceil(text * margin) + FRAME_TOKENS + preamble + images * ceilingImageTokens;
     if (call.operation === "embeddings") {
-      return { inputTokens: input, ceilingInputTokens: ceilingInput, ceilingOutputTokens: 0, expectedOutputTokens: 0, cappedByDefault: false };
+      return {
+        inputTokens: input,
+        ceilingInputTokens: ceilingInput,
+        ceilingOutputTokens: 0,
+        expectedOutputTokens: 0,
+        isText,
+        cappedByDefault: false,
+      };
     }
     const said = call.maxOutputTokens;
     return {
@@ -170,6 +207,7 @@ export function estimator(options: EstimatorOptions): Estimator {
       ceilingInputTokens: ceilingInput,
       ceilingOutputTokens: (said ?? maxOutputTokensOfModel ?? defaultMaxOutputTokens) * call.choices,
       expectedOutputTokens: (said ?? UNSAID_OUTPUT_TOKENS) * call.choices,
+      isText,
       cappedByDefault: said === null && maxOutputTokensOfModel === null,
     };
   };

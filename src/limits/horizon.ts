@@ -41,6 +41,19 @@ export function horizonOf(limit: CompiledLimit, numbers: readonly LimitNumbers[]
   return { neededFromMs: fromMs, usefulFromMs: fromMs };
 }
 
+/** The longest that rows of this limit are ever needed for, ms; Infinity = for good. */
+export function reachMs(limit: CompiledLimit, numbers: readonly LimitNumbers[], nowMs: number): number {
+  const { kind } = limit.definition;
+  if ("concurrency" in kind) return 0;
+  if ("bucket" in kind) return TURNS_NEEDED * turnOf(limit, numbers, nowMs);
+  const rule = fixedRule(limit, {}, nowMs);
+  if (rule.kind === "sliding") return rule.perMs + rule.cellMs;
+  if (rule.kind !== "calendar") return 0;
+  // Of three months in a row one is as long as months get.
+  const [first, ...later] = rule.bounds;
+  return Math.max(...later.map((end, i) => end - (i === 0 ? first : (later[i - 1] as number))));
+}
+
 /** When what happened before `knownSinceMs` will have expired by itself; null = never. */
 export function expiresAt(limit: CompiledLimit, numbers: readonly LimitNumbers[], knownSinceMs: number, nowMs: number): number | null {
   const { neededFromMs } = horizonOf(limit, numbers, nowMs);

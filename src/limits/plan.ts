@@ -3,6 +3,7 @@ import type { Scopes } from "../core/scope.ts";
 import type { Charge } from "../core/store.ts";
 import { andThen, type MaybePromise } from "../core/time.ts";
 import type { LimitFacts } from "./limit.ts";
+import { PlannedCharge } from "./planned-charge.ts";
 import { belongsToOrg, encodeValue, valueLabel, type CompiledLimit, type LimitRegistry } from "./registry.ts";
 
 /** One limit that a request touches. */
@@ -14,7 +15,7 @@ export interface PlannedLimit {
   readonly key: string;
   readonly label: string;
   /** The charge of the last request with these scopes: reused while nothing in it changed. */
-  last: Charge | undefined;
+  last: PlannedCharge | undefined;
 }
 
 /** Scope values that come from the request itself, not from who asks. */
@@ -127,7 +128,6 @@ export function chargeOf(planned: PlannedLimit, amount: number, facts: LimitFact
     const { unit, onStoreError } = planned.limit.definition;
     // What must be refused when nobody can decide must not be decided by counters that were lost either.
     const strict = enforce && onStoreError === "deny";
-    planned.last = strict ? { key: planned.key, rule, unit, amount, enforce, strict } : { key: planned.key, rule, unit, amount, enforce };
-    return planned.last;
+    return (planned.last = new PlannedCharge({ key: planned.key, rule, unit, amount, enforce, strict }, last));
   });
 }

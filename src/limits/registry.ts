@@ -1,9 +1,10 @@
 import { hash } from "node:crypto";
-import { ConfigError } from "../core/errors.ts";
+import { ConfigError, GuardError } from "../core/errors.ts";
 import type { Logger } from "../core/logger.ts";
 import { LIMIT_NUMBERS, type RecordStore, type Rule, type StoredRecord } from "../core/store.ts";
 import { isPromise, type Clock, type MaybePromise } from "../core/time.ts";
 import { isDynamic, ruleOf, sameCounter, shapeOf, type LimitDefinition, type LimitFacts, type LimitNumbers } from "./limit.ts";
+import { withSettings, type RuntimeSettings } from "./settings.ts";
 
 /** Numbers set at run time for one scope value; they outlive a restart in the store. */
 export interface RuntimeNumbers extends LimitNumbers {
@@ -13,6 +14,7 @@ export interface RuntimeNumbers extends LimitNumbers {
 
 /** A limit ready for use: names resolved, keys prepared, rules cached. */
 export interface CompiledLimit {
+  /** As it holds now: with what was set at run time for the whole limit. */
   readonly definition: LimitDefinition;
   readonly name: string;
   /** For people and error bodies: `user`, or `user+model`. */
@@ -41,6 +43,15 @@ export interface LimitRegistry {
   hasNumbers(name: string): boolean;
   /** Sets (undefined = resets) the numbers of one scope value. Resolves once stored. */
   set(name: string, label: string, numbers: RuntimeNumbers | undefined): Promise<void>;
+  /** What of the whole limit was set at run time. */
+  settings(name: string): RuntimeSettings | undefined;
+  /**
+   * Sets what `next` makes of the settings before. They count here once it resolves, and elsewhere before the next decision. Rejects with what `next` throws, and
+   * with `overloaded` while others change them, too.
+   */
+  change(name: string, next: (before: RuntimeSettings) => RuntimeSettings): Promise<void>;
+  /** The whole limit is as configured again; single values keep their numbers. False = nothing was set. */
+  resetSettings(name: string): Promise<boolean>;
   /** Calls `fn` with the name of a limit for which numbers have come in, from whatever process, as soon as they count. The limit itself may not exist here. */
   onNumbers(fn: (name: string) => void): void;
   /** Puts back what was set at run time into a store that has lost it. Does nothing where no other records keep it. */
@@ -49,6 +60,9 @@ export interface LimitRegistry {
   load(): Promise<void>;
   close(): void;
 }
+
+/** How often a change is tried that others get ahead of. */
+const MOST_TRIES = 5;
 
 const PLAIN = /^[A-Za-z0-9._@-]{1,64}$/;
 
@@ -73,8 +87,15 @@ export interface LimitRegistryOptions {
 
 export function limitRegistry({ records, memo = null, clock, logger }: LimitRegistryOptions): LimitRegistry {
   const limits = new Map<string, CompiledLimit>();
+  /** As configured. */
+  const defined = new Map<string, { readonly definition: LimitDefinition; readonly onlySet: boolean }>();
   const runtime = new Map<string, RuntimeNumbers>();
+  const settings = new Map<string, RuntimeSettings>();
+  /** Own writes on their way. What is told of their keys meanwhile may be newer than they are. */
+  const writing = new Set<{ readonly key: string; isTold: boolean }>();
   const listeners: ((name: string) => void)[] = [];
+  /** While what was set before is being read: what is told meanwhile is newer. */
+  let told: Set<string> | undefined;
   let version = 1;
 
   function inForce(name: string, label: string, nowMs: number): RuntimeNumbers | undefined {
@@ -122,15 +143,73 @@ export function limitRegistry({ records, memo = null, clock, logger }: LimitRegi
     };
   }
 
-  function take(key: string, record: StoredRecord | undefined): void {
-    const [name, label] = key.slice(LIMIT_NUMBERS.length).split("\n").map(decodeURIComponent) as [string, string];
-    if (record) runtime.set(`${name}\n${label}`, record.value as RuntimeNumbers);
-    else runtime.delete(`${name}\n${label}`);
-    version += 1;
-    for (const listener of listeners) listener(name);
+  function build(name: string): CompiledLimit | undefined {
+    const found = defined.get(name);
+    if (!found) return undefined;
+    const set = settings.get(name);
+    const limit = compile(set ? withSettings(found.definition, set) : found.definition, found.onlySet);
+    limits.set(name, limit);
+    return limit;
   }
 
-  const recordKey = (name: string, label: string): string => `${LIMIT_NUMBERS}${encodeURIComponent(name)}\n${encodeURIComponent(label)}`;
+  function apply(key: string, value: unknown): void {
+    const [name, label] = key.slice(LIMIT_NUMBERS.length).split("\n").map(decodeURIComponent) as [string, string | undefined];
+    if (label === undefined) {
+      if (value === undefined) settings.delete(name);
+      else settings.set(name, value as RuntimeSettings);
+      build(name);
+    } else if (value === undefined) runtime.delete(`${name}\n${label}`);
+    else runtime.set(`${name}\n${label}`, value as RuntimeNumbers);
+    version += 1;
+  }
+
+  function take(key: string, record: StoredRecord | undefined): void {
+    told?.add(key);
+    for (const write of writing) if (write.key === key) write.isTold = true;
+    apply(key, record?.value);
+    const [name] = key.slice(LIMIT_NUMBERS.length).split("\n", 1) as [string];
+    for (const listener of listeners) listener(decodeURIComponent(name));
+  }
+
+  /** A write counts here once it is stored: unless what is stored by now was told already. */
+  async function written<T>(key: string, value: unknown, write: () => MaybePromise<T>): Promise<T> {
+    const mine = { key, isTold: false };
+    writing.add(mine);
+    try {
+      const result = await write();
+      if (!mine.isTold && result !== undefined) apply(key, value);
+      return result;
+    } finally {
+      writing.delete(mine);
+    }
+  }
+
+  /** Keeps in the memo what the records say, also when another process writes at the same time. */
+  async function remember(key: string): Promise<void> {
+    if (!memo) return;
+    let seen = await records.get(key);
+    for (let n = 0; n < MOST_TRIES; n += 1) {
+      if (seen) await memo.put(key, seen.value);
+      else await memo.delete(key);
+      const now = await records.get(key);
+      if (now?.version === seen?.version) return;
+      seen = now;
+    }
+  }
+
+  async function keep(key: string, value: unknown): Promise<void> {
+    await written(key, value, () => records.put(key, value));
+    await remember(key);
+  }
+
+  async function forget(key: string): Promise<void> {
+    // In this order what is gone cannot come back.
+    await memo?.delete(key);
+    await written(key, undefined, () => records.delete(key));
+  }
+
+  const settingsKey = (name: string): string => LIMIT_NUMBERS + encodeURIComponent(name);
+  const recordKey = (name: string, label: string): string => `${settingsKey(name)}\n${encodeURIComponent(label)}`;
   const stop = records.watch(LIMIT_NUMBERS, take);
 
   return {
@@ -145,10 +224,9 @@ export function limitRegistry({ records, memo = null, clock, logger }: LimitRegi
         if (sameCounter(known.definition, definition)) return known;
         throw new ConfigError([`limits: ${definition.name} is defined twice with different scope, unit or period; give one of them another name`]);
       }
-      const limit = compile(definition, onlySet);
-      limits.set(definition.name, limit);
+      defined.set(definition.name, { definition, onlySet });
       version += 1;
-      return limit;
+      return build(definition.name) as CompiledLimit;
     },
     numbers: (name, label) => inForce(name, label, clock.now()),
     numbersOf(name) {
@@ -159,25 +237,38 @@ export function limitRegistry({ records, memo = null, clock, logger }: LimitRegi
     hasNumbers: (name) => [...runtime.keys()].some((key) => key.startsWith(`${name}\n`)),
     async set(name, label, numbers) {
       const key = recordKey(name, label);
-      if (numbers) {
-        await records.put(key, numbers);
-        await memo?.put(key, numbers);
-        runtime.set(`${name}\n${label}`, numbers);
-      } else {
-        // In this order what is gone cannot come back.
-        await memo?.delete(key);
-        await records.delete(key);
-        runtime.delete(`${name}\n${label}`);
-      }
-      version += 1;
+      if (numbers) await keep(key, numbers);
+      else await forget(key);
       logger.info({ limit: name, value: label, numbers: numbers ?? null }, "a limit was changed at run time");
+    },
+    settings: (name) => settings.get(name),
+    async change(name, next) {
+      const key = settingsKey(name);
+      for (let n = 0; n < MOST_TRIES; n += 1) {
+        const found = await records.get(key);
+        const value = next(found?.value ?? {});
+        const condition = found ? { ifVersion: found.version } : { ifAbsent: true };
+        if ((await written(key, value, () => records.put(key, value, condition))) === undefined) continue;
+        await remember(key);
+        logger.warn({ limit: name, settings: value }, "a limit was changed at run time");
+        return;
+      }
+      throw new GuardError("overloaded", `the limit ${name} is being changed by others; try again`, { retryAfterMs: 1_000 });
+    },
+    async resetSettings(name) {
+      if ((await records.get(settingsKey(name))) === undefined) return false;
+      await forget(settingsKey(name));
+      logger.warn({ limit: name }, "a limit is as configured again");
+      return true;
     },
     onNumbers: (fn) => void listeners.push(fn),
     async restore() {
       for (const { key, value } of (await memo?.list(LIMIT_NUMBERS)) ?? []) await records.put(key, value, { ifAbsent: true });
     },
     async load() {
-      for (const record of await records.list(LIMIT_NUMBERS)) take(record.key, record);
+      const newer = (told = new Set());
+      for (const record of await records.list(LIMIT_NUMBERS)) if (!newer.has(record.key)) take(record.key, record);
+      told = undefined;
     },
     close: stop,
   };

@@ -1,13 +1,11 @@
 /** The management tree. Every route needs the key: the policy is the router's, not each route's. */
 import type { Router } from "express";
-import { z } from "zod";
 import type { Admin } from "../core/admin.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Logger } from "../core/logger.ts";
-import { nanoToUsd } from "../core/money.ts";
 import type { Secret } from "../core/secret.ts";
-import type { LedgerGroup } from "../core/store.ts";
 import type { Clock } from "../core/time.ts";
+import { auditRouter } from "./audit.ts";
 import { bansRouter } from "./bans.ts";
 import { credentialsRouter } from "./credentials.ts";
 import { loadExpress } from "./express.ts";
@@ -17,6 +15,7 @@ import { requireKey } from "./key.ts";
 import type { PluginEdge } from "./plugin-routes.ts";
 import { problemHandler } from "./problem.ts";
 import { tokenGuardRouter } from "./token-guard.ts";
+import { usageRouter } from "./usage.ts";
 
 export interface ManagementOptions {
   readonly admin: Admin;
@@ -28,26 +27,6 @@ export interface ManagementOptions {
   /** Absent = there are no plugins. */
   readonly plugins?: PluginEdge | undefined;
 }
-
-const GROUPS = ["model", "provider", "credential", "key", "org", "team", "user", "day"] as const satisfies readonly LedgerGroup[];
-
-const time = z
-  .string()
-  .transform((text) => (/^\d{1,15}$/.test(text) ? Number(text) : Date.parse(text)))
-  .pipe(z.number("must be an ISO date or ms since the epoch"));
-
-const UsageQuery = z.strictObject({
-  from: time.optional(),
-  to: time.optional(),
-  group_by: z
-    .string()
-    .optional()
-    .transform((text) => (text === undefined || text === "" ? [] : text.split(",")))
-    .pipe(z.array(z.enum(GROUPS, `group_by takes a comma-separated list of ${GROUPS.join(", ")}`)).max(GROUPS.length)),
-  org: z.string().optional(),
-  team: z.string().optional(),
-  user: z.string().optional(),
-});
 
 /** The routes below `/v0/management` (or wherever the host mounts it) and TokenGuard's API beside it. */
 export function managementRouter(options: ManagementOptions): Router {
@@ -84,28 +63,13 @@ export function managementRouter(options: ManagementOptions): Router {
   outer.post("/counters/open", async (_req, res) => {
     res.json({ opened: await admin.openCounters() });
   });
-  outer.get("/usage/ledger", async (req, res) => {
-    const query = UsageQuery.safeParse(req.query);
-    if (!query.success) {
-      const issue = query.error.issues[0];
-      throw new GuardError("body_invalid", `${issue?.path.join(".") ?? "query"}: ${issue?.message ?? "not valid"}`, { param: issue?.path.join(".") });
-    }
-    const { from, to, group_by: groupBy, org, team, user } = query.data;
-    const scopes = Object.fromEntries(Object.entries({ org, team, user }).filter((entry): entry is [string, string] => entry[1] !== undefined));
-    const totals = await admin.usage({ ...(from === undefined ? {} : { from }), ...(to === undefined ? {} : { to }), scopes }, groupBy);
-    res.json({
-      usage: totals.map(({ rawNanoUsd, billedNanoUsd, ...rest }) => ({
-        ...rest,
-        rawUsd: nanoToUsd(rawNanoUsd),
-        billedUsd: nanoToUsd(billedNanoUsd),
-      })),
-    });
-  });
+  outer.use("/", auditRouter(admin));
   outer.use("/", bansRouter(admin));
   outer.use("/", credentialsRouter(admin));
   outer.use("/", keysRouter(admin));
   outer.use("/", limitsRouter(admin));
   outer.use("/", tokenGuardRouter(admin));
+  outer.use("/", usageRouter(admin));
   outer.use(() => {
     throw new GuardError("not_found", "there is no such management route");
   });

@@ -31,8 +31,8 @@ export interface Metrics {
   /** A ban began, or ended by time or by a person. */
   ban(change: "began" | "ended"): void;
   storeError(op: string, mode: string): void;
-  /** How the store fares now, and how many settlements wait for it. */
-  store(degraded: boolean, waitingSettlements: number): void;
+  /** How the store fares now, how many settlements wait for it, and what waits in files for the ledger's database. */
+  store(degraded: boolean, waitingSettlements: number, spool?: { readonly rows: number; readonly bytes: number }): void;
   conservationViolation(): void;
   /** What became of a request with an `Idempotency-Key`. */
   idempotency(outcome: string): void;
@@ -169,6 +169,8 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
   const storeErrors = series.counter("store_errors_total", "Store operations that failed", { op: OPEN, mode: OPEN });
   const degraded = series.gauge("store_degraded", "1 = the store or the ledger cannot be used, or lost counters are being rebuilt", {})();
   const waiting = series.gauge("waiting_settlements", "Settlements that wait for the store", {})();
+  const spoolRows = series.gauge("spool_rows", "Rows in files that wait for the ledger's database", {})();
+  const spoolBytes = series.gauge("spool_bytes", "Bytes of the files that wait for the ledger's database", {})();
   const violations = series.counter("conservation_violations_total", "Ledger rows that do not balance; anything but 0 is a bug", {})();
   const keyed = series.counter("idempotency_total", "Requests with an Idempotency-Key, by what became of them", { outcome: OPEN });
   const rejections = series.counter("selection_rejected_total", "Candidates that were passed over", { reason: OPEN });
@@ -273,9 +275,11 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
     strategyFailed: (strategy) => strategyFailures(strategy).add(1),
     ban: (change) => (change === "began" ? bans : unbans).add(1),
     storeError: (op, mode) => storeErrors(op, mode).add(1),
-    store(isDegraded, waitingSettlements) {
+    store(isDegraded, waitingSettlements, spool) {
       degraded.set(isDegraded ? 1 : 0);
       waiting.set(waitingSettlements);
+      spoolRows.set(spool?.rows ?? 0);
+      spoolBytes.set(spool?.bytes ?? 0);
     },
     conservationViolation: () => violations.add(1),
     idempotency: (outcome) => keyed(outcome).add(1),

@@ -61,10 +61,10 @@ export interface PriceSheet extends Prices {
   find(model: string, credential: string | null): AppliedPrice | null;
   /**
    * The most that so many tokens can be billed as, in nano-USD after markup, wherever they may be served. Input may turn out to be cached or
-   * written to a cache, output to be reasoning, and a request smaller than expected: the dearest class and size count. Null = one of the pairs has no price,
-   * or there is none.
+   * written to a cache, output to be reasoning, and a request smaller than expected: the dearest class and size count. `isText` = there can be no audio
+   * and no image in the input, so that their prices do not. Null = one of the pairs has no price, or there is none.
    */
-  ceiling(pairs: readonly ModelAndCredential[], inputTokens: number, outputTokens: number): number | null;
+  ceiling(pairs: readonly ModelAndCredential[], inputTokens: number, outputTokens: number, isText?: boolean, images?: number): number | null;
   /** The most tokens that any of the pairs writes in one answer, per the sources; `unknown` is for those that none of them knows. Null = none is known. */
   maxOutputTokens(pairs: readonly ModelAndCredential[], unknown: number): number | null;
 }
@@ -246,7 +246,7 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
     return {
       find: (model, credential) => find(model, credential).applied,
       cost,
-      ceiling(pairs, inputTokens, outputTokens) {
+      ceiling(pairs, inputTokens, outputTokens, isText, images) {
         let most: number | null = null;
         let last: Terms | null = null;
         for (const { model, credential } of pairs) {
@@ -256,7 +256,7 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
           // Usually all candidates share one price.
           if (last?.applied?.price === applied.price && last.bill === bill) continue;
           last = terms;
-          most = Math.max(most ?? 0, bill(mostOf(applied.price, inputTokens, outputTokens)));
+          most = Math.max(most ?? 0, bill(mostOf(applied.price, inputTokens, outputTokens, isText, images)));
         }
         return most;
       },
@@ -305,7 +305,7 @@ export function priceBook({ rules: written, models, sources, markupPct, credenti
     at: (org, atMs) => sheetIn(begun(atMs), org, atMs),
     find: (model, credential) => current(null).find(model, credential),
     cost: (model, credential, usage) => current(null).cost(model, credential, usage),
-    ceiling: (pairs, inputTokens, outputTokens) => current(null).ceiling(pairs, inputTokens, outputTokens),
+    ceiling: (...held) => current(null).ceiling(...held),
     maxOutputTokens: (pairs, unknown) => current(null).maxOutputTokens(pairs, unknown),
   };
 }

@@ -217,7 +217,7 @@ export function budgetsStep(options: BudgetsOptions): Step {
     const cap = shorterCap(ask, asked, result.failing);
     if (cap !== null) return price({ ...ask, cap }, ask.ctx.services.clock.now(), again);
     if (refusal) throw refusal;
-    for (const short of result.failing) watch.short(asked.used[short.index]?.limit.name ?? "", "refused");
+    for (const short of result.failing) watch.refused(asked.used[short.index]?.limit.name ?? "");
     throw refusalOf(asked, result, options.headers);
   }
 
@@ -260,12 +260,12 @@ export function budgetsStep(options: BudgetsOptions): Step {
   }
 
   function wouldRefuse(ctx: Context, held: Held, short: Shortfall): void {
-    const limit = held.limits[short.index]?.name ?? "";
-    watch.short(limit, "would_refuse");
+    const planned = held.limits[short.index] as PlannedLimit;
+    watch.wouldRefuse(planned, short);
     const { events } = ctx.services;
     if (!events.has("would-refuse")) return;
     const unit = held.charges[short.index]?.unit ?? "requests";
-    const event = { limit, needed: outside(unit, short.needed), available: outside(unit, short.available) };
+    const event = { limit: planned.name, needed: outside(unit, short.needed), available: outside(unit, short.available) };
     events.emit("would-refuse", { requestId: ctx.requestId, scopes: ctx.scopes ?? NO_SCOPES, ...event });
   }
 
@@ -292,7 +292,9 @@ function capOutput(ctx: Context, cap: number | undefined): void {
 
 const always = (): boolean => true;
 
-const keyName = (ctx: Context): string | null => (ctx.principal && ctx.principal.name !== "host" ? ctx.principal.name : null);
+/** Null = whoever the host has let in, without a name. A key may be called anything. */
+const keyName = ({ principal }: Context): string | null =>
+  principal && !(principal.kind === "host" && principal.name === "host") ? principal.name : null;
 
 /** Whether a place would be held together with tokens or money. */
 function isMixed(planned: readonly PlannedLimit[]): boolean {

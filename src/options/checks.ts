@@ -6,7 +6,7 @@ import { PROVIDER_IDS, providerRow } from "../upstream/providers.ts";
 import { demandsOf, unknownProvider } from "./credentials.ts";
 import { fail2banProblems } from "./fail2ban.ts";
 import { limitProblems } from "./limits.ts";
-import { isServerUrl } from "./stores.ts";
+import { isServerUrl, spoolProblems } from "./stores.ts";
 import { hint } from "../core/nearest.ts";
 import type { OptionPath, Problem } from "./tree.ts";
 import { hasPlugins } from "./unbuilt.ts";
@@ -35,6 +35,7 @@ export function crossProblems(options: unknown): readonly Problem[] {
     ...aliasProblems(root),
     ...fail2banProblems(root.fail2ban),
     ...serverProblems(root),
+    ...spoolProblems(root.ledger),
   ];
 }
 

@@ -20,7 +20,13 @@ export function cost(expected: string) {
         // Whoever names a model means the other form.
         model: z.never().optional(),
       }),
-      z.strictObject({ model: z.string().min(1), input: z.unknown().optional(), maxOutputTokens: tokens() }),
+      z.strictObject({
+        model: z.string().min(1),
+        input: z.unknown().optional(),
+        maxOutputTokens: tokens(),
+        /** Images that may be made, where they are billed one by one. */
+        images: z.number().int().min(0).max(1_000).optional(),
+      }),
     ],
     { error: expected },
   );
@@ -37,7 +43,13 @@ export type ResolvedCost =
       readonly inputTokens?: number | undefined;
       readonly outputTokens?: number | undefined;
     }
-  | { readonly kind: "model"; readonly model: string; readonly input?: unknown; readonly maxOutputTokens: number };
+  | {
+      readonly kind: "model";
+      readonly model: string;
+      readonly input?: unknown;
+      readonly maxOutputTokens: number;
+      readonly images?: number | undefined;
+    };
 
 /** Whether a cost says how much of a unit is held. Requests and places count themselves. */
 export function isCovered(said: ResolvedCost, unit: Unit): boolean {

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import type { PriceRule } from "../metering/price-rules.ts";
+import { RATE_NAMES, type RateName } from "../metering/price.ts";
 import { duration, instant, label, list } from "./values.ts";
 
 const usd = () => {
@@ -7,39 +8,36 @@ const usd = () => {
   return z.union([z.number().min(0), z.string().regex(/^\d{1,9}(?:\.\d{1,12})?$/, expected)], { error: expected });
 };
 
+const UNITS = ["Mtok", "Ktok"] as const;
+type TokenRate = `${RateName}Per${(typeof UNITS)[number]}`;
+const TOKEN_RATES: readonly TokenRate[] = UNITS.flatMap((unit) => RATE_NAMES.map((name): TokenRate => `${name}Per${unit}`));
+
 const rates = () => ({
   /** USD per million tokens, or per thousand: each class in one of the two. */
-  inputPerMtok: usd().optional(),
-  outputPerMtok: usd().optional(),
-  cacheReadPerMtok: usd().optional(),
-  cacheWritePerMtok: usd().optional(),
-  reasoningPerMtok: usd().optional(),
-  inputPerKtok: usd().optional(),
-  outputPerKtok: usd().optional(),
-  cacheReadPerKtok: usd().optional(),
-  cacheWritePerKtok: usd().optional(),
-  reasoningPerKtok: usd().optional(),
+  ...(Object.fromEntries(TOKEN_RATES.map((name) => [name, usd().optional()])) as { [name in TokenRate]: z.ZodOptional<ReturnType<typeof usd>> }),
   /** USD per request, on top. */
   perRequest: usd().optional(),
+  /** USD per image made, on top. */
+  perImage: usd().optional(),
 });
-
-const CLASSES = ["input", "output", "cacheRead", "cacheWrite", "reasoning"] as const;
 
 type Written = { readonly [name in keyof ReturnType<typeof rates>]?: unknown };
 
-/** A class that is left out by mistake must not be free. Only what is priced by the request alone may leave out both. */
+/** A class that is left out by mistake must not be free. Only what is priced by the request or image alone may leave out both. */
 function missingClasses(price: Written): readonly ("input" | "output")[] {
   const missing = (["input", "output"] as const).filter((name) => price[`${name}PerMtok`] === undefined && price[`${name}PerKtok`] === undefined);
-  return missing.length === 2 && price.perRequest !== undefined ? [] : missing;
+  return missing.length === 2 && (price.perRequest !== undefined || price.perImage !== undefined) ? [] : missing;
 }
 
-/** What a model costs. A missing class costs what its base class costs (cache: input, reasoning: output). */
+/** What a model costs. A missing class costs what its base class costs (caches, audio and images in the prompt: input; reasoning and the like: output). */
 export const priceSchema = () =>
   z
     .strictObject({
       ...rates(),
-      /** Of requests whose whole input is larger: all of their tokens. What a tier does not say is as below it. */
+      /** Of requests whose whole input is larger. What a tier does not say is as below it. */
       tiers: list(z.strictObject({ aboveInputTokens: z.number().int().min(1).max(1_000_000_000), ...rates() })).optional(),
+      /** `request`: all tokens of such a request. `excess`: its input beyond that number, and its output beyond it. @default request */
+      tiersApplyTo: z.enum(["request", "excess"]).optional(),
     })
     .superRefine((price, ctx) => {
       for (const name of missingClasses(price)) {
@@ -50,12 +48,16 @@ export const priceSchema = () =>
         { written: price as Written, path: [] },
         ...(price.tiers ?? []).map((tier, i) => ({ written: tier, path: ["tiers", i] })),
       ]) {
-        for (const name of CLASSES) {
+        for (const name of RATE_NAMES) {
           if (written[`${name}PerMtok`] === undefined || written[`${name}PerKtok`] === undefined) continue;
           ctx.addIssue({ code: "custom", path: [...path, `${name}PerKtok`], message: `${name}PerMtok says it too; keep one of them` });
         }
       }
-      for (const [i, { aboveInputTokens }] of (price.tiers ?? []).entries()) {
+      for (const [i, { aboveInputTokens, perRequest, perImage }] of (price.tiers ?? []).entries()) {
+        if (price.tiersApplyTo === "excess" && (perRequest !== undefined || perImage !== undefined)) {
+          const path = ["tiers", i, perRequest === undefined ? "perImage" : "perRequest"];
+          ctx.addIssue({ code: "custom", path, message: "a request has no excess; say it beside the tiers, not in one" });
+        }
         if (begins.has(aboveInputTokens))
           ctx.addIssue({ code: "custom", path: ["tiers", i, "aboveInputTokens"], message: "another tier begins there too" });
         begins.add(aboveInputTokens);

@@ -73,6 +73,8 @@ export interface ResolvedOptions {
   /** How many processes share the limits: counted by the store, or said. */
   readonly nodes: number | "auto";
   readonly ledger: ResolvedLedger;
+  /** How long the ledger keeps rows; null = for good. */
+  readonly retentionMs: number | null;
   readonly auth: ResolvedAuth | null;
   readonly scopes: {
     readonly names: readonly string[];
@@ -107,7 +109,7 @@ export interface ResolvedOptions {
   readonly idempotency: ResolvedIdempotency | null;
   readonly prices: ResolvedPrices;
   readonly management: { readonly key: Secret | null; readonly path: string };
-  readonly secrets: { readonly key: Secret | null };
+  readonly secrets: { readonly key: Secret | null; readonly replaces: string | null };
   readonly monitoring: { readonly prometheusEnabled: boolean; readonly metricsPublic: boolean };
   readonly plugins: readonly Plugin[];
   readonly clock: Clock | undefined;
@@ -131,7 +133,7 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
       defaultModelsRpm: server.defaultModelsRpm,
     },
     ...resolveStore(options.store),
-    ledger: resolveLedger(options.ledger),
+    ...resolveLedger(options.ledger),
     auth: authOf(options),
     scopes:
       typeof options.scopes === "function" ? { names: [], trustHeaders: false, headers: DEFAULT_SCOPE_HEADERS, of: options.scopes } : options.scopes,

@@ -212,7 +212,17 @@ export const optionsSchema = z.strictObject({
         .default("/v0/management"),
     })
     .prefault({}),
-  secrets: z.strictObject({ key: secret(MIN_OWN_KEY).nullable().default(null) }).prefault({}),
+  secrets: z
+    .strictObject({
+      key: secret(MIN_OWN_KEY).nullable().default(null),
+      /** The mark of a key that is lost, as the refused start tells it: what it made has ended. */
+      replaces: z
+        .string()
+        .regex(/^[0-9a-f]{16}$/, "expected the 16 characters that the refused start tells")
+        .nullable()
+        .default(null),
+    })
+    .prefault({}),
   monitoring: z
     .strictObject({
       /** Needs the package prom-client. */

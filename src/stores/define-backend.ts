@@ -1,6 +1,6 @@
 import { GuardError } from "../core/errors.ts";
 import type { Rule } from "../core/store.ts";
-import { LATE_MS, SPARE_MS, TOMBSTONE_MS, type LimitBackend, type Reservation } from "../limits/backend.ts";
+import { LATE_MS, SPARE_MS, TOMBSTONE_MS, type Keyed, type LimitBackend, type Reservation } from "../limits/backend.ts";
 import { decodeReservation, decodeState, encodeReservation, encodeState } from "../limits/codec.ts";
 import { exactKinds } from "../limits/engine.ts";
 import type { Kind, LimitState } from "../limits/kind.ts";
@@ -83,7 +83,7 @@ export class TextBackend implements LimitBackend {
     return this.#now;
   }
 
-  state(key: string): LimitState | undefined {
+  state({ key }: Keyed): LimitState | undefined {
     if (this.#states.has(key)) return this.#states.get(key);
     const name = stateKey(key);
     if (!this.#texts.has(name)) throw new Unloaded([name, ...this.#known]);

@@ -94,6 +94,8 @@ export function defineStore(definition: StoreDefinition): Store {
 }
 
 function checked(definition: StoreDefinition): StoreDefinition {
+  if (typeof definition !== "object" || (definition as unknown) === null)
+    throw new ConfigError([`defineStore needs an object with ${NEEDED.join(", ")} and shared`]);
   // An object of a class has members of its own.
   const isPlain = Object.getPrototypeOf(definition) === Object.prototype;
   const problems = Object.keys(definition)
@@ -101,7 +103,8 @@ function checked(definition: StoreDefinition): StoreDefinition {
     .map((key) => `defineStore knows no ${key}: it knows ${OPTIONS.join(", ")}`);
   for (const part of NEEDED) {
     const kind = part === "transact" ? "function" : "object";
-    if (typeof definition[part] !== kind) problems.push(`defineStore needs ${part}: ${kind === "function" ? "a function" : "an object"}`);
+    if (typeof definition[part] !== kind || (definition[part] as unknown) === null)
+      problems.push(`defineStore needs ${part}: ${kind === "function" ? "a function" : "an object"}`);
   }
   if (typeof definition.shared !== "boolean") problems.push("defineStore needs shared: true or false, whether several processes see the same state");
   if (problems.length > 0) throw new ConfigError(problems);

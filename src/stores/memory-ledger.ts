@@ -1,6 +1,6 @@
 import { openRow, type LedgerIntent, type LedgerRow } from "../core/ledger.ts";
-import type { Ledger, LedgerFilter, LedgerGroup, LedgerTotal } from "../core/store.ts";
-import { totalInputTokens, totalOutputTokens } from "../core/usage.ts";
+import { ledgerSums, matchesFilter } from "../core/ledger-totals.ts";
+import type { Ledger, LedgerFilter } from "../core/store.ts";
 
 const PAGE_ROWS = 1000;
 
@@ -18,11 +18,11 @@ export function memoryLedger(maxRows: number, startedAt: number): Ledger {
   }
 
   function matching(filter: LedgerFilter): LedgerRow[] {
-    const found = rows.filter((row) => matches(row, filter));
+    const found = rows.filter((row) => matchesFilter(row, filter));
     if (filter.state === undefined || filter.state === "intent") {
       for (const intent of open.values()) {
         const row = openRow(intent);
-        if (matches(row, filter)) found.push(row);
+        if (matchesFilter(row, filter)) found.push(row);
       }
     }
     return found.sort((a, b) => b.at - a.at || (a.id < b.id ? 1 : -1));
@@ -69,21 +69,9 @@ export function memoryLedger(maxRows: number, startedAt: number): Ledger {
     },
 
     totals(filter, groupBy) {
-      const totals = new Map<string, LedgerTotal>();
-      for (const row of matching(filter)) {
-        const values = groupBy.map((group) => groupValue(row, group));
-        const id = JSON.stringify(values);
-        const sum = totals.get(id);
-        totals.set(id, {
-          group: sum?.group ?? Object.fromEntries(groupBy.map((group, i) => [group, values[i] as string])),
-          requests: (sum?.requests ?? 0) + 1,
-          inputTokens: (sum?.inputTokens ?? 0) + (row.usage === null ? 0 : totalInputTokens(row.usage)),
-          outputTokens: (sum?.outputTokens ?? 0) + (row.usage === null ? 0 : totalOutputTokens(row.usage)),
-          rawNanoUsd: (sum?.rawNanoUsd ?? 0) + (row.rawNanoUsd ?? 0),
-          billedNanoUsd: (sum?.billedNanoUsd ?? 0) + (row.billedNanoUsd ?? 0),
-        });
-      }
-      return [...totals].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, total]) => total);
+      const sums = ledgerSums(groupBy);
+      for (const row of matching(filter)) sums.addRow(row);
+      return sums.totals();
     },
 
     async *scan(fromMs) {
@@ -96,17 +84,4 @@ export function memoryLedger(maxRows: number, startedAt: number): Ledger {
 
     completeSince: () => completeSince,
   };
-}
-
-function matches(row: LedgerRow, { from, to, scopes, state }: LedgerFilter): boolean {
-  if (from !== undefined && row.at < from) return false;
-  if (to !== undefined && row.at >= to) return false;
-  if (state !== undefined && row.state !== state) return false;
-  return scopes === undefined || Object.entries(scopes).every(([name, value]) => row.scopes[name] === value);
-}
-
-/** A row without the value counts under the empty name. Days are UTC. */
-function groupValue(row: LedgerRow, group: LedgerGroup): string {
-  if (group === "day") return new Date(row.at).toISOString().slice(0, 10);
-  return (group === "org" || group === "team" || group === "user" ? row.scopes[group] : row[group]) ?? "";
 }

@@ -1,7 +1,8 @@
 import type { Clock } from "../core/time.ts";
-import { LATE_MS, SPARE_MS, TOMBSTONE_MS, type LimitBackend, type Reservation } from "../limits/backend.ts";
+import { LATE_MS, SPARE_MS, TOMBSTONE_MS, type Keyed, type LimitBackend, type Reservation } from "../limits/backend.ts";
 import { timeTo } from "../limits/bucket.ts";
 import type { LimitState } from "../limits/kind.ts";
+import { PlannedCharge, type Counter } from "../limits/planned-charge.ts";
 
 /**
  * So many finished opIds make a generation, and two generations are remembered. A process does not lose its own replies, so fewer than two
@@ -25,7 +26,7 @@ export class MemoryLimits implements LimitBackend {
   /** The time at the start. */
   readonly #base: number;
   readonly #maxStates: number;
-  readonly #states = new Map<string, LimitState>();
+  readonly #counters = new Map<string, Counter>();
   /** The latest reservations, and tombstones: until when they stand, in ms from the base because small numbers cost no object. */
   #recent = new Map<string, Reservation | number>();
   #finished = 0;
@@ -37,7 +38,7 @@ export class MemoryLimits implements LimitBackend {
   #nextExpired = 0;
   /** No hold is overdue and none has gone before this; may be too early. */
   #nextDue = Infinity;
-  #hand: Iterator<[string, LimitState]> | undefined;
+  #hand: Iterator<[string, Counter]> | undefined;
 
   constructor(clock: Clock, maxStates: number) {
     this.#clock = clock;
@@ -55,12 +56,20 @@ export class MemoryLimits implements LimitBackend {
     return Math.floor(this.#clock.now());
   }
 
-  state(key: string): LimitState | undefined {
-    return this.#states.get(key);
+  state(place: Keyed): LimitState | undefined {
+    const noted = PlannedCharge.counterOf(place);
+    // A note may be of another store, or of a counter that was dropped.
+    if (noted?.keeper === this && noted.state !== undefined) return noted.state;
+    const counter = this.#counters.get(place.key);
+    if (counter === undefined) return undefined;
+    PlannedCharge.note(place, counter);
+    return counter.state;
   }
 
   insert(state: LimitState): void {
-    this.#states.set(state.key, state);
+    const counter = this.#counters.get(state.key);
+    if (counter === undefined) this.#counters.set(state.key, { keeper: this, state });
+    else counter.state = state;
   }
 
   save(): void {
@@ -78,7 +87,7 @@ export class MemoryLimits implements LimitBackend {
     this.#recent.set(opId, reservation);
     if (reservation.expiresAt < this.#nextDue) this.#nextDue = reservation.expiresAt;
     // Only here, when no verb holds a state that could be dropped under its hands.
-    if (this.#states.size > this.#maxStates) this.#dropVacant();
+    if (this.#counters.size > this.#maxStates) this.#dropVacant();
   }
 
   update(opId: string, reservation: Reservation): void {
@@ -96,7 +105,7 @@ export class MemoryLimits implements LimitBackend {
   }
 
   close(opId: string, now: number): void {
-    this.#longOpen.delete(opId);
+    if (this.#longOpen.size > 0) this.#longOpen.delete(opId);
     this.#recent.set(opId, now - this.#base + TOMBSTONE_MS);
     this.#finished += 1;
     if (this.#finished >= GENERATION) this.#nextGeneration();
@@ -150,20 +159,22 @@ export class MemoryLimits implements LimitBackend {
     const now = this.now();
     const wall = this.wall();
     for (let i = 0; i < LOOKS; i += 1) {
-      this.#hand ??= this.#states.entries();
+      this.#hand ??= this.#counters.entries();
       const next = this.#hand.next();
       if (next.done === true) {
         this.#hand = undefined;
         return;
       }
-      const [key, state] = next.value;
-      if (isVacant(state, now, wall)) this.#states.delete(key);
+      const [key, counter] = next.value;
+      if (counter.state !== undefined && !isVacant(counter.state, now, wall)) continue;
+      counter.state = undefined;
+      this.#counters.delete(key);
     }
   }
 
   /** For tests and metrics. */
   get size(): { readonly states: number; readonly reservations: number } {
-    return { states: this.#states.size, reservations: this.#recent.size + this.#older.size + this.#longOpen.size };
+    return { states: this.#counters.size, reservations: this.#recent.size + this.#older.size + this.#longOpen.size };
   }
 }
 

@@ -47,6 +47,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): Store {
 }
 
 function checked(options: MemoryStoreOptions): MemoryStoreOptions {
+  if (typeof options !== "object" || (options as unknown) === null) throw new ConfigError([`memoryStore takes options: ${OPTIONS.join(", ")}`]);
   const problems = Object.keys(options)
     .filter((name) => !OPTIONS.includes(name))
     .map((name) => `memoryStore has no option ${name}: it knows ${OPTIONS.join(", ")}`);

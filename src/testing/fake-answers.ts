@@ -29,19 +29,9 @@ export interface FakeToolCall {
   readonly isCustom?: true;
 }
 
-/** Thoughts ahead of the answer. */
-export interface FakeThoughts {
-  /** Pieces; each costs one output token, counted as reasoning, and is one event of a stream. */
-  readonly text?: readonly string[];
-  /** What proves them: Anthropic's `signature`, Responses' `encrypted_content`, Gemini's `thoughtSignature`. OpenAI's chat knows none. */
-  readonly signature?: string;
-  /** Anthropic: a block of thoughts that nobody may read, before the others. */
-  readonly redacted?: string;
-}
-
 export interface FakeImage {
   readonly mediaType: string;
-  /** In base64. Costs one output token. */
+  /** In base64. Costs one output token, however tokens are counted. */
   readonly data: string;
 }
 
@@ -50,10 +40,20 @@ export interface FakeAnswer {
   readonly text?: readonly string[];
   /** Calls this tool, or these, after the text, if any is given; null = none. Default: the first offered function, when the request offers any. */
   readonly toolCall?: FakeToolCall | readonly FakeToolCall[] | null;
-  readonly thoughts?: FakeThoughts;
+  /** Pieces of what a reasoning model thinks ahead of all that; each costs as a piece of the text does, counted as reasoning. */
+  readonly reasoning?: readonly string[];
+  /** What proves the thoughts: Anthropic's `signature`, Responses' `encrypted_content`, Gemini's `thoughtSignature`. OpenAI's chat knows none. */
+  readonly signature?: string;
+  /** Anthropic: thoughts that nobody may read, ahead of the others. */
+  readonly redactedReasoning?: string;
+  /**
+   * How this provider counts: with it a piece costs as many tokens as it has, and so does the input (with three more for each message, and three for the
+   * answer's beginning, as OpenAI does). Default: one token for each piece of output and for each word of input.
+   */
+  readonly countTokens?: (text: string) => number;
   /** Images in the answer. Anthropic's answers hold none. */
   readonly images?: readonly FakeImage[];
-  /** The model declines with these words, one output token; Gemini declines without words, for nothing. */
+  /** The model declines with these words, one piece; Gemini declines without words, for nothing. */
   readonly refusal?: string;
   /** How many of the input tokens were read from a prompt cache. */
   readonly cacheReadTokens?: number;
@@ -113,10 +113,14 @@ const words = (texts: readonly string[]): string[] =>
  * @example
  * fakeInputTokens({ messages: [{ role: "user", content: "one two three" }] }); // 3
  */
-export function fakeInputTokens(body: Json): number {
+export function fakeInputTokens(body: Json, countTokens?: (text: string) => number): number {
   const parts = [body.system, body.instructions, body.systemInstruction, body.messages, body.contents, body.prompt, body.input];
+  const texts = parts.flatMap(textsOf);
   const numbers = [body.prompt, body.input].flat(2).filter((value) => typeof value === "number").length;
-  return Math.max(1, words(parts.flatMap(textsOf)).length + numbers);
+  if (!countTokens) return Math.max(1, words(texts).length + numbers);
+  const turns = recordsOf(body.messages ?? body.contents ?? body.input);
+  const roles = turns.flatMap(({ role }) => textsOf(role));
+  return [...roles, ...texts].reduce((sum, text) => sum + countTokens(text), turns.length > 0 ? 3 * turns.length + 3 + numbers : numbers);
 }
 
 /** What an answer depends on, as a dialect reads it from a request. */
@@ -130,7 +134,7 @@ export interface FakeQuestion {
   readonly choices?: number;
 }
 
-/** Pieces of one kind that belong together. Each piece is one output token. */
+/** Pieces of one kind that belong together. */
 export type FakeSegment =
   | { readonly kind: "thoughts" | "text" | "refusal"; readonly pieces: readonly string[] }
   | { readonly kind: "image"; readonly pieces: readonly string[]; readonly image: FakeImage }
@@ -146,12 +150,15 @@ export interface FakeCount {
 }
 
 export interface FakePlan {
+  /** What a piece costs. */
+  readonly tokensOf: (piece: string) => number;
   readonly segments: readonly FakeSegment[];
   readonly stop: "stop" | "length" | "tool_calls" | "refusal";
   readonly choices: number;
   readonly count: FakeCount;
 }
 
+export const IMAGE_TOKENS = 1;
 /** OpenAI's own maximum of `n`. */
 const MAX_CHOICES = 128;
 
@@ -163,8 +170,10 @@ function toolCallsOf(question: FakeQuestion, answer: FakeAnswer): readonly FakeT
 
 /** What is said, up to the cap. Throws when a script asks for more cached tokens than there are. */
 export function planOf(question: FakeQuestion, answer: FakeAnswer): FakePlan {
-  const { thoughts, refusal, images = [], cacheReadTokens = 0, cacheWriteTokens = 0 } = answer;
-  const inputTokens = fakeInputTokens(question.body);
+  const { reasoning, signature, refusal, images = [], cacheReadTokens = 0, cacheWriteTokens = 0, countTokens } = answer;
+  const inputTokens = fakeInputTokens(question.body, countTokens);
+  const tokensOf = countTokens ?? (() => 1);
+  const costOf = (segment: FakeSegment, piece: string): number => (segment.kind === "image" ? IMAGE_TOKENS : tokensOf(piece));
   if (cacheReadTokens + cacheWriteTokens > inputTokens)
     throw new Error(`${cacheReadTokens + cacheWriteTokens} cached tokens are more than the ${inputTokens} of the input`);
   const calls = toolCallsOf(question, answer);
@@ -181,7 +190,7 @@ export function planOf(question: FakeQuestion, answer: FakeAnswer): FakePlan {
         ]
       : null);
   const wanted: FakeSegment[] = [
-    ...(thoughts?.text || thoughts?.signature !== undefined ? [{ kind: "thoughts" as const, pieces: thoughts.text ?? [] }] : []),
+    ...(reasoning || signature !== undefined ? [{ kind: "thoughts" as const, pieces: reasoning ?? [] }] : []),
     ...(text ? [{ kind: "text" as const, pieces: text }] : []),
     ...(refusal === undefined ? [] : [{ kind: "refusal" as const, pieces: [refusal] }]),
     ...images.map((image) => ({ kind: "image" as const, pieces: [""], image })),
@@ -192,15 +201,17 @@ export function planOf(question: FakeQuestion, answer: FakeAnswer): FakePlan {
   const segments: FakeSegment[] = [];
   for (const segment of wanted) {
     if (!Array.isArray(segment.pieces)) throw new Error(`the pieces of a ${segment.kind} are a list of texts`);
-    const pieces = segment.pieces.slice(0, room);
-    room -= pieces.length;
+    const end = segment.pieces.findIndex((piece) => (room -= costOf(segment, piece)) < 0);
+    const pieces = end < 0 ? segment.pieces : segment.pieces.slice(0, end);
     // What begins behind the cap is never said.
     if (!isCut) segments.push({ ...segment, pieces });
     isCut ||= pieces.length < segment.pieces.length;
   }
   const choices = Math.min(Math.max(1, question.choices ?? 1), MAX_CHOICES);
-  const tokensOf = (some: readonly FakeSegment[]): number => some.reduce((sum, { pieces }) => sum + pieces.length, 0) * choices;
+  const sumOf = (some: readonly FakeSegment[]): number =>
+    some.reduce((sum, segment) => segment.pieces.reduce((more, piece) => more + costOf(segment, piece), sum), 0) * choices;
   return {
+    tokensOf,
     segments,
     stop: isCut ? "length" : calls.length > 0 ? "tool_calls" : refusal === undefined ? "stop" : "refusal",
     choices,
@@ -208,8 +219,8 @@ export function planOf(question: FakeQuestion, answer: FakeAnswer): FakePlan {
       inputTokens,
       cacheReadTokens,
       cacheWriteTokens,
-      outputTokens: tokensOf(segments),
-      reasoningTokens: tokensOf(segments.filter(({ kind }) => kind === "thoughts")),
+      outputTokens: sumOf(segments),
+      reasoningTokens: sumOf(segments.filter(({ kind }) => kind === "thoughts")),
     },
   };
 }

@@ -91,13 +91,12 @@ interface Block {
   readonly deltas: readonly { readonly delta: Json; readonly outputTokens: number }[];
 }
 
-function blockOf(segment: FakeSegment, serial: number, { thoughts }: FakeAnswer): Block {
+function blockOf(segment: FakeSegment, serial: number, { signature = "" }: FakeAnswer, tokensOf: FakePlan["tokensOf"]): Block {
   const said = segment.pieces.join("");
   const deltas = (type: string, member: string): Block["deltas"] =>
-    segment.pieces.map((piece) => ({ delta: { type, [member]: piece }, outputTokens: 1 }));
+    segment.pieces.map((piece) => ({ delta: { type, [member]: piece }, outputTokens: tokensOf(piece) }));
   switch (segment.kind) {
     case "thoughts": {
-      const signature = thoughts?.signature ?? "";
       const signed = signature === "" ? [] : [{ delta: { type: "signature_delta", signature }, outputTokens: 0 }];
       return {
         whole: { type: "thinking", thinking: said, signature },
@@ -126,10 +125,10 @@ function compose({ body, answer, serial, model = "unknown" }: FakeQuery): Compos
   const { count } = plan;
   const usage = answer.usage ?? "as-asked";
   const stop = answer.finishReason === undefined ? STOP_REASONS[plan.stop] : answer.finishReason;
-  const hidden = answer.thoughts?.redacted === undefined ? null : { type: "redacted_thinking", data: answer.thoughts.redacted };
+  const hidden = answer.redactedReasoning === undefined ? null : { type: "redacted_thinking", data: answer.redactedReasoning };
   const blocks: readonly Block[] = [
     ...(hidden ? [{ whole: hidden, begun: hidden, deltas: [] }] : []),
-    ...plan.segments.map((segment) => blockOf(segment, serial, answer)),
+    ...plan.segments.map((segment) => blockOf(segment, serial, answer, plan.tokensOf)),
   ];
   const message = {
     id: `msg_fake${serial}`,
@@ -200,8 +199,8 @@ function complaintOfMessages(body: Json, headers: Json): string | null {
   return complaint(body, headers);
 }
 
-const counted = ({ body }: FakeQuery): Composed => ({
-  whole: () => ({ input_tokens: fakeInputTokens(body) }),
+const counted = ({ body, answer }: FakeQuery): Composed => ({
+  whole: () => ({ input_tokens: fakeInputTokens(body, answer.countTokens) }),
   events: () => [],
   inputTokens: 0,
   outputTokens: 0,

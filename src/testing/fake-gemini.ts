@@ -3,6 +3,7 @@ import {
   argumentsIn,
   countOf,
   fakeInputTokens,
+  IMAGE_TOKENS,
   isRecord,
   listOf,
   planOf,
@@ -14,7 +15,6 @@ import {
   type FakeEvent,
   type FakeImage,
   type FakePlan,
-  type FakeSegment,
   type Json,
 } from "./fake-answers.ts";
 import type { FakeDialect, FakeQuery } from "./fake-dialect.ts";
@@ -71,29 +71,35 @@ interface Part {
 }
 
 /** Texts come piece by piece, everything else in one. Of several calls the first is signed, of a text its end. */
-function partsOf(segments: readonly FakeSegment[], { thoughts }: FakeAnswer): readonly Part[] {
-  const seal = thoughts?.signature === undefined ? {} : { thoughtSignature: thoughts.signature };
+function partsOf({ segments, tokensOf }: FakePlan, { signature }: FakeAnswer): readonly Part[] {
+  const seal = signature === undefined ? {} : { thoughtSignature: signature };
   const hasCall = segments.some(({ kind }) => kind === "call");
   const parts = segments.flatMap((segment): Part[] => {
     const { pieces } = segment;
     switch (segment.kind) {
       case "thoughts":
-        return pieces.map((text) => ({ part: { text, thought: true }, outputTokens: 1, isThought: true }));
+        return pieces.map((text) => ({ part: { text, thought: true }, outputTokens: tokensOf(text), isThought: true }));
       case "text":
-        return pieces.map((text) => ({ part: { text }, outputTokens: 1, isThought: false }));
+        return pieces.map((text) => ({ part: { text }, outputTokens: tokensOf(text), isThought: false }));
       case "refusal":
         return [];
       case "image":
-        return pieces.map(() => ({ part: { inlineData: inline(segment.image) }, outputTokens: 1, isThought: false }));
+        return pieces.map(() => ({ part: { inlineData: inline(segment.image) }, outputTokens: IMAGE_TOKENS, isThought: false }));
       case "call": {
         const { name, id, isCustom } = segment.call;
         if (isCustom) throw new Error("Google has no custom tools whose input is text");
         const functionCall = { ...(id === undefined ? {} : { id }), name, args: argumentsIn(pieces) };
-        return [{ part: { functionCall, ...(segment.at === 0 ? seal : {}) }, outputTokens: pieces.length, isThought: false }];
+        return [
+          {
+            part: { functionCall, ...(segment.at === 0 ? seal : {}) },
+            outputTokens: pieces.reduce((sum, piece) => sum + tokensOf(piece), 0),
+            isThought: false,
+          },
+        ];
       }
     }
   });
-  if (hasCall || thoughts?.signature === undefined) return parts;
+  if (hasCall || signature === undefined) return parts;
   return [...parts, { part: { text: "", ...seal }, outputTokens: 0, isThought: false }];
 }
 
@@ -120,7 +126,7 @@ function compose({ body, answer, serial, model = "unknown", search }: FakeQuery,
   );
   const usage = answer.usage ?? "as-asked";
   const finish = answer.finishReason === undefined ? FINISH[plan.stop] : answer.finishReason;
-  const parts = partsOf(plan.segments, answer);
+  const parts = partsOf(plan, answer);
   const outputTokens = parts.reduce((sum, part) => sum + part.outputTokens, 0) * plan.choices;
   const count = { ...plan.count, outputTokens };
   const indices = Array.from({ length: plan.choices }, (_, index) => index);
@@ -191,9 +197,9 @@ function complaint(body: Json): string | null {
   return null;
 }
 
-const counted = ({ body }: FakeQuery): Composed => {
+const counted = ({ body, answer }: FakeQuery): Composed => {
   const inner = isRecord(body.generateContentRequest) ? body.generateContentRequest : body;
-  const totalTokens = fakeInputTokens(inner);
+  const totalTokens = fakeInputTokens(inner, answer.countTokens);
   return {
     whole: () => ({ totalTokens, promptTokensDetails: [{ modality: "TEXT", tokenCount: totalTokens }] }),
     events: () => [],

@@ -6,6 +6,7 @@ import {
   planOf,
   recordsOf,
   fakeInputTokens,
+  IMAGE_TOKENS,
   NOTHING,
   usageTold,
   type Composed,
@@ -108,7 +109,7 @@ function compose(operation: Operation, { body, answer, serial, createdS, model =
     return {
       role: "assistant",
       content: has("text") ? textOf("text") : null,
-      ...(has("thoughts") ? { reasoning_content: textOf("thoughts") } : {}),
+      ...(textOf("thoughts") === "" ? {} : { reasoning_content: textOf("thoughts") }),
       ...(images.length > 0 ? { images } : {}),
       ...(calls.length > 0 ? { tool_calls: calls } : { refusal: has("refusal") ? textOf("refusal") : null }),
     };
@@ -154,8 +155,9 @@ function compose(operation: Operation, { body, answer, serial, createdS, model =
       }
       for (const piece of segment.pieces) {
         for (const index of indices) {
-          if (segment.kind === "thoughts") reasoningTokens += 1;
-          push(choiceOf(index, deltaOf(segment, piece)), 1);
+          const tokens = segment.kind === "image" ? IMAGE_TOKENS : plan.tokensOf(piece);
+          if (segment.kind === "thoughts") reasoningTokens += tokens;
+          push(choiceOf(index, deltaOf(segment, piece)), tokens);
         }
       }
     }
@@ -198,7 +200,7 @@ function deltaOf(segment: FakeSegment, piece: string): Json {
 }
 
 function embeddings({ body, answer }: FakeQuery): Composed {
-  const inputTokens = fakeInputTokens(body);
+  const inputTokens = fakeInputTokens(body, answer.countTokens);
   const { input } = body;
   const isMany = Array.isArray(input) && typeof input[0] !== "number";
   const dimensions = Math.min(countOf(body.dimensions) ?? 8, 4_096);

@@ -1,6 +1,7 @@
 /** OpenAI's Responses API, as a provider writes it. */
 import {
   countOf,
+  IMAGE_TOKENS,
   isRecord,
   listOf,
   NOTHING,
@@ -108,7 +109,7 @@ function compose({ body, answer, serial, createdS, model = "unknown" }: FakeQuer
   const usage = answer.usage ?? "as-asked";
   const usual = plan.stop === "length" ? "max_output_tokens" : "completed";
   const finish = answer.finishReason === undefined ? usual : answer.finishReason;
-  const items = itemsOf(plan.segments, serial, answer.thoughts?.signature, plan.stop === "length");
+  const items = itemsOf(plan.segments, serial, answer.signature, plan.stop === "length");
   const response = {
     id: `resp_fake${serial}`,
     object: "response",
@@ -154,7 +155,7 @@ function compose({ body, answer, serial, createdS, model = "unknown" }: FakeQuer
     for (const [index, { item, begun, segments }] of items.entries()) {
       const at = { output_index: index, item_id: begun.id };
       push("response.output_item.added", { output_index: index, item: begun });
-      for (const [part, segment] of segments.entries()) segmentEvents(segment, { ...at, part, push });
+      for (const [part, segment] of segments.entries()) segmentEvents(segment, { ...at, part, push, tokensOf: plan.tokensOf });
       push("response.output_item.done", { output_index: index, item });
     }
     const status = finish === "completed" || finish === "failed" ? finish : "incomplete";
@@ -170,16 +171,17 @@ interface Place {
   readonly item_id: unknown;
   readonly part: number;
   readonly push: (type: string, said: Json, outputTokens?: number) => void;
+  readonly tokensOf: (piece: string) => number;
 }
 
-function segmentEvents(segment: FakeSegment, { part, push, ...at }: Place): void {
+function segmentEvents(segment: FakeSegment, { part, push, tokensOf, ...at }: Place): void {
   const said = segment.pieces.join("");
   switch (segment.kind) {
     case "thoughts": {
       if (segment.pieces.length === 0) return;
       const here = { ...at, summary_index: 0 };
       push("response.reasoning_summary_part.added", { ...here, part: { type: "summary_text", text: "" } });
-      for (const piece of segment.pieces) push("response.reasoning_summary_text.delta", { ...here, delta: piece }, 1);
+      for (const piece of segment.pieces) push("response.reasoning_summary_text.delta", { ...here, delta: piece }, tokensOf(piece));
       push("response.reasoning_summary_text.done", { ...here, text: said });
       return push("response.reasoning_summary_part.done", { ...here, part: { type: "summary_text", text: said } });
     }
@@ -188,19 +190,19 @@ function segmentEvents(segment: FakeSegment, { part, push, ...at }: Place): void
       const { part: shown, event, member, extra } = PARTS[segment.kind];
       const here = { ...at, content_index: part };
       push("response.content_part.added", { ...here, part: shown("") });
-      for (const piece of segment.pieces) push(`${event}.delta`, { ...here, delta: piece, ...extra }, 1);
+      for (const piece of segment.pieces) push(`${event}.delta`, { ...here, delta: piece, ...extra }, tokensOf(piece));
       push(`${event}.done`, { ...here, [member]: said, ...extra });
       return push("response.content_part.done", { ...here, part: shown(said) });
     }
     case "image":
       push("response.image_generation_call.in_progress", at);
       push("response.image_generation_call.generating", at);
-      return push("response.image_generation_call.completed", at, segment.pieces.length);
+      return push("response.image_generation_call.completed", at, segment.pieces.length * IMAGE_TOKENS);
     case "call": {
       const [event, member] = segment.call.isCustom
         ? ["response.custom_tool_call_input", "input"]
         : ["response.function_call_arguments", "arguments"];
-      for (const piece of segment.pieces) push(`${event}.delta`, { ...at, delta: piece }, 1);
+      for (const piece of segment.pieces) push(`${event}.delta`, { ...at, delta: piece }, tokensOf(piece));
       const name = segment.call.isCustom ? {} : { name: segment.call.name };
       return push(`${event}.done`, { ...at, ...name, [member]: said });
     }

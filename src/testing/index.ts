@@ -2,7 +2,8 @@
  * Tools for testing an app that uses quotaguard: a scripted provider, recordings of a real one, a clock that a test moves, a store that fails when a test
  * says so, the contract of a store of your own, and a check that nothing was lost or spent twice.
  */
-export type { Invariant, Violation } from "../metering/conservation.ts";
+export type { Invariant } from "../core/audit.ts";
+export type { Violation } from "../metering/conservation.ts";
 export { testClock, type TestClock, type TestClockOptions } from "./clock.ts";
 export { ConservationError, expectConserved, type ConservationOptions, type Conserved } from "./conservation/expect-conserved.ts";
 export type { Billing } from "./conservation/truth.ts";

@@ -41,6 +41,7 @@ const PLACES: { readonly [place in StorePlace]: true } = {
   "ledger.totals": true,
   "ledger.scan": true,
   "ledger.completeSince": true,
+  "ledger.fold": true,
   ready: true,
 };
 
@@ -53,6 +54,7 @@ export type Tap = <T>(call: StoreCall, run: () => MaybePromise<T>) => MaybePromi
 export function tappedStore(store: Store, tap: Tap): Store {
   const { limits, records, strikes, ledger } = store;
   const { continuity } = limits;
+  const { fold } = ledger;
   const tappedLimits: LimitStore = {
     reserve: (opId, charges, ttlMs) => tap("limits.reserve", () => limits.reserve(opId, charges, ttlMs)),
     settle: (opId, actual) => tap("limits.settle", () => limits.settle(opId, actual)),
@@ -85,6 +87,7 @@ export function tappedStore(store: Store, tap: Tap): Store {
       yield* await tap("ledger.scan", () => ledger.scan(fromMs));
     },
     completeSince: () => tap("ledger.completeSince", () => ledger.completeSince()),
+    ...(fold ? { fold: (beforeMs, most) => tap("ledger.fold", () => fold(beforeMs, most)) } : {}),
   };
   return {
     name: store.name,
@@ -98,5 +101,6 @@ export function tappedStore(store: Store, tap: Tap): Store {
     ...(store.isBounded === undefined ? {} : { isBounded: store.isBounded }),
     ...(store.nodes ? { nodes: () => (store.nodes as () => number)() } : {}),
     ...(store.memo ? { memo: store.memo } : {}),
+    ...(store.seals ? { seals: store.seals } : {}),
   };
 }

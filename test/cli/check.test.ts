@@ -1,7 +1,9 @@
 import { readdirSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { fakeUpstream, type FakeUpstream } from "quotaguard/testing";
 import { table } from "../../src/cli/output.ts";
+import { spoolFolder, type SpoolFolder } from "../../src/stores/spool/spool-folder.ts";
 import { freePort } from "../setup/server-process.ts";
 import { endChildren, folder, quotaguard, ROOT, shell, type Folder } from "../helpers/child.ts";
 
@@ -57,6 +59,34 @@ async function check(file: string, env: Readonly<Record<string, string>> = {}) {
 }
 
 describe("check", () => {
+  test("tells of rows that wait in files for the ledger, and takes none of them", async () => {
+    const url = `postgres://127.0.0.1:${await freePort()}/quota`;
+    const path = join(place.path, "kept");
+    const left = await Promise.all(
+      [`${new URL(url).host}/quota public`, "another ledger"].map(async (ledger) => {
+        const spools = spoolFolder({ path, ledger });
+        const file = await spools.create();
+        await file.append("a line\n");
+        await file.close();
+        await spools.release(file.path);
+        return spools;
+      }),
+    );
+    const broken = await (left[0] as SpoolFolder).create();
+    await broken.close();
+    const aside = await (left[0] as SpoolFolder).setAside(broken.path);
+    const files = readdirSync(path).toSorted();
+    const more = `ledger: { url: "${url}", spool: { path: ./kept } }\nsecrets: { key: a-secret-key-for-tests-1 }\n`;
+    const { warnings, options } = await check(yaml(more));
+    expect(warnings.filter((line) => line.startsWith("ledger.spool"))).toEqual([
+      expect.stringContaining(`1 files (7 bytes) in ${path} wait for the ledger`),
+      expect.stringContaining(`1 files (7 bytes) in ${path} are of another ledger.url`),
+      expect.stringContaining(aside),
+    ]);
+    expect(options).toContainEqual({ path: "ledger.spool.max_time", value: "15m", source: "default" });
+    expect(readdirSync(path).toSorted()).toEqual(files);
+  });
+
   test("everything works: exit 0, every effective value with its source", async () => {
     place.write("quota.db", "");
     const report = await check(yaml(), { QUOTAGUARD_PORT: "8400" });

@@ -95,6 +95,18 @@ describe("without a gateway", () => {
     expect(await json("limits", "list")).toMatchObject({ limits: [{ values: [] }] });
   });
 
+  test("a whole limit is changed, listed and reset", async () => {
+    place.write("quotaguard.yaml", yaml());
+    expect((await run("limits", "set", "org-hour", "--mode", "enforce", "--enforce-from", "2099-01-01", "--limit", "7")).stdout).toBe(
+      "org-hour  enforce from 2099-01-01T00:00:00.000Z  7\n",
+    );
+    expect((await run("limits", "list")).stdout).toMatch(
+      /^org-hour +org +requests +window +enforce from 2099-01-01T00:00:00\.000Z +7 +mode, enforceFrom, limit$/m,
+    );
+    expect((await run("limits", "reset", "org-hour")).stdout).toBe("org-hour is as configured again\n");
+    expect((await run("limits", "reset", "org-hour")).code).toBe(1);
+  });
+
   test.each<[string, readonly string[], number, RegExp]>([
     ["no name", ["keys", "create"], 2, /give the key a name, or an organisation/],
     ["a name that is none", ["keys", "create", "a b"], 2, /^name: must be 1 to 64/],
@@ -104,6 +116,10 @@ describe("without a gateway", () => {
     ["no such limit", ["limits", "set", "org-hours", "acme", "--limit", "1"], 1, /there is no limit org-hours; did you mean org-hour\?/],
     ["a number that is none", ["limits", "set", "org-hour", "acme", "--limit", "many"], 2, /limit: many is not a number/],
     ["no number", ["limits", "set", "org-hour", "acme"], 2, /^limit: is required/],
+    ["another mode for one value", ["limits", "set", "org-hour", "acme", "--mode", "shadow"], 2, /^--mode, --enforce-from: are for the whole limit/],
+    ["an end for all values", ["limits", "set", "org-hour", "--limit", "1", "--until", "2099-01-01"], 2, /^--until: is for one value/],
+    ["a mode that is none", ["limits", "set", "org-hour", "--mode", "off"], 2, /^mode: /],
+    ["no limit to report", ["limits", "shadow", "org-hours"], 1, /there is no limit org-hours/],
     ["an unknown flag", ["keys", "create", "--ogr", "a"], 2, /unknown option '--ogr'/],
   ])("%s: one line, no stack", async (_what, args, code, message) => {
     place.write("quotaguard.yaml", yaml());
@@ -118,6 +134,28 @@ describe("without a gateway", () => {
     const { code, stderr } = await run("keys", "create", "alice");
     expect([code, stderr]).toEqual([1, expect.stringMatching(/^ledger\.url: is memory, and no gateway answers at http:\/\/127\.0\.0\.1:8318/)]);
   });
+});
+
+test("a limit that watches tells whom it would have refused, is switched on, and refuses", async () => {
+  const port = await freePort();
+  place.write(
+    "quotaguard.yaml",
+    yaml(`server: { port: ${port} }\nmanagement: { key: ${ADMIN} }\n`).replace("per: hour }", "per: hour }, mode: shadow"),
+  );
+  const { url } = await serving([], { cwd: place.path });
+  const made = async (org: string): Promise<string> => {
+    const headers = { authorization: `Bearer ${ADMIN}`, "content-type": "application/json" };
+    const response = await fetch(`${url}/v0/management/keys`, { method: "POST", headers, body: JSON.stringify({ name: org, org }) });
+    return ((await response.json()) as { key: string }).key;
+  };
+  const [acme, globex] = [await made("acme"), await made("globex")];
+  for (const key of [acme, acme, acme, globex, globex]) expect(await statusOf(url, key)).toBe(200);
+  const { stdout } = await run("limits", "shadow", "org-hour");
+  expect(stdout).toMatch(/^org-hour would have refused 3 requests since /);
+  expect(stdout).toMatch(/^acme +2 +█{20} +\S+Z +\S+Z +1 of 0 requests$/m);
+  expect(stdout).toMatch(/^globex +1 +█{10} +\S+Z/m);
+  await json("limits", "set", "org-hour", "--mode", "enforce");
+  expect(await statusOf(url, acme)).toBe(429);
 });
 
 test("a gateway that runs is asked, also when only its memory keeps what is made", async () => {

@@ -39,9 +39,16 @@ describe("prices list", () => {
     inputPerMtok: input,
     cacheReadPerMtok: input,
     cacheWritePerMtok: input,
+    cacheWriteLongPerMtok: input,
+    audioInputPerMtok: input,
+    imageInputPerMtok: input,
     outputPerMtok: output,
     reasoningPerMtok: output,
+    audioOutputPerMtok: output,
+    imageOutputPerMtok: output,
+    predictionPerMtok: output,
     perRequest: 0,
+    perImage: 0,
   });
 
   test("tells what each model costs at each credential, who says so, and the version that rows have", async () => {

@@ -234,6 +234,19 @@ describe("relative paths", () => {
     expect(dotEnv.ledger).toEqual({ url: `sqlite:${dotEnv.folder}/conf/x.db` });
   });
 
+  test("a Postgres keeps its rows beside the file while it is away, whoever names it, and elsewhere only where it is said", () => {
+    const url = "postgres://h/db";
+    const spoolOf = (text: string, env = {}): unknown => {
+      const { folder, ledger } = load({ "conf/q.yaml": `secrets: { key: "a-secret-key-for-tests-1" }\n${text}` }, { path: "conf/q.yaml", env });
+      return JSON.parse(JSON.stringify((ledger as { spool?: unknown }).spool ?? null).replaceAll(folder, ""));
+    };
+    expect(spoolOf("", { DATABASE_URL: url })).toEqual({ path: "/conf/data/spool" });
+    expect(spoolOf(`ledger: { url: "${url}", spool: { max_time: 1m } }`)).toEqual({ maxTime: "1m", path: "/conf/data/spool" });
+    expect(spoolOf(`ledger: { url: "${url}", spool: { path: ../kept } }`)).toEqual({ path: "/kept" });
+    expect(spoolOf(`ledger: { url: "${url}", spool: false }`)).toBe(false);
+    expect(spoolOf("ledger: { url: memory }")).toBeNull();
+  });
+
   test.each(["sqlite:/abs/s.db", "sqlite::memory:", "memory"])("%s stays", (url) =>
     expect(load(yaml(`store: { url: "${url}" }`)).store).toEqual({ url }),
   );

@@ -22,7 +22,17 @@ const LITELLM = {
     output_cost_per_token: 1e-5,
     input_cost_per_token_above_200k_tokens: 2.5e-6,
     output_cost_per_token_above_200k_tokens: 1.5e-5,
-    cache_creation_input_token_cost_above_1hr: 9,
+    cache_creation_input_token_cost: 2e-6,
+    cache_creation_input_token_cost_above_1hr: 3e-6,
+    input_cost_per_audio_token: 4e-6,
+    input_cost_per_image_token: 5e-6,
+    output_cost_per_reasoning_token: 1.1e-5,
+    output_cost_per_audio_token: 1.2e-5,
+    output_cost_per_image_token: 1.3e-5,
+    output_cost_per_image: 0.04,
+    output_cost_per_prediction_token: 1.4e-5,
+    input_cost_per_audio_token_above_200k_tokens: 6e-6,
+    cache_creation_input_token_cost_above_1hr_above_200k_tokens: 7e-6,
   },
   "dashscope/qwen-flash": {
     litellm_provider: "dashscope",
@@ -34,6 +44,7 @@ const LITELLM = {
   },
   "text-embedding-3-small": { litellm_provider: "openai", mode: "embedding", input_cost_per_token: 2e-8 },
   sonar: { litellm_provider: "perplexity", mode: "chat", input_cost_per_token: 1e-6, output_cost_per_token: 1e-6, input_cost_per_request: 0.005 },
+  "image-chat": { litellm_provider: "openai", mode: "chat", input_cost_per_token: 1e-6, output_cost_per_token: 1e-6, output_cost_per_image: 0.04 },
   "dall-e-3": { litellm_provider: "openai", mode: "image_generation", input_cost_per_token: 1, output_cost_per_token: 1 },
   "half-known": { litellm_provider: "openai", mode: "chat", input_cost_per_token: 1e-6 },
   "broken-tier": {
@@ -60,7 +71,14 @@ const MODELS_DEV = {
     models: {
       "gemini-2.5-pro": {
         id: "gemini-2.5-pro",
-        cost: { input: 1.25, output: 10, cache_read: 0.31, context_over_200k: { input: 2.5, output: 15, cache_read: 0.625 } },
+        cost: {
+          input: 1.25,
+          output: 10,
+          cache_read: 0.31,
+          input_audio: 3,
+          output_audio: 12,
+          context_over_200k: { input: 2.5, output: 15, cache_read: 0.625 },
+        },
       },
     },
   },
@@ -82,7 +100,7 @@ describe("LiteLLM's file", () => {
   const { source, prices, nanoUsd } = costs(LITELLM);
 
   test("has USD per token, digit for digit", () => {
-    expect([source.shape, source.models]).toEqual(["litellm", 6]);
+    expect([source.shape, source.models]).toEqual(["litellm", 7]);
     expect(nanoUsd("gpt-4o", "openai", { inputTokens: 3, cacheReadTokens: 2, outputTokens: 1 })).toBe(3 * 2_500 + 2 * 1_250 + 10_000);
     expect(nanoUsd("qwen-flash", "qwen", { inputTokens: 1 })).toBe(50);
     expect(nanoUsd("text-embedding-3-small", "openai", { inputTokens: 1_000 })).toBe(20_000);
@@ -97,6 +115,18 @@ describe("LiteLLM's file", () => {
   test("prices an account of nobody knows whom as the dearest", () => {
     for (const name of ["openai-compatible", null]) expect(nanoUsd("gpt-4o", name, { inputTokens: 1, cacheReadTokens: 1 })).toBe(2_750 * 2);
     expect(prices.ceiling([{ model: "gpt-4o", credential: null }], 1, 0)).toBe(2_750);
+  });
+
+  test("has a price for each class", () => {
+    const classes = { cacheWriteTokens: 2, cacheWriteLongTokens: 3, audioInputTokens: 4, imageInputTokens: 5 };
+    const written = { reasoningTokens: 11, audioOutputTokens: 12, imageOutputTokens: 13, predictionTokens: 14 };
+    for (const [name, rate] of Object.entries({ ...classes, ...written }))
+      expect([name, nanoUsd("gemini-2.5-pro", "gemini", { [name]: 1 })]).toEqual([name, rate * 1_000]);
+    const long = { inputTokens: 200_000, audioInputTokens: 1, cacheWriteLongTokens: 1 };
+    expect(nanoUsd("gemini-2.5-pro", "gemini", long)).toBe(200_000 * 2_500 + 6_000 + 7_000);
+    // An image that is billed by its tokens is not billed once more.
+    expect(nanoUsd("gemini-2.5-pro", "gemini", { images: 1 })).toBe(0);
+    expect(nanoUsd("image-chat", "openai", { images: 2 })).toBe(80_000_000);
   });
 
   test("has tiers, as fields and as ranges", () => {
@@ -119,6 +149,7 @@ test("models.dev's file has USD per million tokens, by provider", () => {
   expect([source.shape, source.models]).toEqual(["models.dev", 2]);
   expect(nanoUsd("gpt-4o", "openai", { inputTokens: 3, cacheReadTokens: 2, outputTokens: 1 })).toBe(3 * 2_500 + 2 * 1_250 + 10_000);
   expect(nanoUsd("gemini-2.5-pro", "gemini", { inputTokens: 1, cacheReadTokens: 200_000 })).toBe(2_500 + 200_000 * 625);
+  expect(nanoUsd("gemini-2.5-pro", "gemini", { audioInputTokens: 1, audioOutputTokens: 1 })).toBe(15_000);
   expect(nanoUsd("gpt-4o", "copilot", { inputTokens: 1 })).toBeUndefined();
   expect(nanoUsd("no-cost", "openai", { inputTokens: 1 })).toBeUndefined();
 });

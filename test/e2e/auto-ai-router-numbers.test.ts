@@ -60,6 +60,18 @@
  *                                                               | here > a total alone is counted anew, and is not zero
  *   usage of the Responses API                                  | dialects/usage > a response
  *
+ * Prices (in 0.01, out 0.02 a token)
+ *   100 and 50: 2; with audio and cache 1.721; with reasoning 4.9; with predictions 3.2
+ *                                                               | metering/usage-prices > audio and cache
+ *                                                               | metering/usage-prices > predictions
+ *   more audio than prompt: no text                             | metering/usage-prices > more audio than prompt: the total stands
+ *   above 200,000: only what is above; here where `tiersApplyTo: excess` says so, else all of it, as providers bill
+ *                                                               | metering/usage-prices > a third of the prompt is above
+ *                                                               | metering/usage-prices > so is a third of each class
+ *                                                               | metering/usage-prices > output is counted by itself
+ *                                                               | metering/usage-prices > below there is no tier
+ *   an image in one price or by its tokens                      | config/price-file > has a price for each class
+ *
  * Configuration
  *   loads unchanged; `warning` is no level; default_models_rpm 0 is unlimited; base_url without /v1; numbers from variables
  *                                                               | config/auto-ai-router > becomes our options
@@ -73,6 +85,9 @@
  *   tokens checked only afterwards: parallel ones all passed    | e2e/send-limits > are held before the answer and corrected after it
  *   streamed tokens booked under the provider's name
  *     | e2e/send-limits > a streamed answer's tokens are booked under the client's name of the model
+ *   Anthropic's cached tokens, taken from an input that is without them; those that were stored, for free
+ *                                                               | dialects/usage > a message with a cache, whose classes are disjoint already
+ *   a model's name cut at its dot, and so without a price       | config/price-file > has a price at each provider, which is nobody else's
  *   answers of fallbacks cost nothing                           | e2e/settlement > a retried failure charges only the attempt that served
  *   the list of models, read anew, wiped the windows            | here > reading the model lists anew forgets nothing that went out
  *   retries kept their slots                                    | e2e/send-limits > a retried attempt gives its slot back, on both levels

@@ -6,7 +6,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import { createGuard, GuardError, memoryStore, type GuardEvents, type GuardOptions, type LedgerRow, type Store } from "quotaguard";
 import { redisStore } from "quotaguard/stores/redis";
 import { sqliteStore } from "quotaguard/stores/sqlite";
-import { faultyStore, pacer, type FakeUpstream } from "quotaguard/testing";
+import { faultyStore, pacer, type FakeUpstream, type Pacer } from "quotaguard/testing";
 import { chat, gatewayOptions, KEY, listen, OTHER_KEY, type TestGateway } from "../helpers/app.ts";
 import { rawClient } from "../http/server-kit.ts";
 import { testServer } from "../setup/test-server.ts";
@@ -45,6 +45,14 @@ const billed = async (gateway: TestGateway): Promise<readonly LedgerRow[]> => (a
 async function metered(kit: Accounts): Promise<Readonly<Record<string, number>>> {
   const found = await kit.metric("idempotency_total");
   return Object.fromEntries(Object.entries(found).map(([labels, value]) => [/outcome="(\w+)"/.exec(labels)?.[1] ?? labels, value]));
+}
+
+const chargedTokens = async ({ guard }: TestGateway, id: string): Promise<number> =>
+  100_000 - (await guard.admin.bucket({ scope: "user", id })).tokens;
+
+function billedTokens({ providers }: Accounts): number {
+  const { inputTokens = 0, outputTokens = 0 } = providers["x"]?.totals() ?? {};
+  return inputTokens + outputTokens;
 }
 
 const ONE = { x: 1 };
@@ -103,6 +111,46 @@ describe.each(PLACES.filter(([, isThere]) => isThere))("two gateways on %s", (_n
     expect(all.size).toBe(1);
     const [calls] = (await kit.guard.remaining({ user: "alice" })).filter(({ name }) => name === "calls");
     expect(calls?.used).toBe(1);
+    expect(await chargedTokens(kit.gateway, "alice")).toBe(billedTokens(kit));
+  });
+
+  test("50 twins of a stream at once hear the same bytes in the same chunks, and another tenant's 50 with the same key hear their own", async () => {
+    const node = place();
+    const kit = await accounts(["x"], { limits, store: node(), secrets: { key: "a-secret-key-for-this-test-only" } });
+    const other = await kit.another({ store: node(), secrets: { key: "a-secret-key-for-this-test-only" } });
+    const paces: Pacer[] = [];
+    kit.answer("x", ({ id }) => {
+      const pace = pacer();
+      paces.push(pace);
+      return { pacer: pace, text: [`${id}`, " one", " two €"] };
+    });
+    const twins = (key: string) => Promise.all(Array.from({ length: 50 }, (_, i) => raw(i % 2 === 0 ? kit.gateway : other, "same", key)));
+    const clients = await Promise.all([twins(KEY), twins(OTHER_KEY)]);
+    await expect.poll(() => kit.counts(), PATIENTLY).toEqual(TWO);
+    // Each event reaches the two firsts before the next is sent: then a chunk is an event.
+    const heard = (): number => clients.flat().reduce((sum, { received }) => sum + framesOf(received()).length, 0);
+    for (let events = 1; events <= 5; events += 1) {
+      for (const pace of paces) pace.step();
+      await expect.poll(heard, PATIENTLY).toBeGreaterThanOrEqual(2 * events);
+    }
+    for (const pace of paces) pace.open();
+    const told = await Promise.all(clients.map((some) => Promise.all(some.map(ended))));
+    const bodies = told.map((some) => new Set(some.map((text) => JSON.stringify(framesOf(text)))));
+    expect(bodies.map(({ size }) => size)).toEqual([1, 1]);
+    const [ours = "", theirs = ""] = bodies.map((some) => [...some][0]);
+    expect(ours).not.toBe(theirs);
+    for (const body of [ours, theirs]) expect((JSON.parse(body) as string[]).length).toBeGreaterThanOrEqual(5);
+    for (const some of told) expect(some.filter((text) => /\r\nidempotency-replayed: true\r\n/i.test(text))).toHaveLength(49);
+    expect(kit.counts()).toEqual(TWO);
+    await Promise.all([quiet(kit.guard), quiet(other.guard)]);
+    const all = new Map([...(await rows(kit.gateway)), ...(await rows(other))].map((row) => [row.id, row]));
+    expect([...all.values()].map(({ key, state, provenance }) => [key, state, provenance].join(" ")).toSorted()).toEqual([
+      "alice settled exact",
+      "bob settled exact",
+    ]);
+    const [alice, bob] = [await chargedTokens(kit.gateway, "alice"), await chargedTokens(other, "bob")];
+    expect(alice).toBe(bob);
+    expect(alice + bob).toBe(billedTokens(kit));
   });
 
   test("a stream is told again byte for byte, in the same chunks, by the other one", async () => {
@@ -127,6 +175,27 @@ describe.each(PLACES.filter(([, isThere]) => isThere))("two gateways on %s", (_n
     expect(one.join("")).toBe(EVENTS.join(""));
     expect(kit.counts()).toEqual(ONE);
   });
+
+  test("with a secret key an answer is told again, by the other one too, and nobody reads it in the store", async () => {
+    const node = place();
+    const kept = node();
+    const secrets = { key: "a-secret-key-for-tests-0001" };
+    const kit = await accounts(["x"], { store: kept, secrets });
+    const [other, stranger] = [
+      await kit.another({ store: node() }),
+      await kit.another({ store: node(), secrets: { key: "another-secret-key-0001" } }),
+    ];
+    const first = await kit.ask(asking(3), keyed("k"));
+    await quiet(kit.guard);
+    expect((await kit.ask(asking(3), { ...keyed("k"), of: other })).text).toBe(first.text);
+    const records = JSON.stringify(await kept.records.list("idempotency/"));
+    const inMemory = kept.name === "memory";
+    expect(records.includes(Buffer.from(first.text).toString("base64"))).toBe(inMemory);
+    // Who has another key cannot tell it, and does not pay for it again either.
+    const strange = await kit.ask(asking(3), { ...keyed("k"), of: stranger });
+    expect([strange.status, strange.code]).toEqual(inMemory ? [200, null] : [409, "idempotency_mismatch"]);
+    expect(kit.counts()).toEqual(ONE);
+  });
 });
 
 const chunkOf = (content: string, finish: string | null = null): string =>
@@ -134,14 +203,14 @@ const chunkOf = (content: string, finish: string | null = null): string =>
 const EVENTS = [chunkOf("one"), chunkOf("two €"), chunkOf("three"), chunkOf("", "stop"), "data: [DONE]\n\n"];
 
 /** The answer as it comes over the wire. */
-async function raw({ url }: TestGateway, key: string): Promise<Awaited<ReturnType<typeof rawClient>>> {
+async function raw({ url }: TestGateway, key: string, client = KEY): Promise<Awaited<ReturnType<typeof rawClient>>> {
   const body = JSON.stringify({ model: MODEL, stream: true, messages: [], stream_options: { include_usage: true } });
   const head = [
     "POST /llm/v1/chat/completions HTTP/1.1",
     "host: x",
     "connection: close",
     "content-type: application/json",
-    `authorization: Bearer ${KEY}`,
+    `authorization: Bearer ${client}`,
     `idempotency-key: ${key}`,
     `content-length: ${Buffer.byteLength(body)}`,
   ];

@@ -4,9 +4,10 @@ import { afterEach, describe, expect, onTestFinished, test } from "vitest";
 import { createGuard, type GuardOptions, type LedgerStore } from "quotaguard";
 import { faultyStore } from "quotaguard/testing";
 import { postgresStore } from "quotaguard/stores/postgres";
+import { silentLogger } from "../../src/core/logger.ts";
 import { chat, listen, testGateway, type TestGateway } from "../helpers/app.ts";
 import { testServer } from "../setup/test-server.ts";
-import { ownSchema, sqlOn, wired } from "../stores/postgres-kit.ts";
+import { ownSchema, sqlOn, unheard, wired } from "../stores/postgres-kit.ts";
 import { closeLater, databasePath, endAccounts, movedClock, PATIENTLY, replyOf, type Reply } from "./accounts-kit.ts";
 
 const url = await testServer("postgres");
@@ -48,6 +49,15 @@ describe("one gateway", () => {
     expect([await statusOf(of, first.key), await statusOf(of, second.key)]).toEqual([401, 200]);
     clock.advance(HOUR);
     expect(await statusOf(of, second.key)).toBe(401);
+  });
+
+  test.each(["host", "in-process", "master", "constructor"])("counts a key apart, also one that is called %s", async (name) => {
+    const limits: GuardOptions["limits"] = [{ name: "key-hour", scope: "key", unit: "requests", window: { limit: 2, per: "hour" } }];
+    const of = await gateway({ limits });
+    const { key } = await of.guard.admin.keys.create({ name });
+    const other = await of.guard.admin.keys.create({ name: "alice" });
+    for (const status of [200, 200, 429]) expect(await statusOf(of, key)).toBe(status);
+    expect(await statusOf(of, other.key)).toBe(200);
   });
 
   test("counts each organisation apart, whatever its members are called, and none of them may name another one", async () => {
@@ -122,7 +132,17 @@ describe("one gateway", () => {
     const until = clock.now() + 10_000;
     await limits.set("org-hour", "acme", { limit: 3, until });
     expect(limits.list()).toEqual([
-      { name: "org-hour", scope: ["org"], unit: "requests", kind: "window", mode: "enforce", limit: 2, values: [{ value: "acme", limit: 3, until }] },
+      {
+        name: "org-hour",
+        scope: ["org"],
+        unit: "requests",
+        kind: "window",
+        mode: "enforce",
+        enforceFrom: null,
+        limit: 2,
+        set: [],
+        values: [{ value: "acme", limit: 3, until }],
+      },
     ]);
     for (const status of [200, 429]) expect(await statusOf(of, key)).toBe(status);
     for (const status of [200, 200, 429]) expect(await statusOf(of, other.key)).toBe(status);
@@ -197,6 +217,18 @@ describe.skipIf(url === undefined)("two gateways on one Postgres", () => {
     expect(await b.guard.admin.orgs.list()).toMatchObject([{ name: "acme", disabledAt: expect.any(Number) }]);
   });
 
+  test("without any notification, too: what is revoked and disabled is refused within 2 s", async () => {
+    const { a, b } = await pair(await unheard(url as string));
+    const alice = await a.guard.admin.keys.create({ name: "alice", org: "acme" });
+    const bob = await a.guard.admin.keys.create({ name: "bob", org: "globex" });
+    expect([await statusOf(b, alice.key), await statusOf(b, bob.key)]).toEqual([200, 200]);
+    const said = performance.now();
+    await Promise.all([a.guard.admin.keys.revoke("alice"), a.guard.admin.orgs.disable("globex")]);
+    await expect.poll(() => statusOf(b, alice.key), { ...PATIENTLY, interval: 20 }).toBe(401);
+    await expect.poll(() => statusOf(b, bob.key), { ...PATIENTLY, interval: 20 }).toBe(403);
+    expect(performance.now() - said).toBeLessThan(2_000);
+  });
+
   test("the database has digests only, and those are of no use without the secret key", async () => {
     const { a, schema } = await pair();
     const { key } = await a.guard.admin.keys.create({ name: "alice", org: "acme" });
@@ -204,7 +236,9 @@ describe.skipIf(url === undefined)("two gateways on one Postgres", () => {
     expect(rows.some(({ key: at }) => String(at).startsWith("api-key/"))).toBe(true);
     expect(JSON.stringify(rows)).not.toContain(key.slice(8, 46));
     const ledger = closeLater(postgresStore(url as string, { schema }) as LedgerStore & { close(): Promise<unknown> });
-    expect(await statusOf(await gateway({ ledger, secrets: { key: "another-secret-key-0001" } }), key)).toBe(401);
+    const other = createGuard({ ledger, secrets: { key: "another-secret-key-0001" }, auth: { keys: [] }, logger: silentLogger });
+    await expect(other.ready()).rejects.toThrow("secrets.key: is another one than the keys of clients in the database were made with");
+    await other.close();
   });
 
   test("behind a wire that was cut known keys work, unknown ones are 503, and both are right when it is whole again", async () => {

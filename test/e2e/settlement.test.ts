@@ -65,10 +65,32 @@ describe("what is charged in the end", () => {
     expect(await row(response)).toMatchObject({ state: "settled", provenance: "counted" });
   });
 
-  test("a usage of zero is a real zero", async () => {
+  test.each([false, true])("a usage of zero is a real zero, and exact (stream: %s)", async (stream) => {
     script({ usage: "zero" });
-    await (await chat(gateway.url)).json();
+    const response = await chat(gateway.url, { stream });
+    await response.text();
     expect(await charged()).toBe(0);
+    expect(await row(response)).toMatchObject({ state: "settled", provenance: "exact", usage: { inputTokens: 0, outputTokens: 0 } });
+  });
+
+  test.each([
+    ["missing", false, "missing"],
+    ["missing", true, "missing"],
+    ["null", false, "null"],
+    ["null", true, "null"],
+    ["no count", true, { prompt_tokens: "many", completion_tokens: 1 }],
+    ["below zero", true, { prompt_tokens: 3, completion_tokens: -1 }],
+    ["beyond all reason", false, { prompt_tokens: 3, completion_tokens: 1e18 }],
+  ] as const)("a usage that is %s is counted, and says so (stream: %s)", async (_what, stream, usage) => {
+    script({ usage, text: Array.from({ length: 40 }, () => " word") });
+    const response = await chat(gateway.url, { stream });
+    await response.text();
+    // Forty words, give or take what the fast tokenizer is wrong by, and a short question.
+    const output = (await row(response))?.usage?.outputTokens ?? 0;
+    expect(output).toBeGreaterThanOrEqual(40);
+    expect(output).toBeLessThanOrEqual(50);
+    expect(await charged()).toBe(output + 12);
+    expect(await row(response)).toMatchObject({ state: "settled", provenance: "counted" });
   });
 
   test("an error status: nothing, and it keeps its status and bytes", async () => {

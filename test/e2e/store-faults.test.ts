@@ -246,7 +246,7 @@ test("records of a ledger that hangs keep nobody waiting", async () => {
 test("a report does not wait for a ledger that waits for its database", async () => {
   await start([bucket()], { as: "ledger", isBounded: true });
   store.fail("hangs", "ledger.flush");
-  const end = endOf(gateway.guard.admin.usage({}, []));
+  const end = endOf(gateway.guard.admin.usage());
   await expect.poll(() => how("ledger.flush")).toBeGreaterThan(0);
   clock.advance(5_000);
   expect(await end).toBe("store_unavailable");

@@ -3,6 +3,7 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { createGuard, type GuardOptions, type QuotaGuard } from "quotaguard";
 import { fakeUpstream, type FakeUpstream } from "quotaguard/testing";
+import { kept } from "./place.ts";
 
 export const KEY = "qg-test-key-of-alice-0001";
 export const OTHER_KEY = "qg-test-key-of-bob-00002";
@@ -50,6 +51,7 @@ export function gatewayOptions(upstream: FakeUpstream, more: GuardOptions = {}):
       ],
     },
     credentials: [{ name: "main", provider: "openai", apiKey: UPSTREAM_KEY, baseUrl: upstream.url }],
+    ...kept(more.clock),
     ...more,
   };
 }

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Context, Pricer } from "../../src/core/context.ts";
-import { NO_USAGE, totalInputTokens, totalOutputTokens } from "../../src/core/usage.ts";
+import { NO_USAGE, TOKEN_CLASSES, totalInputTokens, totalOutputTokens } from "../../src/core/usage.ts";
 import { contextOf, type RequestQuota } from "../../src/http/context-of.ts";
 import { contextWith, kit } from "../core/context-kit.ts";
 
@@ -51,6 +51,28 @@ describe("what is reported by hand", () => {
     expect(used(ctx)).toMatchObject({ usage: { ...NO_USAGE, inputTokens: 11, outputTokens: 2 }, provenance: "exact", billedNanoUsd: 33 + 2 });
   });
 
+  test("has all classes, by their names", () => {
+    const { ctx, quota } = metered();
+    const classes = Object.fromEntries(TOKEN_CLASSES.map((name, i) => [name, i + 1]));
+    quota.meter({ model: "known", ...classes, images: 2, requests: 3 });
+    expect(used(ctx)?.usage).toEqual({ ...classes, images: 2, requests: 3 });
+    quota.meter({ model: "known", audioInputTokens: 4, images: 1 });
+    expect(used(ctx)?.usage).toEqual({ ...classes, audioInputTokens: 9, images: 3, requests: 4 });
+  });
+
+  test("in the AI SDK's words has its parts inside its totals", () => {
+    const { ctx, quota } = metered();
+    quota.meter({ model: "known", inputTokens: 100, outputTokens: 50, totalTokens: 150, reasoningTokens: 20, cachedInputTokens: 30 });
+    expect(used(ctx)).toMatchObject({ usage: { inputTokens: 70, cacheReadTokens: 30, outputTokens: 30, reasoningTokens: 20 }, rawNanoUsd: 600 });
+  });
+
+  test("as a provider's usage object adds, as nobody can say whose it is", () => {
+    const { ctx, quota } = metered();
+    quota.meter({ prompt_tokens: 5, completion_tokens: 1 });
+    quota.meter({ prompt_tokens: 5, completion_tokens: 1 });
+    expect(used(ctx)).toMatchObject({ usage: { inputTokens: 10, outputTokens: 2, requests: 2 }, rawNanoUsd: null });
+  });
+
   test("in USD is the cost", () => {
     const { ctx, quota } = metered();
     quota.meter({ usd: 0.5 });
@@ -91,6 +113,10 @@ describe("what is reported by hand", () => {
     [{ outputTokens: 1.5 }],
     [{ inputTokens: NaN }],
     [{ outputTokens: "3" as unknown as number }],
+    [{ audioInputTokens: -1 }],
+    [{ predictionTokens: 0.5 }],
+    [{ images: -1 }],
+    [{ inputTokens: 1, requests: 1.5 }],
     [{ usd: NaN }],
     [{ usd: -1 }],
     [{ usd: Infinity }],
@@ -99,7 +125,8 @@ describe("what is reported by hand", () => {
     const { ctx, quota } = metered();
     quota.meter({ model: "known", inputTokens: 1 });
     const before = ctx.charged;
-    expect(() => quota.meter(report)).toThrow(TypeError);
+    const name = Object.keys(report).at(-1) as string;
+    expect(() => quota.meter(report)).toThrow(new RegExp(`^meter: ${name} must be `));
     expect(ctx.charged).toBe(before);
   });
 });
@@ -110,7 +137,8 @@ describe("a provider's own object", () => {
     quota.meter(chunk("a", 5, 1));
     quota.meter(chunk("a", 5, 3));
     quota.meter(chunk("b", 7, 0));
-    expect(used(ctx)?.usage).toEqual({ ...NO_USAGE, requests: 2, inputTokens: 12, outputTokens: 3 });
+    const raw = [chunk("a", 5, 3).usage, chunk("b", 7, 0).usage];
+    expect(used(ctx)?.usage).toEqual({ ...NO_USAGE, requests: 2, inputTokens: 12, outputTokens: 3, raw });
   });
 
   test("without usage is ignored", () => {
@@ -133,6 +161,29 @@ describe("a provider's own object", () => {
       usage: { ...NO_USAGE, inputTokens: 20, cacheReadTokens: 5, outputTokens: 15 },
       billedNanoUsd: Math.ceil(175 * 1.1),
     });
+  });
+
+  test("an Anthropic stream keeps what was stored for an hour, whether or not its end repeats the input", () => {
+    const start = {
+      input_tokens: 20,
+      cache_creation_input_tokens: 30,
+      cache_creation: { ephemeral_5m_input_tokens: 10, ephemeral_1h_input_tokens: 20 },
+      cache_read_input_tokens: 5,
+      output_tokens: 1,
+    };
+    const classes = { ...NO_USAGE, cacheReadTokens: 5, cacheWriteTokens: 10, cacheWriteLongTokens: 20, outputTokens: 15 };
+    for (const [end, inputTokens] of [
+      [{ output_tokens: 15 }, 20],
+      [{ input_tokens: null, cache_read_input_tokens: null, output_tokens: 15 }, 20],
+      // Searching the web puts more into the prompt.
+      [{ input_tokens: 25, cache_creation_input_tokens: 30, cache_read_input_tokens: 5, output_tokens: 15 }, 25],
+    ] as const) {
+      const { ctx, quota } = metered();
+      quota.meter({ type: "message_start", message: { id: "m", model: "known", type: "message", usage: start } });
+      quota.meter({ type: "message_delta", usage: end });
+      expect(used(ctx)).toMatchObject({ usage: { ...classes, inputTokens, raw: [{ ...start, input_tokens: inputTokens, output_tokens: 15 }] } });
+      expect(used(ctx)?.rawNanoUsd).toBe(inputTokens + 35 + 150);
+    }
   });
 
   test("and a report by hand add up", () => {

@@ -185,6 +185,7 @@ describe("completions and embeddings", () => {
       ceilingInputTokens: 13,
       ceilingOutputTokens: 60,
       expectedOutputTokens: 60,
+      isText: true,
       cappedByDefault: false,
     });
   });
@@ -204,6 +205,40 @@ describe("completions and embeddings", () => {
     const known = estimate(callOf("embeddings", { input: "hello", max_tokens: 500 }), 1000);
     expect(known).toMatchObject({ ceilingOutputTokens: 0, expectedOutputTokens: 0, cappedByDefault: false });
     expect(amountsOf(known, "ceiling")).toEqual({ input_tokens: 13, output_tokens: 0, tokens: 13 });
+  });
+});
+
+describe("text only", () => {
+  const said = (message: object): boolean => estimate(callOf("chat", { messages: [{ role: "user", content: "hi" }, message] }), null).isText;
+  const part = (fields: object): object => ({ role: "user", content: [{ type: "text", text: "hi" }, fields] });
+
+  test.each<[string, object]>([
+    ["a text", { role: "user", content: "hi", name: "bob" }],
+    ["parts of text", part({ type: "text", text: "more" })],
+    ["a call of a tool", { role: "assistant", content: null, audio: null, tool_calls: [{ id: "c", function: { name: "f", arguments: "{}" } }] }],
+    ["its answer", { role: "tool", tool_call_id: "c", content: "42" }],
+  ])("is %s", (_name, message) => {
+    expect(said(message)).toBe(true);
+  });
+
+  test.each<[string, object]>([
+    ["audio", part({ type: "input_audio", input_audio: { data: "AAAA", format: "wav" } })],
+    ["an image", part({ type: "image_url", image_url: { url: "https://example.com/a.png" } })],
+    ["a file", part({ type: "file", file: { file_id: "f" } })],
+    ["a part that nobody knows", part({ type: "video_url", video_url: {} })],
+    ["a part without a type", part({})],
+    ["a content that is an object", { role: "user", content: { audio: "AAAA" } }],
+    ["audio that an earlier answer made", { role: "assistant", content: null, audio: { id: "audio_1" } }],
+    ["a field that nobody knows", { role: "user", content: "hi", images: ["AAAA"] }],
+  ])("is not %s", (_name, message) => {
+    expect(said(message)).toBe(false);
+    expect(said({ role: "user", content: "hi" })).toBe(true);
+  });
+
+  test("is a prompt or input of text and token ids", () => {
+    const isText = (operation: Operation, body: Record<string, unknown>): boolean => estimate(callOf(operation, body), null).isText;
+    expect([isText("completions", { prompt: ["a", [1, 2]] }), isText("embeddings", { input: "a" })]).toEqual([true, true]);
+    expect(isText("embeddings", { input: [{ image: "AAAA" }] })).toBe(false);
   });
 });
 

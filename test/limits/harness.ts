@@ -53,7 +53,7 @@ export function memoryHarness({ kinds = exactKinds, backend = (same) => same, st
     now: () => clock.now(),
     dump: (keys) =>
       keys.map((key) => {
-        const state = limits.state(key);
+        const state = limits.state({ key });
         return state === undefined ? "-" : encodeState(state);
       }),
     close: () => undefined,

@@ -38,7 +38,7 @@ export function backed(change: (backend: LimitBackend) => Partial<LimitBackend>)
     backend: (backend) => ({
       now: () => backend.now(),
       wall: () => backend.wall(),
-      state: (key) => backend.state(key),
+      state: (place) => backend.state(place),
       insert: (state) => backend.insert(state),
       save: (state) => backend.save(state),
       find: (opId, now) => backend.find(opId, now),
@@ -233,8 +233,9 @@ export const mutants: readonly Mutant[] = [
       backed((backend) => ({
         open(opId, reservation) {
           for (const i of reservation.skipped ?? []) {
-            const { key, rule, amount } = reservation.charges[i] as Charge;
-            const state = backend.state(key);
+            const charge = reservation.charges[i] as Charge;
+            const { rule, amount } = charge;
+            const state = backend.state(charge);
             if (state?.kind === "bucket" && rule.kind === "bucket") bucket.take(state, amount, backend.now(), opId, 0);
           }
           backend.open(opId, { ...reservation, skipped: null });

@@ -102,6 +102,76 @@ describe("numbers for single values", () => {
     expect(capacity("alice")).toBe(100);
   });
 
+  test("that another process sets while the reply to an own write is on its way are newer", async () => {
+    const reply = Promise.withResolvers<void>();
+    registry = limitRegistry({
+      records: {
+        ...store.records,
+        async put(...args) {
+          const version = await store.records.put(...args);
+          await reply.promise;
+          return version;
+        },
+      },
+      clock: from.clock,
+      logger: from.logger,
+    });
+    registry.add(definition());
+    const setting = registry.set("user-tokens", "alice", { limit: 9, until: null });
+    await make().set("user-tokens", "alice", { limit: 5, until: null });
+    reply.resolve();
+    await setting;
+    expect(capacity("alice")).toBe(5);
+  });
+
+  test("stand in the records that outlive the store as they stand in the store, whoever wrote there last", async () => {
+    const memo = memoryStore({ clock: from.clock }).records;
+    const [begun, goOn] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    registry = limitRegistry({
+      records: store.records,
+      memo: {
+        ...memo,
+        async put(key, value) {
+          begun.resolve();
+          await goOn.promise;
+          return memo.put(key, value);
+        },
+      },
+      clock: from.clock,
+      logger: from.logger,
+    });
+    registry.add(definition());
+    const setting = registry.set("user-tokens", "alice", { limit: 9, until: null });
+    await begun.promise;
+    await make().set("user-tokens", "alice", { limit: 5, until: null });
+    goOn.resolve();
+    await setting;
+    expect((await memo.list(LIMIT_NUMBERS)).map(({ value }) => value)).toEqual([{ limit: 5, until: null }]);
+  });
+
+  test("that are set while those from before are being read are newer", async () => {
+    await make().set("user-tokens", "alice", { limit: 9, until: null });
+    const slow = Promise.withResolvers<void>();
+    registry = limitRegistry({
+      records: {
+        ...store.records,
+        async list(prefix) {
+          const found = await store.records.list(prefix);
+          await slow.promise;
+          return found;
+        },
+      },
+      clock: from.clock,
+      logger: from.logger,
+    });
+    registry.add(definition());
+    const loading = registry.load();
+    await make().set("user-tokens", "alice", { limit: 5, until: null });
+    slow.resolve();
+    await loading;
+    expect(capacity("alice")).toBe(5);
+  });
+
   test("are kept where a store looks for them, and whoever wants to know of them hears their limit's name", async () => {
     const heard: string[] = [];
     registry.onNumbers((name) => void heard.push(`${name} ${String(registry.numbers(name, "alice")?.limit)}`));

@@ -158,7 +158,7 @@ export function world(definitions: readonly LimitDefinition[], nowMs: number, on
       // Copies, so that looking into the future leaves the present alone.
       const states = restored
         ? restored.map(({ key, state }) => decodeState(key, state))
-        : [...asked.keys()].flatMap((key) => limits.state(key) ?? []);
+        : [...asked.keys()].flatMap((key) => limits.state({ key }) ?? []);
       for (const state of states) backend.insert(structuredClone(state));
       const found = limitEngine(backend).peek([...asked].map(([key, rule]) => ({ key, rule })));
       return new Map([...asked.keys()].map((key, i) => [key, found[i] as Standing]));

@@ -74,6 +74,37 @@ test("limits are listed, set and reset for one value, whatever characters it has
   ]);
 });
 
+test("a whole limit is changed and reset, and tells whom it would have refused", async () => {
+  const { ask, admin } = await management();
+  const enforceFrom = "2026-02-01T00:00:00.000Z";
+  const patched = await ask("/limits/user-day", { method: "PATCH", body: { mode: "enforce", enforceFrom } });
+  expect(patched.body).toMatchObject({ name: "user-day", mode: "shadow", enforceFrom, set: ["mode"] });
+  expect((await ask("/limits/user-day/settings", { method: "DELETE" })).body).toEqual({ reset: "user-day" });
+  expect((await ask("/limits/other/settings", { method: "DELETE" })).status).toBe(404);
+  const tally = {
+    count: 3,
+    firstAt: "2026-01-01T00:00:00.000Z",
+    lastAt: "2026-01-02T00:00:00.000Z",
+    largest: { needed: 0.5, available: -0.25 },
+  };
+  expect((await ask("/limits/user-day/shadow")).body).toEqual({
+    name: "user-day",
+    unit: "usd",
+    mode: "shadow",
+    enforceFrom: null,
+    from: "2025-12-04T00:00:00.000Z",
+    count: 6,
+    values: [{ value: "acme/alice", ...tally }],
+    other: tally,
+  });
+  expect(admin.calls).toEqual([
+    { name: "limits.update", args: ["user-day", { mode: "enforce", enforceFrom }] },
+    { name: "limits.reset", args: ["user-day"] },
+    { name: "limits.reset", args: ["other"] },
+    { name: "limits.shadow", args: ["user-day"] },
+  ]);
+});
+
 test("nothing of it is there without the key", async () => {
   const { ask, admin } = await management();
   for (const [path, method] of [
@@ -85,6 +116,9 @@ test("nothing of it is there without the key", async () => {
     ["/orgs", "POST"],
     ["/orgs/acme", "PATCH"],
     ["/limits", "GET"],
+    ["/limits/user-day", "PATCH"],
+    ["/limits/user-day/settings", "DELETE"],
+    ["/limits/user-day/shadow", "GET"],
     ["/limits/user-day/values/alice", "PUT"],
     ["/limits/user-day/values/alice", "DELETE"],
   ] as const) {

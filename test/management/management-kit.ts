@@ -1,8 +1,10 @@
 import express from "express";
 import type { Admin, BlockView, BucketAddress, BucketView, ClientBanView, CredentialView, HealthView } from "../../src/core/admin.ts";
+import type { AuditReport } from "../../src/core/audit.ts";
 import type { KeyView } from "../../src/core/key-admin.ts";
-import type { LimitView } from "../../src/core/limit-admin.ts";
+import type { LimitView, ShadowReport } from "../../src/core/limit-admin.ts";
 import type { OrgView } from "../../src/core/org-admin.ts";
+import type { UsageRow } from "../../src/core/usage-report.ts";
 import { Secret } from "../../src/core/secret.ts";
 import { managementRouter } from "../../src/management/router.ts";
 import { kit, type Kit } from "../core/context-kit.ts";
@@ -64,12 +66,58 @@ export const LIMIT: LimitView = {
   unit: "usd",
   kind: "window",
   mode: "enforce",
+  enforceFrom: null,
   limit: 2,
+  set: [],
   values: [{ value: "acme/alice", limit: 20, until: Date.UTC(2026, 1, 1) }],
+};
+
+const TALLY = { count: 3, firstAt: Date.UTC(2026, 0, 1), lastAt: Date.UTC(2026, 0, 2), largest: { needed: 0.5, available: -0.25 } };
+const SHADOW: ShadowReport = {
+  name: "user-day",
+  unit: "usd",
+  mode: "shadow",
+  enforceFrom: null,
+  from: Date.UTC(2025, 11, 4),
+  count: 6,
+  values: [{ value: "acme/alice", ...TALLY }],
+  other: TALLY,
+};
+
+export const AUDIT: AuditReport = {
+  rows: 2,
+  from: null,
+  to: Date.UTC(2026, 1, 1),
+  violations: [{ invariant: "seal", requestId: "r1", id: "i1", message: "user=alice: the row of request r1 (i1) was altered" }],
+  more: 0,
+  seals: { intact: 1, altered: 1, unsealed: 0, foreign: 0 },
+  unchecked: [],
+  next: Date.UTC(2026, 0, 2),
+  checkedAt: Date.UTC(2026, 0, 3),
+};
+
+export const USAGE: UsageRow = {
+  group: { model: "gpt-4o", day: "2026-01-01" },
+  requests: 2,
+  refused: 1,
+  estimated: 0,
+  unpriced: 0,
+  inputTokens: 3,
+  cacheReadTokens: 1,
+  cacheWriteTokens: 0,
+  outputTokens: 4,
+  reasoningTokens: 2,
+  totalTokens: 7,
+  rawUsd: 1.5,
+  billedUsd: 1.65,
+  rawNanoUsd: "1500000000",
+  billedNanoUsd: "1650000000",
 };
 
 export interface FakeAdmin extends Admin {
   readonly calls: AdminCall[];
+  /** What a report says. */
+  rows: readonly UsageRow[];
   fails: Error | undefined;
   status: HealthView["status"];
   /** Of its only credential. */
@@ -87,12 +135,12 @@ function fakeAdmin(): FakeAdmin {
     calls.push({ name, args });
     return answer;
   };
-  const total = { group: { model: "gpt-4o" }, requests: 2, inputTokens: 3, outputTokens: 4, rawNanoUsd: 1_500_000_000, billedNanoUsd: 1_650_000_000 };
   const admin: FakeAdmin = {
     calls,
     fails: undefined,
     status: "ok",
     paused: undefined,
+    rows: [USAGE],
     health: () => ({ ...HEALTH, status: admin.status }),
     keys: {
       create: (key) => note("keys.create", [key], { key: MADE, view: KEY_VIEW }),
@@ -109,7 +157,9 @@ function fakeAdmin(): FakeAdmin {
     limits: {
       list: () => [LIMIT],
       set: (...args) => note("limits.set", args, { value: args[1] as string, limit: 5, until: Date.UTC(2026, 1, 1) }),
-      reset: (...args) => note("limits.reset", args, args[1] === "alice"),
+      update: (...args) => note("limits.update", args, { ...LIMIT, mode: "shadow", enforceFrom: Date.UTC(2026, 1, 1), set: ["mode"] } as const),
+      reset: (...args) => note("limits.reset", args, args[1] === "alice" || (args.length === 1 && args[0] === "user-day")),
+      shadow: (...args) => note("limits.shadow", args, SHADOW),
     },
     bucket: (address: BucketAddress) => note("bucket", [address], BUCKET),
     setBucket: (address, numbers) => note("setBucket", [address, numbers], BUCKET),
@@ -133,7 +183,8 @@ function fakeAdmin(): FakeAdmin {
     clientBans: () => [CLIENT_BAN],
     openCounters: () => note("openCounters", [], true),
     liftClientBan: (...args) => noted("liftClientBan", args, args[0] === CLIENT_BAN.client),
-    usage: (filter, groupBy) => note("usage", [filter, groupBy], [total]),
+    usage: (query) => note("usage", [query], admin.rows),
+    audit: ({ signal: _signal, ...range } = {}) => note("audit", [range], AUDIT),
   };
   return admin;
 }

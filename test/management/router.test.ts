@@ -32,49 +32,6 @@ describe("what operators see", () => {
   });
 });
 
-describe("the ledger's usage", () => {
-  test("is in USD, by what was asked for", async () => {
-    const { ask, admin } = await management();
-    const { body } = await ask("/usage/ledger?from=2026-01-01&to=2026-02-01T00:00:00Z&group_by=model,day&org=acme&user=alice");
-    expect(body).toEqual({ usage: [{ group: { model: "gpt-4o" }, requests: 2, inputTokens: 3, outputTokens: 4, rawUsd: 1.5, billedUsd: 1.65 }] });
-    expect(admin.calls).toEqual([
-      { name: "usage", args: [{ from: Date.UTC(2026, 0), to: Date.UTC(2026, 1), scopes: { org: "acme", user: "alice" } }, ["model", "day"]] },
-    ]);
-  });
-
-  test("of everything is what is asked for by nothing", async () => {
-    const { ask, admin } = await management();
-    for (const query of ["", "?group_by="]) await ask(`/usage/ledger${query}`);
-    expect(admin.calls.map(({ args }) => args)).toEqual([
-      [{ scopes: {} }, []],
-      [{ scopes: {} }, []],
-    ]);
-  });
-
-  test("takes ms since the epoch, as its message says", async () => {
-    const { ask, admin } = await management();
-    const { status } = await ask("/usage/ledger?from=1767225600000");
-    expect([status, admin.calls[0]?.args[0]]).toEqual([200, { from: 1_767_225_600_000, scopes: {} }]);
-  });
-
-  test.each([
-    ["from=yesterday", "from"],
-    ["to=", "to"],
-    ["from=2026-13-45", "from"],
-    ["from=2026-01-01&from=2026-02-01", "from"],
-    ["group_by=colour", "group_by"],
-    ["group_by=model,", "group_by"],
-    ["org=a&org=b", "org"],
-    ["unknown=1", ""],
-    ["limit=5", ""],
-  ])("asked for by %s is refused by name", async (query, param) => {
-    const { ask, admin } = await management();
-    const { status, body } = await ask(`/usage/ledger?${query}`);
-    expect([status, body.code, admin.calls]).toEqual([400, "body_invalid", []]);
-    expect(String(body.param)).toContain(param);
-  });
-});
-
 describe("refusals are problems", () => {
   test.each<[string, string, object, number, string]>([
     ["an unknown route", "/nothing", {}, 404, "not_found"],

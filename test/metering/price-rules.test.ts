@@ -312,7 +312,7 @@ test("a cost is the sum of its classes in their tier, rounded up once", () => {
   fc.assert(
     fc.property(tiered, anyUsage, (price, used) => {
       const total = totalInputTokens(used);
-      const { tiers = [], ...base } = price;
+      const { tiers = [], tiersApplyTo: _whole, ...base } = price;
       const reached = tiers.filter(({ aboveInputTokens }) => total > aboveInputTokens).sort((a, b) => a.aboveInputTokens - b.aboveInputTokens);
       const say = (name: keyof typeof base): number => {
         const said = [base, ...reached].map((each) => each[name]).findLast((value) => value !== undefined);

@@ -1,3 +1,4 @@
+import { RATE_NAMES } from "../../src/metering/price.ts";
 import { describe, expect, test } from "vitest";
 import { resolveOptions } from "../../src/options.ts";
 import { problemsOf } from "./options-kit.ts";
@@ -22,6 +23,25 @@ describe("a price", () => {
     expect(price({ outputPerKtok: 1, perRequest: 1 })).toEqual(["models[0].price.inputPerMtok: is required; say what input costs, 0 if it is free"]);
     expect(price({})).toHaveLength(2);
     expect(rules({ price: { cacheReadPerMtok: 1 } })).toHaveLength(2);
+  });
+
+  test("has a rate for each class, in one of two units, and may be by the image alone", () => {
+    for (const name of RATE_NAMES) {
+      expect(price({ ...GPT, [`${name}PerMtok`]: 1 })).toEqual([]);
+      expect(price({ ...GPT, [`${name}PerMtok`]: 1, [`${name}PerKtok`]: 1 })).not.toEqual([]);
+    }
+    expect(price({ perImage: 0.04 })).toEqual([]);
+    expect(price({ ...GPT, audioPerMtok: 1 })[0]).toContain("audioPerMtok: unknown option");
+  });
+
+  test("whose tiers are for what is above them has nothing there that is billed one by one", () => {
+    const tiers = [{ aboveInputTokens: 5, inputPerMtok: 1 }];
+    expect(price({ ...GPT, tiers, tiersApplyTo: "excess" })).toEqual([]);
+    expect(price({ ...GPT, tiers, tiersApplyTo: "some" })[0]).toContain("models[0].price.tiersApplyTo");
+    expect(price({ ...GPT, tiers: [{ aboveInputTokens: 5, perRequest: 1 }] })).toEqual([]);
+    expect(price({ ...GPT, tiers: [{ aboveInputTokens: 5, perImage: 1 }], tiersApplyTo: "excess" })).toEqual([
+      "models[0].price.tiers[0].perImage: a request has no excess; say it beside the tiers, not in one",
+    ]);
   });
 
   test("is refused when it is said twice", () => {

@@ -42,6 +42,35 @@ describe("store.url and ledger.url", () => {
     expect(problems[0]).toContain(line);
   });
 
+  test("a spool is there for a Postgres unless it is switched off, and says what it holds", () => {
+    const url = "postgres://h/db";
+    const spoolOf = (ledger: object) => resolved({ ledger }).ledger;
+    expect(spoolOf({ url })).toMatchObject({ spool: { path: "./data/spool", maxBytes: 268_435_456, maxTimeMs: 900_000 } });
+    expect(spoolOf({ url, spool: { path: "/s", maxBytes: "1mb", maxTime: "1m" } })).toMatchObject({
+      spool: { path: "/s", maxBytes: 1_048_576, maxTimeMs: 60_000 },
+    });
+    expect(spoolOf({ url, spool: false })).toMatchObject({ spool: null });
+    expect(spoolOf({ url: "sqlite:a.db", spool: false })).toEqual({ kind: "sqlite", path: "a.db" });
+    const rows = (ledger: object) =>
+      describeOptions(resolved({ ledger })).flatMap(({ path, value }) => (path.startsWith("ledger.spool") ? [`${path} ${value}`] : []));
+    expect(rows({ url })).toEqual(["ledger.spool.path ./data/spool", "ledger.spool.max_bytes 256mb", "ledger.spool.max_time 15m"]);
+    expect(rows({ url, spool: false })).toEqual(["ledger.spool false"]);
+  });
+
+  test.each<readonly [object, string]>([
+    [{ url: "sqlite:a.db", spool: {} }, "ledger.spool: is for a postgres:// ledger, which may be away"],
+    [{ url: "memory", spool: { path: "./x" } }, "ledger.spool: is for a postgres:// ledger, which may be away"],
+    [{ url: "postgres://h/db", spool: true }, "ledger.spool: expected false or { path, maxBytes, maxTime }"],
+    [{ url: "postgres://h/db", spool: { maxTime: 10 } }, "ledger.spool.maxTime: "],
+    [{ url: "postgres://h/db", spool: { maxBytes: 0 } }, "ledger.spool.maxBytes: must be between 1b"],
+    [{ url: "postgres://h/db", spool: { path: "" } }, "ledger.spool.path: must not be empty"],
+    [{ url: "postgres://h/db", spool: { maxSize: 1 } }, "ledger.spool.maxSize: unknown option"],
+  ])("the ledger %j is refused", (ledger, line) => {
+    const problems = problemsOf({ secrets, ledger });
+    expect(problems).toHaveLength(1);
+    expect(problems[0]).toContain(line);
+  });
+
   test("a password is shown nowhere", () => {
     const options = resolved({ store: { url: "redis://u:canary@h" }, ledger: { url: "postgres://u:canary@h/db" } });
     expect(inspect(options, { depth: 10 })).not.toContain("canary");

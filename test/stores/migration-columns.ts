@@ -12,4 +12,5 @@ export const SINCE_0003: readonly string[] = [
   "raw_usage",
   "tag",
   "tried",
+  "digest",
 ];

@@ -1,4 +1,6 @@
 import { randomUUID } from "node:crypto";
+import { once } from "node:events";
+import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 
 import pg from "pg";
 import { onTestFinished } from "vitest";
@@ -51,6 +53,32 @@ export async function wired(url: string, faults: Partial<WireFaults> = {}): Prom
   target.hostname = "127.0.0.1";
   target.port = String(wire.port);
   return { wire, url: target.href };
+}
+
+/** The same server as through a pooler that passes no notifications on: it hears of nobody who wants them. */
+export async function unheard(url: string): Promise<string> {
+  const target = new URL(url);
+  const open = new Set<Socket>();
+  const proxy = createServer((client) => {
+    const server = connect({ host: target.hostname, port: Number(target.port || 5432) });
+    // As long, so that it needs no other frame.
+    client.on("data", (bytes) => server.write(Buffer.from(bytes.toString("latin1").replace('listen "', 'notify "'), "latin1")));
+    server.pipe(client);
+    for (const end of [client, server]) {
+      open.add(end);
+      end.on("error", () => {}).once("close", () => [client, server].forEach((each) => each.destroy()));
+    }
+  });
+  proxy.listen(0, "127.0.0.1");
+  await once(proxy, "listening");
+  onTestFinished(() => {
+    for (const end of open) end.destroy();
+    proxy.close();
+  });
+  const through = new URL(url);
+  through.hostname = "127.0.0.1";
+  through.port = String((proxy.address() as AddressInfo).port);
+  return through.href;
 }
 
 /** A role of its own, without rights, on the test server. Returns the URL that logs in with it. */

@@ -11,7 +11,7 @@ import { recordingLogger } from "./sqlite-kit.ts";
 
 const server = (await testServer("postgres")) as string;
 
-const POLL_MS = 2000;
+const POLL_MS = 1000;
 
 let schema: string;
 let clock: TestClock;

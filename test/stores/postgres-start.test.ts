@@ -226,6 +226,7 @@ describe.skipIf(server === undefined)("starting on a real Postgres", () => {
     await sqlOn(
       server,
       `alter table ${schema}.quotaguard_ledger ${SINCE_0003.map((column) => `drop column ${column}`).join(", ")};
+       drop table ${schema}.quotaguard_rollup;
        delete from ${schema}.quotaguard_migration where name >= '0003'`,
     );
     const { ledger } = await openedStore(server, { schema });

@@ -141,7 +141,7 @@ describe("the ledger's writes", () => {
 describe("sums", () => {
   it("beyond what a double holds exactly are the nearest double, not an error", async () => {
     for (const id of ["a", "b", "c"]) store.ledger.close(rowOf(id, { billedNanoUsd: 9_000_000_000_000_000 }));
-    expect(await store.ledger.totals({}, [])).toMatchObject([{ billedNanoUsd: 27_000_000_000_000_000 }]);
+    expect(await store.ledger.totals({}, [])).toMatchObject([{ billedNanoUsd: 27_000_000_000_000_000n }]);
   });
 });
 

@@ -123,7 +123,7 @@ describe("opening", () => {
     await first.close();
     const db = new DatabaseSync(path);
     for (const column of SINCE_0003) db.exec(`alter table quotaguard_ledger drop column ${column}`);
-    db.exec("delete from quotaguard_migration where name >= '0003'");
+    db.exec("drop table quotaguard_rollup; delete from quotaguard_migration where name >= '0003'");
     db.close();
     const store = sqliteStore(path);
     await store.ready();

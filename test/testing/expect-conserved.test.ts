@@ -196,6 +196,12 @@ describe("a planted bug is found and named", () => {
     expect(await violationOf(check())).toMatch(/^I1 user=alice: the row of request \S+ \(\S+\) is settled without usage/);
   });
 
+  test.each(["inputTokens", "audioInputTokens", "images", "requests", "reportedUsd"])("I1: a row has %s below nothing", async (name) => {
+    const { chat, check } = await scene(forged((row) => ({ ...row, usage: { ...row.usage, [name]: -1 } as never })));
+    await chat();
+    expect(await violationOf(check())).toMatch(/^I1 user=alice: the row of request \S+ \(\S+\) is settled with usage \{/);
+  });
+
   test("I2: the counters were charged something else than the row says", async () => {
     const { chat, check } = await scene(forged((row) => ({ ...row, usage: { ...(row.usage as never as object), outputTokens: 4 } as never })));
     await chat();
@@ -220,7 +226,7 @@ describe("a planted bug is found and named", () => {
 
   test("I2: a request that was billed and given back", async () => {
     const { chat, check } = await scene(
-      forged((row) => ({ ...row, state: "released", usage: null, provenance: "void", rawNanoUsd: 0, billedNanoUsd: 0 })),
+      forged((row) => ({ ...row, state: "released", usage: null, provenance: "void", rawNanoUsd: 0, billedNanoUsd: 0, priceVersion: null })),
     );
     await chat();
     expect(await violationOf(check({ store: [] }))).toMatch(/^I2 billed upstream 3\+5 .*, and the row of user=alice is released \(request \S+\)/);

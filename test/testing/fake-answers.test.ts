@@ -49,6 +49,28 @@ describe("several tool calls in one answer", () => {
   });
 });
 
+test("a provider that counts as it likes bills and tells what it counts, thoughts included", async () => {
+  const answer = { reasoning: ["aa", "b"], text: ["cccc", "d"], countTokens: (text: string) => text.length };
+  upstream.script(answer);
+  const asked = { model: "gpt-4o", messages: [{ role: "user" as const, content: "abc" }] };
+  // "user", "abc", three for the message and three for the answer's beginning.
+  const usage = { prompt_tokens: 13, completion_tokens: 8, completion_tokens_details: { reasoning_tokens: 3 } };
+  const whole = await openai.chat.completions.create(asked);
+  expect(whole.usage).toMatchObject(usage);
+  expect(whole.choices[0]?.message).toMatchObject({ content: "ccccd", reasoning_content: "aab" });
+  const stream = await openai.chat.completions.create({ ...asked, stream: true, stream_options: { include_usage: true }, max_tokens: 7 });
+  const said: string[] = [];
+  let told: unknown;
+  for await (const { choices, usage: last } of stream) {
+    const delta = choices[0]?.delta as { content?: string; reasoning_content?: string } | undefined;
+    if (delta?.content || delta?.reasoning_content) said.push(delta.reasoning_content ?? delta.content ?? "");
+    told = last ?? told;
+  }
+  expect(said).toEqual(["aa", "b", "cccc"]);
+  expect(told).toMatchObject({ completion_tokens: 7 });
+  expect(upstream.totals()).toEqual({ requests: 2, inputTokens: 26, outputTokens: 15 });
+});
+
 describe("an error where nobody looks for one", () => {
   test("in the middle of a stream that ends as if all were well", async () => {
     upstream.script({ fault: { at: 3, how: "error" }, text: ["a", "b", "c", "d"] });

@@ -20,7 +20,8 @@ afterEach(() => upstream.close());
 const IMAGE = { mediaType: "image/png", data: "iVBORw0KGgo=" };
 const SCHEMA = { type: "object" as const, properties: { city: { type: "string" } } };
 const rich: FakeReply = {
-  thoughts: { text: ["I ", "think"], signature: "c2lnbmVk" },
+  reasoning: ["I ", "think"],
+  signature: "c2lnbmVk",
   text: ["Hel", "lo"],
   toolCall: { name: "weather", arguments: ['{"city"', ':"Oslo"}'] },
   cacheReadTokens: 2,
@@ -126,7 +127,7 @@ describe("Anthropic's Messages", () => {
   });
 
   test.each([false, true])("thoughts, text, a call, cached tokens; streamed: %s", async (isStream) => {
-    upstream.script({ ...rich, cacheWriteTokens: 1, thoughts: { text: ["I ", "think"], signature: "c2lnbmVk", redacted: "aGlkZGVu" } });
+    upstream.script({ ...rich, cacheWriteTokens: 1, redactedReasoning: "aGlkZGVu" });
     const final = isStream ? await anthropic.messages.stream(ask).finalMessage() : await anthropic.messages.create(ask);
     expect(final.content).toEqual([
       { type: "redacted_thinking", data: "aGlkZGVu" },
@@ -249,7 +250,7 @@ describe("Google's generateContent", () => {
   });
 
   test("images, refusals, caps, candidates, counts", async () => {
-    upstream.script([{ images: [IMAGE], thoughts: { signature: "c2ln" } }, { refusal: "never" }, { text: ["a", "b"] }, { text: ["x"] }]);
+    upstream.script([{ images: [IMAGE], signature: "c2ln" }, { refusal: "never" }, { text: ["a", "b"] }, { text: ["x"] }]);
     expect((await streamed(ask)).parts).toEqual([
       { inlineData: { mimeType: IMAGE.mediaType, data: IMAGE.data } },
       { text: "", thoughtSignature: "c2ln" },

@@ -2,8 +2,9 @@
 import type { JsonObject } from "../message.ts";
 import { fieldsOf } from "../usage.ts";
 
-/** Deeper schemas are cut: a chain of references may go on for ever. */
+/** Deeper and larger schemas are cut: a few references make a schema without end. */
 const MOST_DEPTH = 32;
+const MOST_PARTS = 5_000;
 
 /** Told to the model in words, because Gemini refuses them as keywords. */
 const HINTS = [
@@ -24,35 +25,43 @@ const HINTS = [
 /** All that is left of a schema. */
 const KEPT = ["type", "description", "title", "enum", "minimum", "maximum", "nullable"] as const;
 
-export const cleanSchema = (schema: JsonObject | null): JsonObject => {
-  const clean = cleaned(schema ?? {}, schema ?? {}, MOST_DEPTH);
+/** Where a schema is being cleaned. */
+interface Work {
+  readonly root: JsonObject;
+  /** Parts that may still be looked at. */
+  left: number;
+}
+
+export function cleanSchema(schema: JsonObject | null): JsonObject {
+  const root = schema ?? {};
+  const clean = cleaned(root, { root, left: MOST_PARTS }, ["#"]);
   return { ...clean, type: "object", properties: clean.properties ?? {} };
-};
+}
 
 type Fields = Record<string, unknown>;
 
-function cleaned(value: unknown, root: JsonObject, depth: number): Fields {
+/** `within` = the references that led here: one that leads back into itself is told in words. */
+function cleaned(value: unknown, work: Work, within: readonly string[]): Fields {
   const given = fieldsOf(value);
   // `true` takes anything; a malformed schema is repaired rather than refused.
-  if (!given || depth <= 0) return { type: "string" };
-  const schema = merged(given, root, depth);
+  if (!given || (work.left -= 1) < 0 || within.length > MOST_DEPTH) return { type: "string" };
+  const { schema, path } = merged(given, work, within);
   const out: Fields = {};
   for (const name of KEPT) if (schema[name] !== undefined) out[name] = schema[name];
   setType(out, schema);
   setEnum(out, schema);
+  const deeper = [...path, ""];
   const properties = fieldsOf(schema.properties);
   if (out.type === "object" || properties) {
     out.type = "object";
-    const shown = properties ? Object.entries(properties).map(([name, each]): [string, unknown] => [name, cleaned(each, root, depth - 1)]) : [];
+    const shown = properties ? Object.entries(properties).map(([name, each]): [string, unknown] => [name, cleaned(each, work, deeper)]) : [];
     out.properties = Object.fromEntries(shown);
-    const required = Array.isArray(schema.required)
-      ? schema.required.filter((name) => typeof name === "string" && properties && Object.hasOwn(properties, name))
-      : [];
+    const required = texts(schema.required).filter((name) => properties && Object.hasOwn(properties, name));
     if (required.length > 0) out.required = required;
   }
   if (out.type === "array") {
     const items: unknown = Array.isArray(schema.items) ? (schema.items as readonly unknown[])[0] : schema.items;
-    out.items = items === undefined ? { type: "string" } : cleaned(items, root, depth - 1);
+    out.items = items === undefined ? { type: "string" } : cleaned(items, work, deeper);
   }
   const hints = HINTS.flatMap((name) => (schema[name] === undefined ? [] : [`${name}: ${JSON.stringify(schema[name])}`]));
   const described = [typeof schema.description === "string" ? schema.description : "", hints.length > 0 ? `(${hints.join(", ")})` : ""].filter(
@@ -63,30 +72,45 @@ function cleaned(value: unknown, root: JsonObject, depth: number): Fields {
   return out;
 }
 
+interface Merged {
+  readonly schema: JsonObject;
+  /** The references that led here, with those that it was made of. */
+  readonly path: readonly string[];
+}
+
 /** A schema without references and without unions: of several branches the richest one stands. */
-function merged(given: JsonObject, root: JsonObject, depth: number): JsonObject {
-  if (depth <= 0) return given;
-  let schema: Fields = { ...given };
-  for (let hops = 0; typeof schema.$ref === "string" && hops < depth; hops += 1) {
-    const { $ref, ...rest } = schema as Fields & { readonly $ref: string };
-    const target = resolved($ref, root);
-    schema = target ? { ...target, ...rest } : { ...rest, description: [rest.description, `see ${$ref}`].filter(Boolean).join(" ") };
-  }
-  delete schema.$ref;
-  for (const part of listed(schema.allOf)) schema = joined(schema, merged(part, root, depth - 1));
-  for (const name of ["then", "else"]) {
-    const part = fieldsOf(schema[name]);
-    if (part) schema = joined(schema, merged(part, root, depth - 1));
-  }
+function merged(given: JsonObject, work: Work, within: readonly string[]): Merged {
+  let { schema, path } = dereferenced(given, work, within);
+  const parts = [...listed(schema.allOf), ...[schema.then, schema.else].map((part) => fieldsOf(part)).filter((part) => part !== null)];
+  const take = (part: JsonObject): JsonObject => {
+    if ((work.left -= 1) < 0 || path.length > MOST_DEPTH) return {};
+    const inner = merged(part, work, [...path, ""]);
+    path = [...new Set([...path, ...inner.path])];
+    return inner.schema;
+  };
+  for (const part of parts) schema = joined(schema, take(part));
   for (const union of ["anyOf", "oneOf"]) {
     const branches = listed(schema[union]);
     if (branches.length === 0) continue;
     const real = branches.filter((branch) => branch.type !== "null");
     if (real.length < branches.length) schema.nullable = true;
-    const [best] = real.map((branch) => merged(branch, root, depth - 1)).sort((a, b) => richness(b) - richness(a));
+    const [best] = real.map(take).sort((a, b) => richness(b) - richness(a));
     if (best) schema = joined(schema, best);
   }
-  return schema;
+  return { schema, path };
+}
+
+function dereferenced(given: JsonObject, { root }: Work, within: readonly string[]): { schema: Fields; path: readonly string[] } {
+  let schema: Fields = { ...given };
+  let path = within;
+  while (typeof schema.$ref === "string") {
+    const { $ref, ...rest } = schema as Fields & { readonly $ref: string };
+    const target = path.includes($ref) ? null : resolved($ref, root);
+    if (target) path = [...path, $ref];
+    schema = target ? { ...target, ...rest } : { ...rest, description: [rest.description, `see ${$ref}`].filter(Boolean).join(" ") };
+  }
+  delete schema.$ref;
+  return { schema, path };
 }
 
 const listed = (value: unknown): readonly JsonObject[] =>

@@ -4,6 +4,7 @@ import type { Losses } from "../losses.ts";
 import {
   REASONING_LEVELS,
   type AssistantBlock,
+  type CacheMark,
   type ChatRequest,
   type FileBlock,
   type ImageBlock,
@@ -16,6 +17,7 @@ import {
   type Tool,
   type ToolChoice,
 } from "../message.ts";
+import { fieldsOf } from "../usage.ts";
 import { turnBuilder, type TurnBuilder } from "../turns.ts";
 
 type Part = TextBlock | ImageBlock | FileBlock | MediaBlock;
@@ -79,13 +81,13 @@ function readMessage(value: unknown, field: string, system: TextBlock[], turns: 
   switch (role) {
     case "system":
     case "developer":
-      for (const part of partsOf(message.content, `${field}.content`, losses)) {
+      for (const part of marked(partsOf(message.content, `${field}.content`, losses), message)) {
         if (part.type === "text") system.push(part);
         else losses.cannot(`${field}.content`, "a system message can only be text");
       }
       return;
     case "user":
-      turns.user(...partsOf(message.content, `${field}.content`, losses));
+      turns.user(...marked(partsOf(message.content, `${field}.content`, losses), message));
       return;
     case "assistant":
       turns.assistant(...assistantBlocks(message, field, losses));
@@ -95,7 +97,7 @@ function readMessage(value: unknown, field: string, system: TextBlock[], turns: 
         type: "tool_result",
         id: textOf(message.tool_call_id, `${field}.tool_call_id`) ?? "",
         name: null,
-        content: partsOf(message.content, `${field}.content`, losses),
+        content: resultParts(message.content, `${field}.content`, losses),
         isError: false,
       });
       return;
@@ -145,10 +147,50 @@ const functionCall = (call: JsonObject, id: string, field: string): AssistantBlo
   input: textOf(call.arguments, `${field}.arguments`) ?? "",
 });
 
+/** Some tools write their parts, images among them, as one text. */
+function resultParts(content: unknown, field: string, losses: Losses): readonly Part[] {
+  const parts = typeof content === "string" && content.startsWith("[{") ? partsInText(content) : null;
+  return partsOf(parts ?? content, field, losses);
+}
+
+function partsInText(text: string): readonly unknown[] | null {
+  try {
+    const parts: unknown = JSON.parse(text);
+    const isParts =
+      Array.isArray(parts) &&
+      parts.some((part) => fieldsOf(part)?.type === "image_url") &&
+      parts.every((part) => PART_TYPES.has(fieldsOf(part)?.type));
+    return isParts ? (parts as readonly unknown[]) : null;
+  } catch {
+    return null;
+  }
+}
+
+const PART_TYPES: ReadonlySet<unknown> = new Set(["text", "image_url"]);
+
+/** Where a prompt cache ends, as some clients say it in this dialect, too: at a part, or at a message, which is its last part. */
+function marked(parts: readonly Part[], message: JsonObject): readonly Part[] {
+  const cache = cacheOf(message);
+  const last = parts.at(-1);
+  if (!cache || !last || parts.some((part) => part.cache)) return parts;
+  return [...parts.slice(0, -1), { ...last, cache }];
+}
+
+function cacheOf(fields: JsonObject): CacheMark | null {
+  const mark = fieldsOf(fields.cache_control);
+  if (!mark) return null;
+  return { ttl: mark.ttl === "1h" || mark.ttl === "5m" ? mark.ttl : null };
+}
+
 function partsOf(content: unknown, field: string, losses: Losses): readonly Part[] {
   if (content === undefined || content === null) return [];
   if (typeof content === "string") return content === "" ? [] : [{ type: "text", text: content }];
-  return listOf(content, field).flatMap((part, i) => partOf(requiredObject(part, `${field}[${i}]`), `${field}[${i}]`, losses));
+  return listOf(content, field).flatMap((value, i) => {
+    const part = requiredObject(value, `${field}[${i}]`);
+    const cache = cacheOf(part);
+    const parts = partOf(part, `${field}[${i}]`, losses);
+    return cache ? parts.map((each) => ({ ...each, cache })) : parts;
+  });
 }
 
 function partOf(part: JsonObject, field: string, losses: Losses): readonly Part[] {

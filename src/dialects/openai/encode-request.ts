@@ -28,10 +28,13 @@ const AUDIO_FORMATS: Readonly<Record<string, string>> = { "audio/mpeg": "mp3", "
 /** Models that are known not to reason, and refuse to be asked for it. */
 const PLAIN_MODEL = /(?:^|\/)(?:gpt-3\.5|gpt-4|chatgpt)/i;
 
-export function encodeRequest(request: ChatRequest, { losses, outputCap, capField = "max_tokens" }: EncodeOptions): EncodedRequest {
+export function encodeRequest(
+  request: ChatRequest,
+  { losses, outputCap, capField = "max_tokens", keepsThoughts = false }: EncodeOptions,
+): EncodedRequest {
   const names = toolNames(namesIn(request), NAMES);
   const rule = parameterRule(request.model);
-  const body: Record<string, unknown> = { model: request.model, messages: messagesOf(request, names, losses) };
+  const body: Record<string, unknown> = { model: request.model, messages: messagesOf(request, names, keepsThoughts, losses) };
   const set = (field: string, value: unknown): void => {
     if (value === null || value === undefined) return;
     // Reasoning models refuse what chat models take.
@@ -64,10 +67,10 @@ export function encodeRequest(request: ChatRequest, { losses, outputCap, capFiel
   return { body, toolName: names.original };
 }
 
-function messagesOf({ system, turns }: ChatRequest, names: ToolNames, losses: Losses): readonly JsonObject[] {
+function messagesOf({ system, turns }: ChatRequest, names: ToolNames, keepsThoughts: boolean, losses: Losses): readonly JsonObject[] {
   const messages: JsonObject[] = [];
   if (system.length > 0) messages.push({ role: "system", content: system.map(({ text }) => text).join("\n\n") });
-  for (const turn of turns) messages.push(...(turn.role === "user" ? userMessages(turn, losses) : assistantMessages(turn, names)));
+  for (const turn of turns) messages.push(...(turn.role === "user" ? userMessages(turn, losses) : assistantMessages(turn, names, keepsThoughts)));
   // A model answers somebody.
   if (turns.length === 0) messages.push({ role: "user", content: "" });
   return messages;
@@ -118,16 +121,19 @@ function partOf(block: TextBlock | ImageBlock | FileBlock | MediaBlock, losses: 
   }
 }
 
-function assistantMessages({ blocks }: Extract<Turn, { role: "assistant" }>, names: ToolNames): readonly JsonObject[] {
+function assistantMessages({ blocks }: Extract<Turn, { role: "assistant" }>, names: ToolNames, keepsThoughts: boolean): readonly JsonObject[] {
   const text = blocks.filter((block): block is TextBlock => block.type === "text").map((block) => block.text);
   const calls = blocks.filter((block): block is Extract<AssistantBlock, { type: "tool_call" }> => block.type === "tool_call");
   if (text.length === 0 && calls.length === 0) return [];
+  const thoughts = keepsThoughts ? blocks.flatMap((block) => (block.type === "thinking" ? [block.text] : [])).join("") : "";
+  const kept = thoughts === "" ? {} : { reasoning_content: thoughts };
   const content = text.length === 0 ? null : text.join("");
-  if (calls.length === 0) return [{ role: "assistant", content }];
+  if (calls.length === 0) return [{ role: "assistant", content, ...kept }];
   return [
     {
       role: "assistant",
       content,
+      ...kept,
       tool_calls: calls.map(({ id, name, input, isCustom }) => ({
         id,
         type: "function",

@@ -4,11 +4,17 @@ import { fieldsOf, openaiUsage } from "../usage.ts";
 
 const string = (value: unknown): string => (typeof value === "string" ? value : "");
 
+/** Providers know two names for it, and some say the same under both. */
+function thoughtOf(part: Readonly<Record<string, unknown>>): string {
+  const [one, other] = [string(part.reasoning_content), string(part.reasoning)];
+  return one === other ? one : one + other;
+}
+
 /** Everything that a choice of a response or chunk generated: text, reasoning, refusal, tool names and arguments. */
 export function choiceText(choice: Readonly<Record<string, unknown>>): string {
   const part = fieldsOf(choice.delta) ?? fieldsOf(choice.message);
   if (!part) return string(choice.text);
-  let text = string(part.content) + string(part.reasoning_content) + string(part.reasoning) + string(part.refusal);
+  let text = string(part.content) + thoughtOf(part) + string(part.refusal);
   const legacy = fieldsOf(part.function_call);
   if (legacy) text += string(legacy.name) + string(legacy.arguments);
   if (!Array.isArray(part.tool_calls)) return text;
@@ -43,7 +49,7 @@ function usageAtEnd(bytes: Buffer): Usage | null {
     const byte = bytes[i];
     if (byte === OPEN_BRACE) depth += 1;
     else if (byte === CLOSE_BRACE && (depth -= 1) === 0)
-      return isLastLevel(bytes, i + 1) ? openaiUsage(parse(bytes.toString("latin1", start, i + 1))) : null;
+      return isLastLevel(bytes, i + 1) ? openaiUsage(parse(bytes.toString("utf8", start, i + 1))) : null;
   }
   return null;
 }

@@ -1,6 +1,6 @@
 /** What a request holds, and what becomes of it once the request is over. */
 import type { Charged, Context, Reservation } from "../../core/context.ts";
-import { UNITS, type Amounts, type Charge, type LimitStore, type Standing, type Unit } from "../../core/store.ts";
+import { UNITS, type Amounts, type Charge, type LimitStore, type Shortfall, type Standing, type Unit } from "../../core/store.ts";
 import { isPromise, type MaybePromise } from "../../core/time.ts";
 import { NO_USAGE, totalInputTokens, totalOutputTokens } from "../../core/usage.ts";
 import type { Ending, Holds } from "../../limits/holds.ts";
@@ -10,7 +10,9 @@ import type { Charges } from "./charges.ts";
 /** Is told of every verdict, for metrics and events. Synchronous and never throws. */
 export interface BudgetWatch {
   readonly held: (reservation: Reservation, standings: readonly Standing[]) => void;
-  readonly short: (limit: string, outcome: "refused" | "would_refuse") => void;
+  readonly refused: (limit: string) => void;
+  /** A limit that only watches had no room. */
+  readonly wouldRefuse: (planned: PlannedLimit, short: Shortfall) => void;
   readonly storeFailed: (mode: "deny" | "allow" | "local") => void;
   /** No longer held: once for each that was. */
   readonly ended: (reservation: Reservation) => void;

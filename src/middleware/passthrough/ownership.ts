@@ -54,8 +54,9 @@ export interface Ownership {
 export function tenantOf({ principal, scopes }: Context): Tenant {
   const seesAll = principal?.kind === "master";
   if (scopes?.org !== undefined) return { name: `org:${scopes.org}`, seesAll };
-  // What the host's own check of a key calls it is a name too; `host` itself stands for everybody.
-  if (principal && !seesAll && principal.name !== "host") return { name: `key:${principal.name}`, seesAll };
+  // What the host's own check of a key calls it is a name too; its `host` stands for everybody. A key may be called anything.
+  const isNamed = principal && !(principal.kind === "host" && principal.name === "host");
+  if (isNamed && !seesAll) return { name: `key:${principal.name}`, seesAll };
   if (scopes?.user !== undefined) return { name: `user:${scopes.user}`, seesAll };
   return { name: seesAll ? "master" : "common", seesAll };
 }

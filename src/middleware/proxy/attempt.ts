@@ -6,7 +6,7 @@ import type { AttemptOutcome, Lease } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import { nanoToUsd } from "../../core/money.ts";
 import type { Timer } from "../../core/time.ts";
-import { totalInputTokens, totalOutputTokens, type Usage } from "../../core/usage.ts";
+import { NO_USAGE, totalInputTokens, totalOutputTokens, type Usage } from "../../core/usage.ts";
 import type { Dialect, StreamObserver } from "../../dialects/dialect.ts";
 import { refusalHeaders } from "../../http/render.ts";
 import { responseHeaders } from "../../upstream/headers.ts";
@@ -342,7 +342,7 @@ export class Attempt implements ResponseHandler, Source {
   }
 
   #countedUsage(outputTokens: number): Usage {
-    return { inputTokens: this.#settings.inputTokens(this.#call), cacheReadTokens: 0, cacheWriteTokens: 0, outputTokens, reasoningTokens: 0 };
+    return { ...NO_USAGE, inputTokens: this.#settings.inputTokens(this.#call), outputTokens };
   }
 
   /** What the request is charged, as one figure for the credential's own limits: null when nothing is. */
@@ -381,5 +381,7 @@ const deliverArrived = (attempt: Attempt): void => attempt.deliver();
 /** A provider that reports as it goes may be behind what it delivered: the larger figure of each is what was used. */
 function larger(reported: Usage | null, counted: Usage): Usage {
   if (!reported) return counted;
-  return { ...reported, outputTokens: Math.max(reported.outputTokens, counted.outputTokens - reported.reasoningTokens) };
+  // All text is counted: what was thought aloud, and what came as predicted.
+  const apart = reported.reasoningTokens + (reported.predictionTokens ?? 0);
+  return { ...reported, outputTokens: Math.max(reported.outputTokens, counted.outputTokens - apart) };
 }

@@ -5,6 +5,8 @@ import type { LedgerStore } from "../../core/store.ts";
 import { systemClock, type Timer } from "../../core/time.ts";
 import { ledgerQueries } from "../sql/ledger-queries.ts";
 import { BEAT_EVERY_MS } from "../sql/owner-watch.ts";
+import { RowSealer } from "../sql/row-sealer.ts";
+import { rowSeals } from "../sql/row-seals.ts";
 import { earlyWatchers, ledgerOnceOpen } from "../sql/unopened.ts";
 import { type PostgresLedger, postgresLedger } from "./ledger.ts";
 import { type PostgresLink, postgresLink } from "./link.ts";
@@ -48,17 +50,19 @@ export function postgresStore(source: PostgresSource, options: PostgresStoreOpti
   let starting: Promise<void> | undefined;
   let closing: Promise<void> | undefined;
   const early = earlyWatchers();
+  const sealer = new RowSealer();
 
   async function start(): Promise<void> {
     const link = postgresLink(place);
     let watching: RecordWatch | undefined;
     try {
       await prepareDatabase(link);
-      const self = owners(link, clock, logger);
+      const self = owners(link, sealer, clock, logger);
       const records = postgresRecords(link, self.self.id, channel, clock === systemClock ? undefined : clock.now);
       const changes = recordWatch({ link, records, self: self.self.id, channel, clock, logger });
       watching = changes;
-      const ledger = postgresLedger({ link, queries: ledgerQueries(queriesOver(link)), owners: self, clock, logger });
+      const builder = queriesOver(link);
+      const ledger = postgresLedger({ link, queries: ledgerQueries(builder), builder, owners: self, sealer, clock, logger });
       await ledger.begin();
       await changes.start();
       early.begin((prefix, fn) => changes.watch(prefix, fn));
@@ -135,6 +139,8 @@ export function postgresStore(source: PostgresSource, options: PostgresStoreOpti
       () => closing !== undefined,
       logger,
     ),
+    seals: rowSeals(sealer, () => queriesOver(opened().link)),
+    replay: async (rows, gapUntilMs) => opened().ledger.replay(rows, gapUntilMs),
     ready() {
       if (closing !== undefined) throw new GuardError("store_unavailable", "the Postgres store is closed");
       starting ??= start().catch((error: unknown) => {

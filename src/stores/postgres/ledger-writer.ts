@@ -1,9 +1,10 @@
 import type { LedgerRow } from "../../core/ledger.ts";
 import { COMPLETE_SINCE } from "../sql/ledger-queries.ts";
-import { LEDGER_COLUMNS, rowValues } from "../sql/ledger-rows.ts";
+import { STORED_COLUMNS } from "../sql/ledger-rows.ts";
+import type { RowSealer } from "../sql/row-sealer.ts";
 import type { PostgresLink } from "./link.ts";
 
-type Column = (typeof LEDGER_COLUMNS)[number];
+type Column = (typeof STORED_COLUMNS)[number];
 
 const INTEGERS: ReadonlySet<Column> = new Set<Column>([
   "at",
@@ -36,30 +37,32 @@ function typeOf(column: Column): string {
   return column === "reported_usd" ? "double precision" : "text";
 }
 
-const NAMES = LEDGER_COLUMNS.map((column) => `"${column}"`).join(", ");
-const VALUES = LEDGER_COLUMNS.map((column) => `"${column}"${JSON_TEXTS.has(column) ? "::json" : ""}`).join(", ");
-const TYPES = LEDGER_COLUMNS.map((column) => `"${column}" ${typeOf(column)}`).join(", ");
+const NAMES = STORED_COLUMNS.map((column) => `"${column}"`).join(", ");
+const VALUES = STORED_COLUMNS.map((column) => `"${column}"${JSON_TEXTS.has(column) ? "::json" : ""}`).join(", ");
+const TYPES = STORED_COLUMNS.map((column) => `"${column}" ${typeOf(column)}`).join(", ");
+
+const REPLACED = STORED_COLUMNS.map((column) => `"${column}" = excluded."${column}"`).join(", ");
 
 /**
  * Inserts rows given as one parameter, a JSON array: one statement text for any number of rows, and no limit of parameters. Of a repeated id the
- * row that is there, or that comes first, stays.
+ * row that is there, or that comes first, stays; with `corrects` one that is there as `unknown` gives way, and no id may come twice.
  */
-export const insertRows = (link: PostgresLink, parameter: string): string =>
-  `insert into ${link.table("quotaguard_ledger")} (${NAMES}) select ${VALUES} from json_to_recordset(${parameter}::json) as row (${TYPES})
-   on conflict (id) do nothing`;
+export const insertRows = (link: PostgresLink, parameter: string, corrects = false): string =>
+  `insert into ${link.table("quotaguard_ledger")} as known (${NAMES}) select ${VALUES} from json_to_recordset(${parameter}::json) as row (${TYPES})
+   on conflict (id) do ${corrects ? `update set ${REPLACED} where known.state = 'unknown' and excluded.state <> 'unknown'` : "nothing"}`;
 
 /** What Postgres' text cannot hold: NUL, and halves of characters. */
 const UNSTORABLE = /u(?:0000|d[89a-f])/i;
 
 /** A row as a JSON object for {@link insertRows}. Throws a TypeError for what is no row. */
-export function rowJson(row: LedgerRow): string {
-  const json = jsonOf(row);
-  return UNSTORABLE.test(json) ? jsonOf(storable(row)) : json;
+export function rowJson(row: LedgerRow, sealer: RowSealer): string {
+  const json = jsonOf(row, sealer);
+  return UNSTORABLE.test(json) ? jsonOf(storable(row), sealer) : json;
 }
 
-function jsonOf(row: LedgerRow): string {
-  const values = rowValues(row);
-  return JSON.stringify(Object.fromEntries(LEDGER_COLUMNS.map((column, index) => [column, values[index]])));
+function jsonOf(row: LedgerRow, sealer: RowSealer): string {
+  const values = sealer.sealed(row);
+  return JSON.stringify(Object.fromEntries(STORED_COLUMNS.map((column, index) => [column, values[index]])));
 }
 
 const storable = <T>(value: T): T =>
@@ -76,6 +79,8 @@ export interface LedgerWrite {
   readonly body: string | null;
   /** Finished rows, see {@link rowJson}. */
   readonly rows: readonly string[];
+  /** See {@link insertRows}. */
+  readonly corrects?: boolean;
   /** Packs to delete. */
   readonly emptied: readonly number[];
   /** All packs of this owner but these go: those of writes whose reply was lost. Null = there was no such write. */
@@ -114,7 +119,7 @@ export async function writeLedger(link: PostgresLink, owner: Owner, write: Ledge
     );
   }
   if (write.body !== null) parts.push(`pack as (insert into ${intents} (owner, body) values (${id}, ${p(write.body)}::text) returning seq)`);
-  if (write.rows.length > 0) parts.push(`written as (${insertRows(link, p(`[${write.rows.join(",")}]`))})`);
+  if (write.rows.length > 0) parts.push(`written as (${insertRows(link, p(`[${write.rows.join(",")}]`), write.corrects)})`);
   if (write.only !== null) parts.push(`cleared as (delete from ${intents} where owner = ${id} and seq <> all(${p(write.only)}::bigint[]))`);
   else if (write.emptied.length > 0) {
     parts.push(`deleted as (delete from ${intents} where owner = ${id} and seq = any(${p(write.emptied)}::bigint[]))`);

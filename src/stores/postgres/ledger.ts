@@ -1,11 +1,16 @@
+import type { Kysely } from "kysely";
+
 import type { GuardError } from "../../core/errors.ts";
 import type { LedgerRow } from "../../core/ledger.ts";
 import type { Logger } from "../../core/logger.ts";
-import type { Ledger, LedgerFilter } from "../../core/store.ts";
+import type { Ledger, LedgerFilter, LedgerStore } from "../../core/store.ts";
 import type { Clock, Timer } from "../../core/time.ts";
+import { folding } from "../sql/folding.ts";
 import type { LedgerQueries } from "../sql/ledger-queries.ts";
 import { OpenPacks, type Pack } from "../sql/open-packs.ts";
 import { backoffMs, EAGER_ROWS, QUEUE_ROWS, ROW_WAIT_MS, RowQueue } from "../sql/row-queue.ts";
+import type { RowSealer } from "../sql/row-sealer.ts";
+import type { Database } from "../sql/schema.ts";
 import { storeUnavailable } from "../sql/store-unavailable.ts";
 import { type LedgerWrite, rowJson, storableText, writeLedger } from "./ledger-writer.ts";
 import type { PostgresLink } from "./link.ts";
@@ -17,7 +22,8 @@ const BATCH_ROWS = 1000;
 /** Intents of one statement. More come only when the database hangs. */
 const PACK_INTENTS = 2000;
 
-export interface PostgresLedger extends Ledger {
+export interface PostgresLedger extends Required<Ledger> {
+  readonly replay: NonNullable<LedgerStore["replay"]>;
   /** The first beat: from then on intents may be written. Rejects with the database's own error. */
   begin(): Promise<void>;
   /** Shows that the owner lives and writes what waits. Resolves when that is done or has failed; never rejects. */
@@ -29,7 +35,10 @@ export interface PostgresLedger extends Ledger {
 export interface LedgerParts {
   readonly link: PostgresLink;
   readonly queries: LedgerQueries;
+  /** Builds statements; they are run here. */
+  readonly builder: Kysely<Database>;
   readonly owners: Owners;
+  readonly sealer: RowSealer;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -49,7 +58,7 @@ type Prepared = readonly { readonly row: LedgerRow; readonly json: string }[];
  * One write at a time: whatever comes while it is on its way goes with the next one, so that the busier the gateway, the more requests share a
  * round trip. All of it may happen twice (rows by their id, deletions by nature), so a write whose reply was lost is simply repeated.
  */
-export function postgresLedger({ link, queries, owners, clock, logger }: LedgerParts): PostgresLedger {
+export function postgresLedger({ link, queries, builder, owners, sealer, clock, logger }: LedgerParts): PostgresLedger {
   const queue = new RowQueue(clock, logger);
   const packs = new OpenPacks();
   let pack: Pack | null = null;
@@ -103,7 +112,9 @@ export function postgresLedger({ link, queries, owners, clock, logger }: LedgerP
   async function writeOnce(): Promise<boolean> {
     sent = pack;
     pack = null;
-    const rows = prepared(wantsRows || queue.rows.length >= EAGER_ROWS ? queue.rows.splice(0, BATCH_ROWS) : []);
+    const taken = wantsRows || queue.rows.length >= EAGER_ROWS ? queue.rows.splice(0, BATCH_ROWS) : [];
+    const rows = prepared(taken);
+    done += taken.length - rows.length;
     if (queue.rows.length === 0) wantsRows = false;
     const beat = wantsBeat || owners.due();
     wantsBeat = false;
@@ -138,19 +149,19 @@ export function postgresLedger({ link, queries, owners, clock, logger }: LedgerP
     }
     // One row that cannot be stored must not hold up the intents, nor all other rows for ever.
     await send(rest);
-    await writeHalves(rows);
+    await writeHalves(rows, false);
   }
 
-  async function writeHalves(rows: Prepared): Promise<void> {
+  async function writeHalves(rows: Prepared, corrects: boolean): Promise<void> {
     const middle = Math.ceil(rows.length / 2);
     for (const half of [rows.slice(0, middle), rows.slice(middle)]) {
       try {
-        if (half.length > 0) await send({ beat: false, body: null, rows: half.map(({ json }) => json), emptied: [], only: null, completeFrom: null });
+        if (half.length > 0) await send({ ...NOTHING, rows: half.map(({ json }) => json), corrects });
       } catch (error) {
         if (!isRowFault(error)) throw error;
         const [one, more] = half;
         if (one && !more) queue.leftOut(one.row, error);
-        else await writeHalves(half);
+        else await writeHalves(half, corrects);
       }
     }
   }
@@ -171,11 +182,10 @@ export function postgresLedger({ link, queries, owners, clock, logger }: LedgerP
   function prepared(rows: readonly LedgerRow[]): Prepared {
     return rows.flatMap((row) => {
       try {
-        return [{ row, json: rowJson(row) }];
+        return [{ row, json: rowJson(row, sealer) }];
       } catch (error) {
         queue.leftOut(row, error);
         packs.leave(row.id);
-        done += 1;
         return [];
       }
     });
@@ -187,7 +197,7 @@ export function postgresLedger({ link, queries, owners, clock, logger }: LedgerP
     const delayMs = backoffMs(failures);
     failures += 1;
     retryAtMs = clock.monotonic() + delayMs;
-    if (!isBehind) logger.error({ err: error, rows: queue.rows.length }, "the ledger cannot be written: requests are refused until it can");
+    if (!isBehind) logger.error({ err: error, rows: queue.rows.length }, "the ledger's database cannot be written");
     isBehind = true;
     retryTimer = clock.timer(delayMs, onRetry);
     for (const refused of [sent, pack]) if (refused !== null) packs.refuse(refused, storeUnavailable(error, delayMs));
@@ -277,9 +287,43 @@ export function postgresLedger({ link, queries, owners, clock, logger }: LedgerP
 
     completeSince: () => read(async () => Math.max(queue.completeFrom ?? 0, await queries.completeSince())),
 
+    async replay(given, gapUntilMs) {
+      if (failures > 0) {
+        retryTimer?.cancel();
+        if (!isWriting) onRetry();
+        await writing;
+        if (failures > 0) throw refusal();
+      }
+      const rows = prepared(given);
+      try {
+        await send({ ...NOTHING, beat: given.length === 0, completeFrom: gapUntilMs });
+        await writeHalves(rows, true);
+      } catch (error) {
+        throw storeUnavailable(error);
+      }
+      for (const { row } of rows) packs.leave(row.id);
+    },
+
+    async fold(beforeMs, most) {
+      if (failures > 0) throw refusal();
+      try {
+        return await link.transact(async (session) => {
+          const steps = folding(builder, beforeMs, most);
+          let step = steps.next();
+          while (!step.done) {
+            const { sql, parameters } = step.value;
+            step = steps.next((await session.query(sql, parameters)).rows);
+          }
+          return step.value;
+        });
+      } catch (error) {
+        throw storeUnavailable(error);
+      }
+    },
+
     async begin() {
       owners.beaten();
-      await send({ beat: true, body: null, rows: [], emptied: [], only: null, completeFrom: null });
+      await send({ ...NOTHING, beat: true });
     },
 
     async beat() {
@@ -304,9 +348,18 @@ export function postgresLedger({ link, queries, owners, clock, logger }: LedgerP
   };
 }
 
+const NOTHING: LedgerWrite = { beat: false, body: null, rows: [], emptied: [], only: null, completeFrom: null };
+
 const numbersOf = (emptied: readonly Pack[]): number[] => emptied.filter(({ seq }) => seq > 0).map(({ seq }) => seq);
 
 function storableFilter(filter: LedgerFilter): LedgerFilter {
-  if (filter.scopes === undefined) return filter;
-  return { ...filter, scopes: Object.fromEntries(Object.entries(filter.scopes).map(([name, value]) => [storableText(name), storableText(value)])) };
+  const { scopes, fields } = filter;
+  return {
+    ...filter,
+    ...(scopes === undefined ? {} : { scopes: storableValues(scopes) }),
+    ...(fields === undefined ? {} : { fields: storableValues(fields) }),
+  };
 }
+
+const storableValues = (values: Readonly<Record<string, string>>): Record<string, string> =>
+  Object.fromEntries(Object.entries(values).map(([name, value]) => [storableText(name), storableText(value)]));

@@ -4,6 +4,7 @@ import type { Logger } from "../../core/logger.ts";
 import type { Clock } from "../../core/time.ts";
 import { orphanRow, unpackIntents } from "../sql/ledger-rows.ts";
 import { BEAT_EVERY_MS, machineId, type OwnerEntry, ownerWatch } from "../sql/owner-watch.ts";
+import type { RowSealer } from "../sql/row-sealer.ts";
 import { insertRows, type Owner, rowJson } from "./ledger-writer.ts";
 import type { PostgresLink, Session, SqlRow } from "./link.ts";
 
@@ -30,7 +31,7 @@ export interface Owners {
  * each write that follows a silence, so an owner that was only asleep is alive again before it writes its next intent. A verdict takes the
  * owner's entry only with the beat that it was judged by: whoever has shown life meanwhile keeps it.
  */
-export function owners(link: PostgresLink, clock: Clock, logger: Logger): Owners {
+export function owners(link: PostgresLink, sealer: RowSealer, clock: Clock, logger: Logger): Owners {
   const id = randomBytes(9).toString("base64url");
   // Where machines cannot be told apart, only the beat counts.
   const self: Owner = { id, host: machineId() ?? id, pid: process.pid };
@@ -57,7 +58,7 @@ export function owners(link: PostgresLink, clock: Clock, logger: Logger): Owners
 
   async function end(session: Session, packs: readonly SqlRow[]): Promise<number> {
     if (packs.length === 0) return 0;
-    const rows = packs.flatMap(({ body }) => unpackIntents(String(body)).map((row) => rowJson(orphanRow(row))));
+    const rows = packs.flatMap(({ body }) => unpackIntents(String(body)).map((row) => rowJson(orphanRow(row), sealer)));
     const { rowCount } = await session.query(insertRows(link, "$1"), [`[${rows.join(",")}]`]);
     await session.query(`delete from ${intents} where seq = any($1::bigint[])`, [packs.map(({ seq }) => seq)]);
     return rowCount;

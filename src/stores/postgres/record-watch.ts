@@ -6,8 +6,11 @@ import type { Clock, Timer } from "../../core/time.ts";
 import type { PostgresLink } from "./link.ts";
 import { newsFrom, type PostgresRecords } from "./records.ts";
 
-/** How soon a change is seen that no notification told of, and how often a lost connection for notifications is tried. */
-const POLL_MS = 2000;
+/**
+ * How soon a change is looked for that no notification told of, and how often a lost connection for notifications is tried. A key that is revoked must be
+ * known everywhere within 2 s, also where none arrives.
+ */
+const POLL_MS = 1_000;
 /** Changed keys that wait to be read. With more of them everything is compared. */
 const MAX_CHANGED = 1000;
 /** How often a reading starts over because this process wrote meanwhile. */

@@ -1,12 +1,12 @@
-import { type ExpressionBuilder, type Kysely, sql } from "kysely";
+import type { Kysely } from "kysely";
 
 import type { LedgerRow } from "../../core/ledger.ts";
+import { ledgerSums, matchesFilter } from "../../core/ledger-totals.ts";
 import type { LedgerFilter, LedgerGroup, LedgerTotal } from "../../core/store.ts";
-import { totalInputTokens, totalOutputTokens } from "../../core/usage.ts";
 import { rowFrom, unpackIntents } from "./ledger-rows.ts";
+import { addTotals, conditions } from "./ledger-sums.ts";
 import type { Database } from "./schema.ts";
 
-const DAY_MS = 86_400_000;
 /** Far below any database's limit of parameters. */
 const IDS_PER_QUERY = 500;
 const PAGE_ROWS = 1000;
@@ -34,7 +34,7 @@ export function ledgerQueries(db: Kysely<Database>): LedgerQueries {
     const packs = await db.selectFrom("quotaguard_intent").select("body").orderBy("seq").execute();
     const latest = new Map<string, LedgerRow>();
     for (const { body } of packs) for (const row of unpackIntents(body)) latest.set(row.id, row);
-    const rows = [...latest.values()].filter((row) => matches(row, filter));
+    const rows = [...latest.values()].filter((row) => matchesFilter(row, filter));
     const closed = new Set<string>();
     for (let from = 0; from < rows.length; from += IDS_PER_QUERY) {
       const ids = rows.slice(from, from + IDS_PER_QUERY).map((row) => row.id);
@@ -83,35 +83,10 @@ export function ledgerQueries(db: Kysely<Database>): LedgerQueries {
     },
 
     async totals(filter, groupBy) {
-      const sums = new Map<string, LedgerTotal>();
-      for (const row of await openRows(filter)) addRow(sums, groupBy, row);
-      if (filter.state !== "intent") {
-        const groups = groupBy.map((group) => (group === "day" ? sql`at / ${sql.lit(DAY_MS)}` : sql`${sql.ref(group)}`));
-        const query = db
-          .selectFrom("quotaguard_ledger")
-          .where(conditions(filter))
-          .select(groups.map((group, index) => group.as(`group_${index}`)))
-          .select([
-            sql<SqlSum>`count(*)`.as("requests"),
-            sql<SqlSum>`sum(input_tokens + cache_read_tokens + cache_write_tokens + coalesce(cache_write_long_tokens, 0)
-              + coalesce(audio_input_tokens, 0) + coalesce(image_input_tokens, 0))`.as("input_tokens"),
-            sql<SqlSum>`sum(output_tokens + reasoning_tokens + coalesce(audio_output_tokens, 0)
-              + coalesce(image_output_tokens, 0) + coalesce(prediction_tokens, 0))`.as("output_tokens"),
-            sql<SqlSum>`sum(raw_nano_usd)`.as("raw_nano_usd"),
-            sql<SqlSum>`sum(billed_nano_usd)`.as("billed_nano_usd"),
-          ]);
-        for (const row of await (groups.length === 0 ? query : query.groupBy(groups)).execute()) {
-          const columns = row as unknown as Readonly<Record<string, GroupValue>>;
-          add(sums, Object.fromEntries(groupBy.map((group, index) => [group, groupText(group, columns[`group_${index}`] ?? null)])), {
-            requests: Number(row.requests),
-            inputTokens: Number(row.input_tokens),
-            outputTokens: Number(row.output_tokens),
-            rawNanoUsd: Number(row.raw_nano_usd),
-            billedNanoUsd: Number(row.billed_nano_usd),
-          });
-        }
-      }
-      return [...sums].sort(([a], [b]) => (a < b ? -1 : 1)).flatMap(([, total]) => (total.requests === 0 ? [] : [total]));
+      const sums = ledgerSums(groupBy);
+      for (const row of await openRows(filter)) sums.addRow(row);
+      if (filter.state !== "intent") await addTotals(db, filter, groupBy, sums);
+      return sums.totals();
     },
 
     async *scan(fromMs) {
@@ -144,68 +119,6 @@ export function ledgerQueries(db: Kysely<Database>): LedgerQueries {
   };
 }
 
-/** A sum over no known value is null. */
-type SqlSum = bigint | string | null;
-
-function conditions({ from, to, scopes, state }: LedgerFilter) {
-  return ({ eb, and }: ExpressionBuilder<Database, "quotaguard_ledger">) => {
-    const all = [
-      ...(from === undefined ? [] : [eb("at", ">=", from)]),
-      ...(to === undefined ? [] : [eb("at", "<", to)]),
-      ...(state === undefined ? [] : [eb("state", "=", state)]),
-    ];
-    for (const [name, value] of Object.entries(scopes ?? {})) {
-      if (name === "org" || name === "team" || name === "user") all.push(eb(name, "=", value));
-      else all.push(eb(sql<string>`scopes ->> cast(${name} as text)`, "=", value));
-    }
-    return and(all);
-  };
-}
-
-function matches(row: LedgerRow, { from, to, scopes, state }: LedgerFilter): boolean {
-  if (from !== undefined && row.at < from) return false;
-  if (to !== undefined && row.at >= to) return false;
-  if (state !== undefined && row.state !== state) return false;
-  return Object.entries(scopes ?? {}).every(([name, value]) => row.scopes[name] === value);
-}
-
 function newestFirst(rows: LedgerRow[]): LedgerRow[] {
   return rows.sort((a, b) => b.at - a.at || (a.id < b.id ? 1 : -1));
-}
-
-function addRow(sums: Map<string, LedgerTotal>, groupBy: readonly LedgerGroup[], row: LedgerRow): void {
-  const group = Object.fromEntries(groupBy.map((name) => [name, groupText(name, groupValue(row, name))]));
-  add(sums, group, {
-    requests: 1,
-    inputTokens: row.usage === null ? 0 : totalInputTokens(row.usage),
-    outputTokens: row.usage === null ? 0 : totalOutputTokens(row.usage),
-    rawNanoUsd: row.rawNanoUsd ?? 0,
-    billedNanoUsd: row.billedNanoUsd ?? 0,
-  });
-}
-
-type GroupValue = string | number | bigint | null;
-
-function groupValue(row: LedgerRow, group: LedgerGroup): GroupValue {
-  if (group === "day") return Math.floor(row.at / DAY_MS);
-  return group === "org" || group === "team" || group === "user" ? (row.scopes[group] ?? null) : row[group];
-}
-
-/** A row without the value counts under the empty name. Days are UTC. */
-function groupText(group: LedgerGroup, value: GroupValue): string {
-  if (value === null) return "";
-  return group === "day" ? new Date(Number(value) * DAY_MS).toISOString().slice(0, 10) : String(value);
-}
-
-function add(sums: Map<string, LedgerTotal>, group: Record<string, string>, more: Omit<LedgerTotal, "group">): void {
-  const key = JSON.stringify(Object.values(group));
-  const sum = sums.get(key);
-  sums.set(key, {
-    group,
-    requests: more.requests + (sum?.requests ?? 0),
-    inputTokens: more.inputTokens + (sum?.inputTokens ?? 0),
-    outputTokens: more.outputTokens + (sum?.outputTokens ?? 0),
-    rawNanoUsd: more.rawNanoUsd + (sum?.rawNanoUsd ?? 0),
-    billedNanoUsd: more.billedNanoUsd + (sum?.billedNanoUsd ?? 0),
-  });
 }

@@ -3,7 +3,7 @@ import type { Selectable } from "kysely";
 import { openRow, type LedgerIntent, type LedgerRow } from "../../core/ledger.ts";
 import type { Scopes } from "../../core/scope.ts";
 import type { Amounts } from "../../core/store.ts";
-import type { Usage } from "../../core/usage.ts";
+import type { TokenClass, Usage } from "../../core/usage.ts";
 import type { LedgerTable } from "./schema.ts";
 
 /** The order in which {@link rowValues} gives the values. */
@@ -53,6 +53,9 @@ export const LEDGER_COLUMNS = [
   "tag",
   "tried",
 ] as const satisfies readonly (keyof LedgerTable)[];
+
+/** What a row is stored as: what it says, and its seal. */
+export const STORED_COLUMNS = [...LEDGER_COLUMNS, "digest"] as const satisfies readonly (keyof LedgerTable)[];
 
 export type SqlValue = string | number | null;
 
@@ -197,7 +200,8 @@ export function orphanRow(row: LedgerRow): LedgerRow {
 /** A request's scopes object is frozen and shared by all requests of its key, so that its JSON is made once. */
 const OTHER_SCOPES = new WeakMap<Scopes, string>();
 
-function otherScopes(scopes: Scopes): string | null {
+/** The scopes that have no column of their own, as JSON. */
+export function otherScopes(scopes: Scopes): string | null {
   let others: Record<string, string> | null = null;
   for (const name in scopes) {
     if (name === "org" || name === "team" || name === "user") continue;
@@ -219,6 +223,21 @@ function scopesFrom({ org, team, user, scopes }: Selectable<LedgerTable>): Scope
     ...(scopes === null ? {} : parsed<Scopes>(scopes)),
   };
 }
+
+/** Each token class and its column. */
+export const TOKEN_COLUMNS = {
+  inputTokens: "input_tokens",
+  cacheReadTokens: "cache_read_tokens",
+  cacheWriteTokens: "cache_write_tokens",
+  cacheWriteLongTokens: "cache_write_long_tokens",
+  audioInputTokens: "audio_input_tokens",
+  imageInputTokens: "image_input_tokens",
+  outputTokens: "output_tokens",
+  reasoningTokens: "reasoning_tokens",
+  audioOutputTokens: "audio_output_tokens",
+  imageOutputTokens: "image_output_tokens",
+  predictionTokens: "prediction_tokens",
+} as const satisfies Readonly<Record<TokenClass, keyof LedgerTable>>;
 
 /** The columns of the usage that most rows leave empty. */
 const RARE_USAGE = {

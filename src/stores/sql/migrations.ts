@@ -115,6 +115,36 @@ const migrations = (flavour: SqlFlavour): Readonly<Record<string, Migration>> =>
       await db.schema.alterTable("quotaguard_ledger").addColumn("tag", "text").execute();
     },
   },
+  "0005_rollups": {
+    async up(db: Kysely<unknown>) {
+      let table = db.schema
+        .createTable("quotaguard_rollup")
+        .addColumn("id", "text", (column) => column.primaryKey().notNull())
+        .addColumn("at", "bigint", (column) => column.notNull())
+        .addColumn("state", "text", (column) => column.notNull())
+        .addColumn("route", "text", (column) => column.notNull())
+        .addColumn("scopes", "json");
+      for (const name of ["key", "org", "team", "user", "model", "provider", "credential", "tag"]) table = table.addColumn(name, "text");
+      const input = [
+        "input_tokens",
+        "cache_read_tokens",
+        "cache_write_tokens",
+        "cache_write_long_tokens",
+        "audio_input_tokens",
+        "image_input_tokens",
+      ];
+      const output = ["output_tokens", "reasoning_tokens", "audio_output_tokens", "image_output_tokens", "prediction_tokens"];
+      for (const name of ["row_count", "unpriced_count", ...input, ...output, "raw_nano_usd", "billed_nano_usd"])
+        table = table.addColumn(name, "bigint", (column) => column.notNull());
+      await table.execute();
+      await db.schema.createIndex("quotaguard_rollup_at").on("quotaguard_rollup").column("at").execute();
+    },
+  },
+  "0006_row_digest": {
+    async up(db: Kysely<unknown>) {
+      await db.schema.alterTable("quotaguard_ledger").addColumn("digest", "text").execute();
+    },
+  },
 });
 
 /**

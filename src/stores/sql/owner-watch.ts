@@ -20,7 +20,7 @@ export interface OwnerEntry {
  * id that the system gave to somebody else) is dead when its beat, a counter, stood still for 30 s while we watched. Looks are counted instead of
  * time: wall clocks differ and jump, and after a pause of the whole machine every owner looks silent; a wrong verdict would close live requests.
  */
-export function ownerWatch(self: string, selfHost: string): (entries: readonly OwnerEntry[]) => readonly OwnerEntry[] {
+export function ownerWatch(self: string, selfHost: string): <E extends OwnerEntry>(entries: readonly E[]) => readonly E[] {
   const seen = new Map<string, { readonly beat: number; looks: number }>();
 
   function isDead({ id, host, pid, beat }: OwnerEntry): boolean {

@@ -58,6 +58,45 @@ export interface LedgerTable {
   raw_usage: SqlJson<readonly Readonly<Record<string, unknown>>[]> | null;
   tag: string | null;
   tried: SqlJson<LedgerRow["tried"]> | null;
+  /** The seal of all the others; null = the row was written without a key. */
+  digest: string | null;
+}
+
+/** Sums are only written by adding to them. */
+type SqlSum = ColumnType<bigint | number | string, bigint, bigint>;
+
+/** What finished requests of one day add up to once they are too old for rows of their own. The columns that rows have, too, mean the same. */
+export interface RollupTable {
+  /** A digest of all that the sums are kept apart by. */
+  id: string;
+  /** The start of the UTC day, ms. */
+  at: SqlInteger;
+  state: string;
+  key: string | null;
+  org: string | null;
+  team: string | null;
+  user: string | null;
+  scopes: SqlJson<Readonly<Record<string, string>>> | null;
+  route: string;
+  model: string | null;
+  provider: string | null;
+  credential: string | null;
+  tag: string | null;
+  row_count: SqlSum;
+  unpriced_count: SqlSum;
+  input_tokens: SqlSum;
+  cache_read_tokens: SqlSum;
+  cache_write_tokens: SqlSum;
+  cache_write_long_tokens: SqlSum;
+  audio_input_tokens: SqlSum;
+  image_input_tokens: SqlSum;
+  output_tokens: SqlSum;
+  reasoning_tokens: SqlSum;
+  audio_output_tokens: SqlSum;
+  image_output_tokens: SqlSum;
+  prediction_tokens: SqlSum;
+  raw_nano_usd: SqlSum;
+  billed_nano_usd: SqlSum;
 }
 
 /** Open requests, packed: one row holds all intents of one tick of one process. It goes when the last of them has its row in the ledger. */
@@ -92,6 +131,7 @@ export interface MetaTable {
 /** The prefix keeps our tables apart from a host's own in a shared database. */
 export interface Database {
   quotaguard_ledger: LedgerTable;
+  quotaguard_rollup: RollupTable;
   quotaguard_intent: IntentTable;
   quotaguard_owner: OwnerTable;
   quotaguard_record: RecordTable;

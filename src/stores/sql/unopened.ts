@@ -35,7 +35,7 @@ export function earlyWatchers(): EarlyWatchers {
 }
 
 /** The ledger of a store: `opened` throws while there is none. A request that ends after the store was closed loses nothing: its row was closed with it. */
-export function ledgerOnceOpen(opened: () => Ledger, isClosed: () => boolean, logger: Logger): Ledger {
+export function ledgerOnceOpen(opened: () => Required<Ledger>, isClosed: () => boolean, logger: Logger): Ledger {
   return {
     intent: (row) => opened().intent(row),
     close(row) {
@@ -48,5 +48,6 @@ export function ledgerOnceOpen(opened: () => Ledger, isClosed: () => boolean, lo
     totals: (filter, groupBy) => opened().totals(filter, groupBy),
     scan: (fromMs) => opened().scan(fromMs),
     completeSince: () => opened().completeSince(),
+    fold: (beforeMs, most) => opened().fold(beforeMs, most),
   };
 }

@@ -8,6 +8,8 @@ import { type Clock, systemClock, type Timer } from "../../core/time.ts";
 import { ledgerQueries } from "../sql/ledger-queries.ts";
 import { isCurrent, migrate } from "../sql/migrations.ts";
 import { BEAT_EVERY_MS } from "../sql/owner-watch.ts";
+import { RowSealer } from "../sql/row-sealer.ts";
+import { rowSeals } from "../sql/row-seals.ts";
 import { earlyWatchers, ledgerOnceOpen } from "../sql/unopened.ts";
 import { sqliteStrikes } from "../strikes-sqlite.ts";
 import { kyselyOver, transactor } from "./dialect.ts";
@@ -63,6 +65,7 @@ export function sqliteStore(
   let starting: Promise<void> | undefined;
   let closing: Promise<void> | undefined;
   const early = earlyWatchers();
+  const sealer = new RowSealer();
 
   async function start(): Promise<void> {
     const ours = handle === undefined || path !== MEMORY_PATH;
@@ -71,9 +74,9 @@ export function sqliteStore(
       const transact = transactor(db);
       await migrated(db);
       const records = sqliteRecords(db, transact, clock, logger);
-      const self = owners(db, transact, clock, logger);
-      const queries = ledgerQueries(kyselyOver(db));
-      const ledger = sqliteLedger({ db, transact, queries, owners: self, clock, logger });
+      const self = owners(db, transact, sealer, clock, logger);
+      const builder = kyselyOver(db);
+      const ledger = sqliteLedger({ db, transact, queries: ledgerQueries(builder), builder, owners: self, sealer, clock, logger });
       transact(() => self.beat());
       recover(self);
       if (ours) startServing(db);
@@ -159,6 +162,7 @@ export function sqliteStore(
       () => closing !== undefined,
       logger,
     ),
+    seals: rowSeals(sealer, () => kyselyOver(opened().db)),
     ready() {
       if (closing !== undefined) throw new GuardError("store_unavailable", "the SQLite store is closed");
       starting ??= inTurn(start).catch((error: unknown) => {
@@ -203,9 +207,11 @@ function inTurn(start: () => Promise<void>): Promise<void> {
 }
 
 function parse(source: Parameters<typeof sqliteStore>[0], options: SqliteStoreOptions) {
+  if (typeof options !== "object" || (options as unknown) === null) throw new ConfigError([`sqliteStore takes options: ${OPTIONS.join(", ")}`]);
   if (source instanceof DatabaseSync) return { path: source.location() ?? MEMORY_PATH, handle: source, settings: checked(options) };
   const settings = typeof source === "string" ? options : { ...source, ...options };
-  const given = typeof source === "string" ? source : source.path;
+  // JavaScript may give anything.
+  const given: unknown = typeof source === "string" ? source : (source as { readonly path?: unknown } | null | undefined)?.path;
   if (typeof given !== "string" || given.trim() === "") throw new ConfigError(["sqliteStore needs a path, for example ./data/quota.db"]);
   return { path: given.replace(/^sqlite:(?:\/\/)?/, ""), handle: undefined, settings: checked(settings) };
 }

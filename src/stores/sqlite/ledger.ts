@@ -1,19 +1,23 @@
-import type { DatabaseSync } from "node:sqlite";
+import type { DatabaseSync, SQLInputValue } from "node:sqlite";
+
+import type { CompiledQuery, Kysely } from "kysely";
 
 import type { GuardError } from "../../core/errors.ts";
 import type { LedgerRow } from "../../core/ledger.ts";
 import type { Logger } from "../../core/logger.ts";
 import type { Ledger } from "../../core/store.ts";
 import type { Clock, Timer } from "../../core/time.ts";
+import { folding } from "../sql/folding.ts";
 import { COMPLETE_SINCE, type LedgerQueries } from "../sql/ledger-queries.ts";
-import { rowValues } from "../sql/ledger-rows.ts";
 import { OpenPacks, type Pack } from "../sql/open-packs.ts";
 import { backoffMs, EAGER_ROWS, QUEUE_ROWS, ROW_WAIT_MS, RowQueue } from "../sql/row-queue.ts";
+import type { RowSealer } from "../sql/row-sealer.ts";
+import type { Database } from "../sql/schema.ts";
 import type { Transact } from "./dialect.ts";
 import { INSERT_ROW, type Owners } from "./owners.ts";
 import { isRowFault, storeUnavailable } from "./trouble.ts";
 
-export interface SqliteLedger extends Ledger {
+export interface SqliteLedger extends Required<Ledger> {
   /** Shows that the owner lives and writes what waits. Never throws. */
   beat(): void;
   /** Writes what waits, the last call. Returns how many rows were lost because the database failed. */
@@ -24,7 +28,10 @@ export interface LedgerParts {
   readonly db: DatabaseSync;
   readonly transact: Transact;
   readonly queries: LedgerQueries;
+  /** Builds statements; they are run here. */
+  readonly builder: Kysely<Database>;
   readonly owners: Owners;
+  readonly sealer: RowSealer;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -33,7 +40,7 @@ export interface LedgerParts {
  * Writes are raw prepared statements, not Kysely: compiling a query and a promise per row would cost more than the row itself. An intent is not
  * a ledger row yet but an entry of a pack, so a request costs one insert into the ledger, with no update and no index to change twice.
  */
-export function sqliteLedger({ db, transact, queries, owners, clock, logger }: LedgerParts): SqliteLedger {
+export function sqliteLedger({ db, transact, queries, builder, owners, sealer, clock, logger }: LedgerParts): SqliteLedger {
   const insertPack = db.prepare("insert into quotaguard_intent (owner, body) values (?, ?)");
   const deletePack = db.prepare("delete from quotaguard_intent where seq = ?");
   const insertRow = db.prepare(INSERT_ROW);
@@ -99,7 +106,7 @@ export function sqliteLedger({ db, transact, queries, owners, clock, logger }: L
 
   function insert(row: LedgerRow): void {
     try {
-      insertRow.run(...rowValues(row));
+      insertRow.run(...sealer.sealed(row));
     } catch (error) {
       // One row that cannot be stored must not hold up all others for ever.
       if (!isRowFault(error)) throw error;
@@ -180,6 +187,20 @@ export function sqliteLedger({ db, transact, queries, owners, clock, logger }: L
 
     completeSince: () => read(async () => Math.max(queue.completeFrom ?? 0, await queries.completeSince())),
 
+    fold(beforeMs, most) {
+      if (failures > 0) throw refusal();
+      try {
+        return transact(() => {
+          const steps = folding(builder, beforeMs, most);
+          let step = steps.next();
+          while (!step.done) step = steps.next(allOf(step.value));
+          return step.value;
+        });
+      } catch (error) {
+        throw storeUnavailable(error);
+      }
+    },
+
     beat() {
       if (failures === 0) commit(true, true);
     },
@@ -192,6 +213,12 @@ export function sqliteLedger({ db, transact, queries, owners, clock, logger }: L
       return queue.rows.length;
     },
   };
+
+  function allOf({ sql, parameters }: CompiledQuery): readonly Record<string, unknown>[] {
+    const statement = db.prepare(sql);
+    statement.setReadBigInts(true);
+    return statement.all(...(parameters as SQLInputValue[]));
+  }
 
   function refusal(): GuardError {
     if (failures > 0) return storeUnavailable(undefined, retryAtMs - clock.monotonic());

@@ -116,7 +116,7 @@ function prepare(db: DatabaseSync, clock: Clock, kinds: Kinds) {
     },
     wall: () => time,
 
-    state(key) {
+    state({ key }) {
       if (read.has(key)) return read.get(key);
       const row = readState.get(key);
       const state = row === undefined ? undefined : decodeState(key, String(row.state));

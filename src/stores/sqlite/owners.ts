@@ -4,15 +4,16 @@ import type { DatabaseSync } from "node:sqlite";
 
 import type { Logger } from "../../core/logger.ts";
 import type { Clock } from "../../core/time.ts";
-import { LEDGER_COLUMNS, orphanRow, rowValues, unpackIntents } from "../sql/ledger-rows.ts";
+import { orphanRow, STORED_COLUMNS, unpackIntents } from "../sql/ledger-rows.ts";
 import { BEAT_EVERY_MS, machineId, ownerWatch } from "../sql/owner-watch.ts";
+import type { RowSealer } from "../sql/row-sealer.ts";
 import type { Transact } from "./dialect.ts";
 
 /** Keeps the write lock short when much is to be recovered. */
 const PACKS_PER_TRANSACTION = 200;
 
-export const INSERT_ROW = `insert into quotaguard_ledger (${LEDGER_COLUMNS.map((name) => `"${name}"`).join(", ")})
-  values (${LEDGER_COLUMNS.map(() => "?").join(", ")}) on conflict (id) do nothing`;
+export const INSERT_ROW = `insert into quotaguard_ledger (${STORED_COLUMNS.map((name) => `"${name}"`).join(", ")})
+  values (${STORED_COLUMNS.map(() => "?").join(", ")}) on conflict (id) do nothing`;
 
 export interface Owners {
   /** Names this store's intents; a new one for each opened store. */
@@ -33,7 +34,7 @@ export interface Owners {
  * Who wrote which intent, and whether it still lives ({@link ownerWatch} judges). A beat travels with each commit that follows a silence, so an
  * owner that was only asleep is alive again before it writes its next intent.
  */
-export function owners(db: DatabaseSync, transact: Transact, clock: Clock, logger: Logger): Owners {
+export function owners(db: DatabaseSync, transact: Transact, sealer: RowSealer, clock: Clock, logger: Logger): Owners {
   const id = randomBytes(9).toString("base64url");
   const host = machineId() ?? hostname();
   const findDead = ownerWatch(id, host);
@@ -56,7 +57,7 @@ export function owners(db: DatabaseSync, transact: Transact, clock: Clock, logge
         // The newest first: a request with several attempts has several intents, and the first row of an id stays.
         const packs = packsOf.all(owner, PACKS_PER_TRANSACTION);
         for (const { seq, body } of packs) {
-          for (const row of unpackIntents(String(body))) closed += Number(insertRow.run(...rowValues(orphanRow(row))).changes);
+          for (const row of unpackIntents(String(body))) closed += Number(insertRow.run(...sealer.sealed(orphanRow(row))).changes);
           deletePack.run(Number(seq));
         }
         if (packs.length < PACKS_PER_TRANSACTION) unregister.run(owner);

@@ -1,13 +1,15 @@
 import { AssertionError } from "node:assert";
+import type { Invariant } from "../../core/audit.ts";
 import { awake } from "../../core/awake.ts";
 import type { LedgerRow } from "../../core/ledger.ts";
 import type { Ledger, Store } from "../../core/store.ts";
 import { systemClock } from "../../core/time.ts";
 import type { QuotaGuard } from "../../guard.ts";
-import { rowViolations, type Invariant, type Violation } from "../../metering/conservation.ts";
+import { rowViolations, type Violation } from "../../metering/conservation.ts";
 import { guardPrices } from "../../guard-prices.ts";
 import { resolveOptions, type GuardOptions } from "../../options.ts";
 import { credentialSet } from "../../pool/credential-set.ts";
+import { rowCosts } from "../../row-costs.ts";
 import type { FakeUpstream } from "../fake-upstream.ts";
 import type { StoreRecording } from "../recording-store.ts";
 import { digestOf, type TruthEntry } from "../truth-log.ts";
@@ -201,15 +203,6 @@ async function knowledgeOf(input: GuardOptions | undefined): Promise<Pick<Parame
       }
       return null;
     },
-    costOf({ model, servedModel, credential, usage, dialect, scopes, at }) {
-      // A host's own route may say itself what it cost.
-      if (usage === null || dialect === null) return null;
-      const alias = model === null ? undefined : options.modelAlias[model];
-      for (const name of [alias ?? model, servedModel]) {
-        const cost = name === null ? null : prices.at(scopes.org ?? null, at).cost(name, credential, usage);
-        if (cost !== null) return cost;
-      }
-      return null;
-    },
+    costOf: rowCosts(prices, options.modelAlias),
   };
 }

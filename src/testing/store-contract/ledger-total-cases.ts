@@ -1,11 +1,14 @@
 import { deepStrictEqual } from "node:assert/strict";
 import type { LedgerRow } from "../../core/ledger.ts";
 import type { Ledger, LedgerFilter, LedgerGroup, LedgerStore, LedgerTotal } from "../../core/store.ts";
-import { totalInputTokens, totalOutputTokens } from "../../core/usage.ts";
+import { TOKEN_CLASSES, type TokenClass } from "../../core/usage.ts";
 import type { ContractCase } from "./contract-case.ts";
 import { AT, rowOf, VOID } from "./ledger-rows.ts";
 
 const DAY_MS = 86_400_000;
+
+/** Each class has a number of its own: what is counted twice, or as another one, shows. */
+const EVERY_CLASS = Object.fromEntries(TOKEN_CLASSES.map((name, i) => [name, 10 ** i])) as Record<TokenClass, number>;
 
 /** Six rows, a day apart, with holes in every column that can be grouped by. */
 function variedRows(): LedgerRow[] {
@@ -17,10 +20,14 @@ function variedRows(): LedgerRow[] {
       model: n === 2 ? null : `model-${n % 2}`,
       provider: n === 2 ? null : "openai",
       credential: n === 2 ? null : `credential-${n % 3}`,
+      route: n % 2 === 0 ? "/v1/chat/completions" : "/v1/embeddings",
+      tag: n < 3 ? `tag-${n % 2}` : null,
       scopes: n === 0 ? {} : { org: "acme", user: n % 2 === 0 ? "alice" : "bob", ...(n > 2 ? { feature: "chat" } : {}) },
       rawNanoUsd: n === 3 ? null : n,
       billedNanoUsd: n === 3 ? null : n * 10,
+      ...(n === 1 ? { usage: EVERY_CLASS } : {}),
       ...(n === 2 ? VOID : {}),
+      ...(n === 4 ? { state: "unknown", provenance: "estimated", usage: null, rawNanoUsd: null } : {}),
       ...(n === 5 ? { state: "intent", usage: null, rawNanoUsd: null, billedNanoUsd: null } : {}),
     }),
   );
@@ -34,33 +41,43 @@ async function writeVaried(ledger: Ledger): Promise<void> {
   await ledger.flush();
 }
 
+const valueOf = (row: LedgerRow, name: LedgerGroup): string | null | undefined => {
+  const { model, provider, credential, key, route, tag, scopes } = row;
+  const { org, team, user } = scopes;
+  const day = new Date(row.at).toISOString().slice(0, 10);
+  const values: Readonly<Record<string, string | null | undefined>> = { model, provider, credential, key, route, tag, org, team, user, day };
+  return name.startsWith("scope.") ? scopes[name.slice(6)] : values[name];
+};
+
 /** The totals as the interface defines them: the rows of the same filter, added up. A missing value counts under "". */
 function fold(rows: readonly LedgerRow[], groupBy: readonly LedgerGroup[]): LedgerTotal[] {
-  const totals = new Map<string, LedgerTotal>();
-  for (const row of rows) {
-    const day = new Date(row.at).toISOString().slice(0, 10);
-    const { model, provider, credential, key } = row;
-    const values = { model, provider, credential, key, day, org: row.scopes.org, team: row.scopes.team, user: row.scopes.user };
-    const group = Object.fromEntries(groupBy.map((name) => [name, values[name] ?? ""]));
-    const sum = totals.get(JSON.stringify(group));
-    totals.set(JSON.stringify(group), {
-      group,
-      requests: 1 + (sum?.requests ?? 0),
-      inputTokens: (row.usage ? totalInputTokens(row.usage) : 0) + (sum?.inputTokens ?? 0),
-      outputTokens: (row.usage ? totalOutputTokens(row.usage) : 0) + (sum?.outputTokens ?? 0),
-      rawNanoUsd: (row.rawNanoUsd ?? 0) + (sum?.rawNanoUsd ?? 0),
-      billedNanoUsd: (row.billedNanoUsd ?? 0) + (sum?.billedNanoUsd ?? 0),
-    });
-  }
-  return [...totals.values()];
+  const groups = Map.groupBy(rows, (row) => JSON.stringify(groupBy.map((name) => valueOf(row, name) ?? "")));
+  return [...groups].map(([id, group]) => {
+    const count = (isCounted: (row: LedgerRow) => boolean): number => group.filter(isCounted).length;
+    const asHeld = (row: LedgerRow): boolean => row.state === "estimated" || row.state === "unknown";
+    const usd = (field: "rawNanoUsd" | "billedNanoUsd"): bigint => group.reduce((sum, row) => sum + BigInt(row[field] ?? 0), 0n);
+    const tokens = (name: TokenClass): number => group.reduce((sum, row) => sum + (row.usage?.[name] ?? 0), 0);
+    return {
+      group: Object.fromEntries((JSON.parse(id) as string[]).map((value, i) => [groupBy[i] as string, value])),
+      requests: group.length,
+      refused: count((row) => row.state === "refused"),
+      estimated: count(asHeld),
+      unpriced: count((row) => row.billedNanoUsd === null && (asHeld(row) || row.state === "settled")),
+      tokens: Object.fromEntries(TOKEN_CLASSES.map((name) => [name, tokens(name)])) as LedgerTotal["tokens"],
+      rawNanoUsd: usd("rawNanoUsd"),
+      billedNanoUsd: usd("billedNanoUsd"),
+    };
+  });
 }
 
 /** Figures are compared, not prototypes or the order of groups. */
 function sorted(totals: readonly LedgerTotal[]): readonly string[] {
+  const inOrder = (values: object): readonly unknown[] => Object.entries(values).sort(([a], [b]) => (a < b ? -1 : 1));
   return totals
-    .map(({ group, requests, inputTokens, outputTokens, rawNanoUsd, billedNanoUsd }) => [
-      Object.entries(group).sort(([a], [b]) => (a < b ? -1 : 1)),
-      ...[requests, inputTokens, outputTokens, rawNanoUsd, billedNanoUsd],
+    .map(({ group, tokens, rawNanoUsd, billedNanoUsd, requests, refused, estimated, unpriced }) => [
+      inOrder(group),
+      inOrder(tokens),
+      ...[requests, refused, estimated, unpriced, String(rawNanoUsd), String(billedNanoUsd)],
     ])
     .map((figures) => JSON.stringify(figures))
     .sort();
@@ -71,14 +88,17 @@ const GROUPS: readonly (readonly LedgerGroup[])[] = [
   ["model"],
   ["provider", "credential"],
   ["key"],
+  ["route", "tag"],
   ["org", "team", "user"],
+  ["scope.feature"],
+  ["scope.user", "scope.feature"],
   ["day"],
   ["day", "user"],
 ];
 
 export const ledgerTotalCases: readonly ContractCase<LedgerStore>[] = [
   {
-    name: "rows are listed newest first, by time, scopes, state and limit",
+    name: "rows are listed newest first, by time, scopes, fields, state and limit",
     async run({ ledger }) {
       await writeVaried(ledger);
       const cases: readonly (readonly [filter: LedgerFilter, ids: readonly string[]])[] = [
@@ -88,6 +108,13 @@ export const ledgerTotalCases: readonly ContractCase<LedgerStore>[] = [
         [{ scopes: { user: "bob" } }, ["v5", "v3", "v1"]],
         [{ scopes: { user: "bob", feature: "chat" } }, ["v5", "v3"]],
         [{ scopes: { feature: "none" } }, []],
+        [{ scopes: { user: "", feature: "" } }, ["v0"]],
+        [{ fields: { model: "model-1" } }, ["v5", "v3", "v1"]],
+        [{ fields: { key: "key-0", route: "/v1/chat/completions" } }, ["v2", "v0"]],
+        [{ fields: { key: "" } }, ["v4"]],
+        [{ fields: { provider: "openai", credential: "credential-0" } }, ["v3", "v0"]],
+        [{ fields: { tag: "tag-0" }, scopes: { org: "acme" } }, ["v2"]],
+        [{ fields: { tag: "" }, limit: 2 }, ["v5", "v4"]],
         [{ state: "refused" }, ["v2"]],
         [{ state: "intent", limit: 1 }, ["v5"]],
       ];
@@ -101,7 +128,15 @@ export const ledgerTotalCases: readonly ContractCase<LedgerStore>[] = [
     name: "totals are the sums of what is listed, for every group",
     async run({ ledger }) {
       await writeVaried(ledger);
-      for (const filter of [{}, { scopes: { user: "bob" } }, { from: AT + DAY_MS }, { state: "settled" as const }]) {
+      const filters: readonly LedgerFilter[] = [
+        {},
+        { scopes: { user: "bob" } },
+        { scopes: { feature: "" } },
+        { fields: { tag: "tag-1" } },
+        { from: AT + DAY_MS },
+        { state: "settled" },
+      ];
+      for (const filter of filters) {
         const rows = await ledger.list(filter);
         for (const groupBy of GROUPS) deepStrictEqual(sorted(await ledger.totals(filter, groupBy)), sorted(fold(rows, groupBy)));
       }
@@ -116,10 +151,13 @@ export const ledgerTotalCases: readonly ContractCase<LedgerStore>[] = [
       ledger.close(rowOf("b", { rawNanoUsd: half, billedNanoUsd: half - 1 }));
       ledger.close(rowOf("c", { rawNanoUsd: null, billedNanoUsd: 1 }));
       await ledger.flush();
-      deepStrictEqual(
-        (await ledger.totals({}, ["org"])).map(({ rawNanoUsd, billedNanoUsd }) => [rawNanoUsd, billedNanoUsd]),
-        [[9_007_199_254_740_990, 9_007_199_254_740_990]],
-      );
+      const usd = async (): Promise<unknown> =>
+        (await ledger.totals({}, ["org"])).map(({ rawNanoUsd, billedNanoUsd }) => [rawNanoUsd, billedNanoUsd]);
+      deepStrictEqual(await usd(), [[9_007_199_254_740_990n, 9_007_199_254_740_990n]]);
+      // Beyond what a double can tell apart.
+      ledger.close(rowOf("d", { rawNanoUsd: 3, billedNanoUsd: 7 }));
+      await ledger.flush();
+      deepStrictEqual(await usd(), [[9_007_199_254_740_993n, 9_007_199_254_740_997n]]);
     },
   },
 ];

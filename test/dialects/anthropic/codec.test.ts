@@ -258,7 +258,7 @@ describe("thoughts", () => {
 });
 
 describe("a request of a Claude client", () => {
-  test("message-role-system-inside-claude-messages-becomes user text", () => {
+  test("message-role-system-inside-claude-messages-becomes-reminder-user-text", () => {
     expect(read(codec, ask([USER, { role: "system", content: "now" }])).request.turns).toEqual([user(text("hi"), text("now"))]);
   });
 

@@ -58,7 +58,7 @@ describe("a request, read", () => {
     expect(messages.map(({ role }) => role)).toEqual(["user", "assistant", "tool", "user"]);
   });
 
-  test("parallel-tool-results-grouped-in-one-user-turn, duplicate-tool-results-last-wins, orphans dropped", () => {
+  test("parallel-tool-results-grouped-in-one-user-turn, duplicate-tool-results-last-wins, orphan-and-ambiguous-tool-outputs-dropped", () => {
     const tool = (id: string, content: string) => ({ role: "tool", tool_call_id: id, content });
     const { request } = read(
       codec,
@@ -171,6 +171,38 @@ describe("a request, read", () => {
       { role: "tool", tool_call_id: "1", content: "seen" },
       { role: "user", content: [{ type: "image_url", image_url: { url: "https://example.test/a.png" } }] },
     ]);
+  });
+
+  test("stringified-image-array-in-tool-output is read as what it is; any other text stays one", () => {
+    const shown = (content: string) =>
+      read(codec, chat([USER, { role: "assistant", tool_calls: [call("1")] }, { role: "tool", tool_call_id: "1", content }])).request.turns.at(-1)
+        ?.blocks[0];
+    const parts = [
+      { type: "text", text: "seen" },
+      { type: "image_url", image_url: { url: "https://example.test/a.png" } },
+    ];
+    expect(shown(JSON.stringify(parts))).toMatchObject({ content: [{ type: "text", text: "seen" }, { type: "image" }] });
+    for (const text of ['[{"a":1}]', "[{broken", '[{"type":"text","text":"no image"}]'])
+      expect(shown(text)).toMatchObject({ content: [{ type: "text", text }] });
+  });
+
+  test("cache_control-part-beats-message-level", () => {
+    const mark = (ttl: string) => ({ cache_control: { type: "ephemeral", ttl } });
+    const parts = (...all: object[]) => read(codec, chat([{ role: "user", content: all, ...mark("5m") }])).request.turns[0]?.blocks;
+    const text = (value: string, more: object = {}) => ({ type: "text", text: value, ...more });
+    expect(parts(text("a"), text("b"))).toEqual([text("a"), text("b", { cache: { ttl: "5m" } })]);
+    expect(parts(text("a", mark("1h")), text("b"))).toEqual([text("a", { cache: { ttl: "1h" } }), text("b")]);
+  });
+
+  test("reasoning-content-kept-for-openai-compatible-when-opted-in", () => {
+    const body = chat([USER, { role: "assistant", reasoning_content: "hm", content: "a" }, USER]);
+    expect(written(body, { keepsThoughts: true }).messages).toContainEqual({ role: "assistant", content: "a", reasoning_content: "hm" });
+    expect(written(body).messages).toContainEqual({ role: "assistant", content: "a" });
+  });
+
+  test("consecutive-function-calls-merge-into-one-assistant", () => {
+    const { request } = read(codec, chat([USER, { role: "assistant", tool_calls: [call("1")] }, { role: "assistant", tool_calls: [call("2")] }]));
+    expect(request.turns[1]?.blocks.map((block) => (block as { id: string }).id)).toEqual(["1", "2"]);
   });
 
   test("tool_choice-dropped-when-no-tools, parallel_tool_calls-dropped-when-no-tools", () => {
@@ -405,7 +437,7 @@ describe("a stream, read", () => {
     expect(events.at(-1)).toEqual({ type: "error", message: "broken", kind: "server_error" });
   });
 
-  test("multi-line-data-frame, data-only-frame, CRLF-and-comment-lines, two-events-glued-in-one-chunk, incomplete-trailing-frame-dropped", () => {
+  test("multi-line-data-frame, data-only-frame-without-event, CRLF-and-comment-lines, two-events-glued-in-one-chunk, incomplete-trailing-frame-dropped", () => {
     const text = `: hello\r\n\r\ndata: {"choices":[{"index":0,\r\ndata: "delta":{"content":"a"}}]}\r\n\r\n${sse(chunk({}, { finish_reason: "stop" }))}data: {"choices":[{"ind`;
     expect(collected(codec, text)?.choices[0]).toMatchObject({ blocks: [{ text: "a" }], stop: "stop" });
   });

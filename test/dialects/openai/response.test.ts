@@ -3,7 +3,7 @@ import { GuardError, type ErrorCode } from "../../../src/core/errors.ts";
 import { openai } from "../../../src/dialects/openai/index.ts";
 
 const read = (body: unknown) => openai.readResponse(Buffer.from(typeof body === "string" ? body : JSON.stringify(body)));
-const FIVE_SIX = { usage: { inputTokens: 5, cacheReadTokens: 0, cacheWriteTokens: 0, outputTokens: 6, reasoningTokens: 0 } };
+const FIVE_SIX = { inputTokens: 5, cacheReadTokens: 0, cacheWriteTokens: 0, outputTokens: 6, reasoningTokens: 0 };
 const USAGE = { prompt_tokens: 5, completion_tokens: 6 };
 const message = (fields: object) => [{ index: 0, message: { role: "assistant", ...fields }, finish_reason: "stop" }];
 
@@ -27,9 +27,10 @@ describe("a whole response", () => {
     ],
     ["a usage object deeper down, behind it", { usage: USAGE, choices: [], x_debug: { usage: { prompt_tokens: 0, completion_tokens: 0 } } }],
     ["a usage object deeper down, before it", { x_debug: { usage: { prompt_tokens: 0, completion_tokens: 0 } }, choices: [], usage: USAGE }],
-    ["braces in text within usage", { choices: [], usage: { ...USAGE, service_tier: "}{" } }],
+    ["braces in text within usage", { choices: [], usage: { ...USAGE, service_tier: "}é{" } }],
   ])("%s", (_name, body) => {
-    expect(read(body)).toEqual(FIVE_SIX);
+    const { usage } = (typeof body === "string" ? JSON.parse(body) : body) as { usage: object };
+    expect(read(body)).toEqual({ usage: { ...FIVE_SIX, raw: [usage] } });
   });
 
   test.each<[string, unknown, string]>([
@@ -42,6 +43,8 @@ describe("a whole response", () => {
     ],
     ["usage that nobody can have", { choices: message({ content: "hello" }), usage: { prompt_tokens: -1, completion_tokens: 2 } }, "hello"],
     ["two choices", { choices: [...message({ content: "a" }), ...message({ content: "b" })] }, "ab"],
+    ["reasoning under both of its names", { choices: message({ content: "so", reasoning_content: "think", reasoning: "think" }) }, "sothink"],
+    ["reasoning in two parts", { choices: message({ content: "so", reasoning_content: "think", reasoning: "hard" }) }, "sothinkhard"],
     ["reasoning and refusal", { choices: message({ content: null, reasoning_content: "think", refusal: "no" }) }, "thinkno"],
     [
       "tool calls",

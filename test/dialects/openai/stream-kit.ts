@@ -42,4 +42,11 @@ export function chunk(delta: object, more: object = {}): object {
 export const usageChunk = (usage: object): object => ({ id: "chatcmpl-1", object: "chat.completion.chunk", choices: [], usage });
 
 export const FIVE_SIX = { prompt_tokens: 5, completion_tokens: 6, total_tokens: 11 };
-export const FIVE_SIX_USAGE: Usage = { inputTokens: 5, cacheReadTokens: 0, cacheWriteTokens: 0, outputTokens: 6, reasoningTokens: 0 };
+export const FIVE_SIX_USAGE: Usage = {
+  inputTokens: 5,
+  cacheReadTokens: 0,
+  cacheWriteTokens: 0,
+  outputTokens: 6,
+  reasoningTokens: 0,
+  raw: [FIVE_SIX],
+};

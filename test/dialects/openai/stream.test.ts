@@ -137,7 +137,8 @@ describe("the usage chunk that the client did not ask for", () => {
     ["usage first", '{"usage":{"prompt_tokens":5,"completion_tokens":6},"choices":[]}'],
   ])("stays away: %s", (_name, text) => {
     const seen = observe([Buffer.from(event(HI) + event(STOP) + event(text) + event("[DONE]"))], true);
-    expect(seen).toMatchObject({ forwarded: event(HI) + event(STOP) + event("[DONE]"), complete: true, usage: FIVE_SIX_USAGE });
+    const { raw: _figures, ...counts } = FIVE_SIX_USAGE;
+    expect(seen).toMatchObject({ forwarded: event(HI) + event(STOP) + event("[DONE]"), complete: true, usage: counts });
   });
 
   test("stays away however many there are, in either spelling", () => {

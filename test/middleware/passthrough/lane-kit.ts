@@ -115,7 +115,7 @@ export async function laneKit(options: LaneKitOptions = {}): Promise<LaneKit> {
   const base = kit(options.services);
   const { clock, logger } = base;
   const store = memoryStore({ clock });
-  const services: Services = { ...base.services, recorder: recorder(store.ledger, null), ...options.services };
+  const services: Services = { ...base.services, recorder: recorder(store.ledger, null, () => {}), ...options.services };
   const credentials = options.credentials?.(provider) ?? [credential("main", { origin: provider.url, apiKey: new Secret(PROVIDER_KEY) })];
   const offers = offersOf(credentials, options.models, options.aliases);
   const pool = poolKit(offers);
@@ -159,7 +159,7 @@ export async function laneKit(options: LaneKitOptions = {}): Promise<LaneKit> {
     holds: keeper,
     calls: null,
     route: passthroughCosts({ costs: options.costs ?? {}, amounts: (_ctx, amounts) => amounts }),
-    watch: { held: ignore, short: ignore, storeFailed: ignore, ended: ignore, settled: ignore },
+    watch: { held: ignore, refused: ignore, wouldRefuse: ignore, storeFailed: ignore, ended: ignore, settled: ignore },
   });
   const scopes = scopesStep({ headers: { org: "x-org-id", user: "x-user-id" }, trustHeaders: false, of: null });
   const chain = sequence(authStep(options.auth ?? KEYS), scopes, budgets);

@@ -1,6 +1,8 @@
 // All tenants share the provider's account. What one of them keeps there, the others must neither see, nor use, nor be able to tell from nothing.
 import { describe, expect, test } from "vitest";
+import type { Context } from "../../../src/core/context.ts";
 import { GuardError } from "../../../src/core/errors.ts";
+import { tenantOf } from "../../../src/middleware/passthrough/ownership.ts";
 import { credential } from "../../pool/pool-kit.ts";
 import { ALICE, BOB, CAROL, laneKit, MASTER, type LaneKit, type LaneKitOptions } from "./lane-kit.ts";
 import { bodyOf, json, type ScriptedProvider } from "./provider-kit.ts";
@@ -494,4 +496,15 @@ describe("several accounts", () => {
     kit.provider.on("GET /two/v1/files", json({ error: { message: "unknown path" } }, 404));
     expect((await listed(kit, "/v1/files", MASTER)).ids).toEqual(held.one);
   });
+});
+
+test.each([
+  [{ kind: "key", name: "host" }, {}, "key:host"],
+  [{ kind: "key", name: "host" }, { user: "alice" }, "key:host"],
+  [{ kind: "host", name: "host" }, { user: "alice" }, "user:alice"],
+  [{ kind: "host", name: "alice" }, {}, "key:alice"],
+  [{ kind: "host", name: "host" }, {}, "common"],
+] as const)("the tenant of %o with the scopes %o is %s", ({ kind, name }, scopes, tenant) => {
+  const principal = { kind, name, scopes, models: null, mayAssertScopes: false };
+  expect(tenantOf({ principal, scopes } as unknown as Context).name).toBe(tenant);
 });
