@@ -200,9 +200,14 @@ export function planOf(question: FakeQuestion, answer: FakeAnswer): FakePlan {
   let isCut = false;
   const segments: FakeSegment[] = [];
   for (const segment of wanted) {
-    if (!Array.isArray(segment.pieces)) throw new Error(`the pieces of a ${segment.kind} are a list of texts`);
-    const end = segment.pieces.findIndex((piece) => (room -= costOf(segment, piece)) < 0);
-    const pieces = end < 0 ? segment.pieces : segment.pieces.slice(0, end);
+    const given: unknown = segment.pieces;
+    if (!Array.isArray(given)) throw new Error(`the pieces of a ${segment.kind} are a list of texts`);
+    const pieces: string[] = [];
+    for (const piece of segment.pieces) {
+      room -= costOf(segment, piece);
+      if (room < 0) break;
+      pieces.push(piece);
+    }
     // What begins behind the cap is never said.
     if (!isCut) segments.push({ ...segment, pieces });
     isCut ||= pieces.length < segment.pieces.length;

@@ -38,8 +38,8 @@ export interface Client {
   readonly stops: readonly [stop: string, length: string, toolCalls: string];
 }
 
-export const SYSTEM = "be kind";
-export const PROMPT = "one two three";
+const SYSTEM = "be kind";
+const PROMPT = "one two three";
 export const IMAGE = { mediaType: "image/png", data: "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk" } as const;
 const MAX_TOKENS = 200;
 const SCHEMA = { type: "object" as const, properties: { city: { type: "string" } }, required: ["city"] };
