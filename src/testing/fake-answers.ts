@@ -80,6 +80,8 @@ export interface Composed {
   readonly events: () => FakeEvent[];
   /** How events are strung together. Default `sse`; Gemini also streams one JSON array. */
   readonly framing?: "sse" | "array";
+  /** Nobody is billed for it, and it tells no usage: a count of tokens. */
+  readonly isFree?: true;
   readonly inputTokens: number;
   readonly outputTokens: number;
 }

@@ -202,6 +202,7 @@ function complaintOfMessages(body: Json, headers: Json): string | null {
 const counted = ({ body, answer }: FakeQuery): Composed => ({
   whole: () => ({ input_tokens: fakeInputTokens(body, answer.countTokens) }),
   events: () => [],
+  isFree: true,
   inputTokens: 0,
   outputTokens: 0,
 });

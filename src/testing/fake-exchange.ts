@@ -166,8 +166,10 @@ function wholeWrites(parts: ExchangeParts): Write[] {
   const body = reply.body ?? (served ? (plain ?? composed?.whole() ?? {}) : errorOf(parts, reply.status ?? 500));
   const bytes = typeof body === "string" || Buffer.isBuffer(body) ? bytesOf(body) : Buffer.from(JSON.stringify(body));
   const outputTokens = served && reply.body === undefined && plain === null ? (composed?.outputTokens ?? 0) : 0;
-  return [{ bytes, outputTokens, told: served ? toldIn(dialect.teller(), bytes) : null }];
+  return [{ bytes, outputTokens, told: served ? (composed?.isFree ? FREE : toldIn(dialect.teller(), bytes)) : null }];
 }
+
+const FREE: TokenCount = { inputTokens: 0, outputTokens: 0 };
 
 /** What bytes on their way out tell of usage: a JSON object, or the last event among several that tells any. */
 function toldIn(tell: ReturnType<FakeDialect["teller"]>, bytes: string | Buffer): TokenCount | null {

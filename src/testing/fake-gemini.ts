@@ -203,6 +203,7 @@ const counted = ({ body, answer }: FakeQuery): Composed => {
   return {
     whole: () => ({ totalTokens, promptTokensDetails: [{ modality: "TEXT", tokenCount: totalTokens }] }),
     events: () => [],
+    isFree: true,
     inputTokens: 0,
     outputTokens: 0,
   };

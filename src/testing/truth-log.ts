@@ -32,7 +32,7 @@ export interface TruthEntry {
   chunks: number;
   /** What a provider would bill: the input once an answer has begun, and the output tokens written before the socket closed. */
   readonly billed: { inputTokens: number; outputTokens: number };
-  /** The usage that the answer told, once it was written; null = none, or none that makes sense. A script may make it differ from `billed`. */
+  /** The usage that the answer told, once it was written; null = none, or none that makes sense; counting tokens costs nothing. A script may make it differ from `billed`. */
   told: TokenCount | null;
   end: TruthEnd | null;
   /** Resolves when the exchange is over. */

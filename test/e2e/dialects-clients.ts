@@ -32,6 +32,8 @@ export interface Said {
 
 export interface Client {
   ask(question: Question): Promise<Said>;
+  /** How many tokens the prompt has, where the API tells. */
+  readonly count?: (model: string) => Promise<number | undefined>;
   /** What its errors are. */
   readonly errorType: new (...args: never[]) => Error;
   /** How it writes a stop, a stop at the cap, and a stop for tools. */
@@ -185,6 +187,7 @@ function anthropic(reach: Reach): Client {
   return {
     errorType: Anthropic.APIError,
     stops: ["end_turn", "max_tokens", "tool_use"],
+    count: async (model) => (await claude.messages.countTokens({ model, messages: [{ role: "user", content: PROMPT }] })).input_tokens,
     ask: (question) =>
       said(question, [
         {
@@ -239,6 +242,7 @@ function gemini({ apiKey, mount, fetch }: Reach): Client {
   return {
     errorType: ApiError,
     stops: ["STOP", "MAX_TOKENS", "STOP"],
+    count: async (model) => (await google.models.countTokens({ model, contents: PROMPT })).totalTokens,
     ask: (question) =>
       said(question, [
         {

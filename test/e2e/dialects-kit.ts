@@ -194,6 +194,17 @@ export function dialectMatrix(from: ClientName): void {
       await conserved();
     });
 
+    if (from === "anthropic" || from === "gemini") {
+      test("counting tokens is answered for nothing: by the provider, or by us where it cannot", async () => {
+        const { client, upstream, conserved } = await begin();
+        const counted = await client.count?.(PROVIDERS[to].model);
+        if (from === to) expect(counted).toBe(3);
+        else expect(counted).toBeGreaterThanOrEqual(3);
+        expect(upstream.totals()).toMatchObject({ inputTokens: 0, outputTokens: 0 });
+        await conserved();
+      });
+    }
+
     describe.each([400, 401, 429, 500])("refused with %i", (status) => {
       test.each([false, true])("before the first byte, as this client knows it; streamed: %s", async (stream) => {
         const { ask, client, upstream, conserved } = await begin({ status });

@@ -166,6 +166,7 @@ describe("Anthropic's Messages", () => {
 
   test("counts tokens without a bill, refuses, stops at the cap, shows no images", async () => {
     expect(await anthropic.messages.countTokens({ model: ask.model, messages: ask.messages })).toEqual({ input_tokens: 3 });
+    expect(upstream.log[0]).toMatchObject({ call: { model: ask.model, stream: false }, told: { inputTokens: 0, outputTokens: 0 } });
     upstream.script([{ refusal: "never" }, { text: ["a", "b"] }, { images: [IMAGE] }]);
     expect(await anthropic.messages.stream(ask).finalMessage()).toMatchObject({ stop_reason: "refusal", content: [{ text: "never" }] });
     expect(await anthropic.messages.stream({ ...ask, max_tokens: 1 }).finalMessage()).toMatchObject({
