@@ -35,10 +35,10 @@ export function encodeRequest(request: ChatRequest, { losses, family, outputCap 
   const writer = new Writer(names, losses, family === "anthropic");
   const tools = request.tools.map((tool) => writer.tool(tool));
   const system = request.system.map((block) => writer.text(block));
-  const messages = request.turns.map((turn) => writer.turn(turn));
+  const messages = messagesOf(request.turns.map((turn) => writer.turn(turn)));
   const body: Record<string, unknown> = { model: request.model, max_tokens: maxTokens };
   if (system.length > 0) body.system = system.every((block) => !("cache_control" in block)) ? system.map(({ text }) => text).join("\n\n") : system;
-  body.messages = messages.length > 0 ? messages : [{ role: "user", content: "." }];
+  body.messages = messages;
   if (tools.length > 0) {
     body.tools = tools;
     const choice = choiceOf(request, names);
@@ -81,6 +81,20 @@ function choiceOf({ toolChoice, parallelToolCalls }: ChatRequest, names: ToolNam
   return { type: choice.kind === "required" ? "any" : choice.kind, ...apart };
 }
 
+type Message = JsonObject & { readonly role: Turn["role"]; readonly content: readonly JsonObject[] };
+
+/** Begins with the user. A turn whose thoughts were another family's may have nothing left, and then its neighbours are one. */
+function messagesOf(turns: readonly Message[]): readonly JsonObject[] {
+  const messages: Message[] = [];
+  for (const turn of turns) {
+    const last = messages.at(-1);
+    if (turn.content.length === 0) continue;
+    if (last?.role === turn.role) messages[messages.length - 1] = { role: turn.role, content: [...last.content, ...turn.content] };
+    else messages.push(turn);
+  }
+  return messages[0]?.role === "user" ? messages : [{ role: "user", content: "." }, ...messages];
+}
+
 type Written = Readonly<Record<string, unknown>> & { readonly type: string };
 
 class Writer {
@@ -94,10 +108,9 @@ class Writer {
     this.#isClaude = isClaude;
   }
 
-  turn({ role, blocks }: Turn): JsonObject {
+  turn({ role, blocks }: Turn): Message {
     const content = role === "user" ? blocks.flatMap((block) => this.#user(block)) : blocks.flatMap((block) => this.#assistant(block));
-    // A turn whose thoughts were another family's may have nothing left.
-    return { role, content: content.length > 0 ? content : [{ type: "text", text: "." }] };
+    return { role, content };
   }
 
   text({ text, cache }: TextBlock): { readonly type: "text"; readonly text: string } {

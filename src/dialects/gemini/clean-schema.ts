@@ -107,7 +107,9 @@ function dereferenced(given: JsonObject, { root }: Work, within: readonly string
     const { $ref, ...rest } = schema as Fields & { readonly $ref: string };
     const target = path.includes($ref) ? null : resolved($ref, root);
     if (target) path = [...path, $ref];
-    schema = target ? { ...target, ...rest } : { ...rest, description: [rest.description, `see ${$ref}`].filter(Boolean).join(" ") };
+    schema = target
+      ? { ...target, ...rest }
+      : { ...rest, description: typeof rest.description === "string" ? `${rest.description} see ${$ref}` : `see ${$ref}` };
   }
   delete schema.$ref;
   return { schema, path };

@@ -1,0 +1,3 @@
+import { pairLaws } from "../dialects/pairs-kit.ts";
+
+pairLaws(10_000);
