@@ -156,7 +156,7 @@ function ownWire(parts: Parts, path: string): Wire {
   const dialect = settings.dialectOf(call);
   const rewritten = dialect.rewrite(call, {
     model: lease.model,
-    includeUsage: call.stream,
+    includeUsage: call.stream || collects,
     // The legacy completions know only the older field.
     capField: call.operation === "chat" ? row.capField : "max_tokens",
     ...(ctx.outputCap === undefined ? {} : { outputCap: ctx.outputCap }),

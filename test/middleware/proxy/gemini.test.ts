@@ -2,7 +2,7 @@
 import { describe, expect, test } from "vitest";
 import type { ProviderRow } from "../../../src/core/credential.ts";
 import type { JsonObject } from "../../../src/dialects/message.ts";
-import { ANTHROPIC, anthropicStream, dataOf, gateway, OPENAI, openaiAnswer, provider, said } from "./wire-kit.ts";
+import { ANTHROPIC, anthropicStream, dataOf, gateway, OPENAI, openaiAnswer, openaiStream, provider, said } from "./wire-kit.ts";
 
 const GEMINI: ProviderRow = {
   ...OPENAI,
@@ -111,6 +111,23 @@ describe("a provider with an envelope that only streams", () => {
     expect(await response.text()).toContain('"hello"');
     expect(it.arrived[0]?.headers["x-request"]).toBe("id-1 true p");
     expect(ended).toMatchObject([{ outcome: { kind: "served", tokens: 18 }, charged: { provenance: "exact" } }]);
+  });
+
+  test("an end without its empty line is an end, and half an event is none", async () => {
+    const it = await provider("it", WRAPPED, { events: [wrapped.join("").slice(0, -2)] });
+    const { post } = await gateway([it]);
+    expect(await (await post("/v1beta/models/g:streamGenerateContent?alt=sse", { contents })).text()).toBe(stream.join(""));
+    it.script({ events: [wrapped.join("").slice(0, -9)] });
+    const { post: again } = await gateway([it]);
+    expect(await (await again("/v1beta/models/g:streamGenerateContent?alt=sse", { contents })).text()).toMatch(/"hel".*"status":"INTERNAL"/s);
+  });
+
+  test("where the body asks for a stream, it is asked for", async () => {
+    const it = await provider("it", { ...OPENAI, streamsOnly: true }, { events: openaiStream(["hel", "lo"]) });
+    const { post } = await gateway([it]);
+    const answer = (await (await post("/v1/chat/completions", { model: "g", messages: [], seed: 1 })).json()) as JsonObject;
+    expect(answer).toMatchObject({ choices: [{ message: { content: "hello" } }], usage: { total_tokens: 18 } });
+    expect(it.arrived[0]?.body).toEqual({ model: "g", messages: [], seed: 1, stream: true, stream_options: { include_usage: true } });
   });
 
   test("a stream that breaks off is no whole answer", async () => {

@@ -1,6 +1,8 @@
 // Callers of one dialect, providers of another: what goes out, what comes back, and what failures look like.
 import { gzipSync } from "node:zlib";
 import { describe, expect, test } from "vitest";
+import type { Choice } from "../../../src/core/credential.ts";
+import { GuardError } from "../../../src/core/errors.ts";
 import type { JsonObject } from "../../../src/dialects/message.ts";
 import {
   ANTHROPIC,
@@ -153,7 +155,7 @@ describe("a stream", () => {
   });
 
   test.each(["alone", "behind its start"])("error-before-first-payload: a stream that begins with its failure, %s, fails over", async (where) => {
-    const error = named("error", { type: "error", error: { type: "overloaded_error", message: "busy" } });
+    const error = named("error", { type: "error", error: { type: "overloaded_error", message: "busy, sk-secret-of-claude" } });
     const events = where === "alone" ? [error] : [anthropicStream([])[0] as string, named("ping", { type: "ping" }), error];
     const claude = await provider("claude", ANTHROPIC, { events });
     const well = await provider("well", OPENAI, { events: openaiStream(["well"]) });
@@ -162,7 +164,7 @@ describe("a stream", () => {
     expect(ended[0]).toMatchObject({ name: "claude", outcome: { kind: "failed" }, charged: { kind: "nothing" } });
     const { post: alone } = await gateway([claude]);
     const response = await alone(CHAT, asked({ stream: true }));
-    expect([response.status, await json(response)]).toMatchObject([502, { error: { message: "busy" } }]);
+    expect([response.status, await json(response)]).toMatchObject([502, { error: { message: "busy, [redacted]" } }]);
   });
 
   test("a stream of the caller's own dialect that begins with its failure fails over, too; in the middle its own event stays the only one", async () => {
@@ -249,6 +251,16 @@ describe("what cannot be expressed", () => {
     const { post, last } = await gateway([claude, claude, gpt], { maxRetries: 0 });
     expect((await post(CHAT, asked({ n: 2 }))).status).toBe(200);
     expect(last().attempts).toBe(1);
+  });
+
+  test("is no last word while a candidate that could say it is only busy", async () => {
+    const claude = await provider("claude", ANTHROPIC, { json: anthropicAnswer("no") });
+    const { post } = await gateway([claude], {}, (ctx) => {
+      const choice = ctx.choice as Choice;
+      ctx.choice = { next: () => choice.next(), busy: () => new GuardError("all_credentials_limited", "later", { retryAfterMs: 3_000 }) };
+    });
+    const response = await post(CHAT, asked({ n: 2 }));
+    expect([response.status, response.headers.get("retry-after")]).toEqual([429, "3"]);
   });
 
   test("leaves the failure of the provider that was asked", async () => {
