@@ -22,12 +22,14 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
 interface Candidate extends Target {
+  /** Whether it answers clients of other dialects than the provider's. */
+  readonly translates?: true;
   start(provider: Upstream): Promise<TargetProcess>;
 }
 
 const candidates: readonly Candidate[] = [
-  { id: "a", title: "QuotaGuard in Express, SQLite ledger", start: (provider) => node("gateway.ts", provider, "sqlite") },
-  { id: "a-mem", title: "QuotaGuard in Express, memory ledger", start: (provider) => node("gateway.ts", provider, "memory") },
+  { id: "a", title: "QuotaGuard in Express, SQLite ledger", translates: true, start: (provider) => node("gateway.ts", provider, "sqlite") },
+  { id: "a-mem", title: "QuotaGuard in Express, memory ledger", translates: true, start: (provider) => node("gateway.ts", provider, "memory") },
   { id: "b", title: "Express + http-proxy-middleware", start: (provider) => node("express-hpm.ts", provider) },
   { id: "c", title: "Express + undici dispatch", start: (provider) => node("express-dispatch.ts", provider) },
   { id: "d", title: "nginx, one worker", start: startNginx },
@@ -87,12 +89,16 @@ async function main(): Promise<void> {
   }
 }
 
+const answers = ({ translates }: Candidate, { isTranslated }: Workload): boolean => !isTranslated || translates === true;
+
 /** Started, checked and warm. */
-const prepare = (candidate: Candidate, provider: Upstream, asked: readonly Workload[]): Promise<TargetProcess> =>
-  prepared(candidate.start(provider), asked, WARM_UP_MS, (line) => say(`  ${candidate.id}: ${line}`));
+function prepare(candidate: Candidate, provider: Upstream, asked: readonly Workload[]): Promise<TargetProcess> {
+  const own = asked.filter((workload) => answers(candidate, workload));
+  return prepared(candidate.start(provider), own, WARM_UP_MS, (line) => say(`  ${candidate.id}: ${line}`));
+}
 
 async function measure(
-  targets: readonly Target[],
+  targets: readonly Candidate[],
   running: ReadonlyMap<string, TargetProcess>,
   provider: Upstream,
   asked: readonly Workload[],
@@ -102,9 +108,10 @@ async function measure(
     const first = targets.length === 0 ? 0 : round % targets.length;
     const order = [...targets.slice(first), ...targets.slice(0, first)];
     for (const workload of round % 2 === 0 ? asked : asked.toReversed()) {
-      for (const { id } of order) {
+      for (const candidate of order) {
+        const { id } = candidate;
         const target = running.get(id);
-        if (target === undefined) continue;
+        if (target === undefined || !answers(candidate, workload)) continue;
         const { failures, ...counted } = await turn(target, provider, workload, options.seconds);
         const sample = { target: id, workload: workload.id, round, ...counted, failures: withoutPaths(failures) };
         samples.push(sample);
@@ -165,7 +172,8 @@ function commandLine(): { rounds: number; seconds: number; only: readonly string
     const known = candidates.map(({ id }) => id);
     const unknown = only.find((id) => !known.includes(id));
     if (unknown !== undefined) throw new Error(`--only ${unknown}: there is no such target; known are ${known.join(", ")}`);
-    if (values.workload !== undefined && !workloads.some(({ id }) => id === values.workload)) throw new Error("--workload is json or sse");
+    if (values.workload !== undefined && !workloads.some(({ id }) => id === values.workload))
+      throw new Error(`--workload is one of ${workloads.map(({ id }) => id).join(", ")}`);
     const rounds = positive("rounds", values.rounds ?? "6");
     return {
       rounds: Math.ceil(rounds),

@@ -1,8 +1,15 @@
 /** What is asked and answered: the same bytes for every target, built once. */
 
+import { anthropicCodec } from "../src/dialects/anthropic/index.ts";
+import { losses } from "../src/dialects/losses.ts";
+import { openaiCodec } from "../src/dialects/openai/codec.ts";
+import { translation } from "../src/dialects/translate.ts";
+
 export interface Workload {
-  readonly id: "json" | "sse";
+  readonly id: "json" | "sse" | "sse-translated";
   readonly title: string;
+  /** Whether it asks for another dialect than the upstream's: only gateways that translate can answer it. */
+  readonly isTranslated?: true;
   /** Whole requests, one per client key; connections take them in turn. */
   readonly requests: readonly Buffer[];
   /** The payload that must arrive, byte for byte. */
@@ -21,7 +28,7 @@ export const clientKey = (index: number): string => `qg_bench_client_${index}_01
 /** What tells the upstream which of the two to answer. */
 export const STREAM_MARK = '"stream":true';
 
-export const workloads: readonly Workload[] = [jsonWorkload(), sseWorkload()];
+export const workloads: readonly Workload[] = [jsonWorkload(), sseWorkload(), translatedWorkload()];
 
 /** Any other request that reaches the upstream (a gateway asking for a list of models, say). */
 export const notFoundWire = notFound(JSON.stringify({ error: { message: "Unknown path.", type: "invalid_request_error", param: null, code: null } }));
@@ -72,6 +79,32 @@ function sseWorkload(): Workload {
   return { id: "sse", title, requests: requests({ stream: true, stream_options: { include_usage: true } }), answer, wire };
 }
 
+/** The same stream for a client of Anthropic's. What must arrive is what the codecs make of it, so a gateway that cuts, loses or reorders anything is found out. */
+function translatedWorkload(): Workload {
+  const { answer: events, wire } = sseWorkload();
+  const asked = {
+    model: MODEL,
+    stream: true,
+    temperature: 0.2,
+    max_tokens: 256,
+    system: text(260),
+    messages: [{ role: "user", content: text(580) }],
+  };
+  const lost = losses(false);
+  const made = translation({
+    from: anthropicCodec,
+    to: openaiCodec,
+    request: anthropicCodec.decodeRequest(asked, { model: MODEL, stream: true }, lost),
+    encoding: { losses: lost, family: "openai" },
+    answering: { model: MODEL, nextId: () => "never", created: 0, wantsUsage: true },
+    unwrap: undefined,
+  });
+  const observer = made.observer({ hideUsage: false, countTokens: () => 0 });
+  const pieces = [observer.push(events), observer.end().rest].filter((piece) => piece !== null);
+  const title = `SSE, translated: the same stream for a client of Anthropic's (${CLIENTS} clients, ${STREAM_CHUNKS} chunks)`;
+  return { id: "sse-translated", title, isTranslated: true, requests: posts("/v1/messages", asked), answer: Buffer.concat(pieces), wire };
+}
+
 function notFound(body: string): Buffer {
   return Buffer.from(`HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
 }
@@ -81,10 +114,14 @@ function requests(extra: Readonly<Record<string, unknown>>): readonly Buffer[] {
     { role: "system", content: text(260) },
     { role: "user", content: text(580) },
   ];
-  const body = Buffer.from(JSON.stringify({ model: MODEL, ...extra, temperature: 0.2, max_tokens: 256, messages }));
+  return posts(PATH, { model: MODEL, ...extra, temperature: 0.2, max_tokens: 256, messages });
+}
+
+function posts(path: string, asked: object): readonly Buffer[] {
+  const body = Buffer.from(JSON.stringify(asked));
   return Array.from({ length: CLIENTS }, (_, index) => {
     const lines = [
-      `POST ${PATH} HTTP/1.1`,
+      `POST ${path} HTTP/1.1`,
       "Host: gateway.local",
       "User-Agent: OpenAI/JS 7.55.0",
       "Accept: application/json",

@@ -14,7 +14,7 @@ import { admit, type OpenOptions } from "./http/open.ts";
 import { asGuardError } from "./http/render.ts";
 import { resolveRouteBudget, type CostValue } from "./options/budgets.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
-import { keyOf, ownKeyCall, ownKeyOperation, PLACEHOLDER_KEY, versionedPath } from "./own-key.ts";
+import { keyOf, ownKeyCall, ownKeyOperation, PLACEHOLDER_KEY } from "./own-key.ts";
 import type { Runtime } from "./runtime.ts";
 import type { Fetch } from "./upstream/fetch-exchange.ts";
 import { providerRow } from "./upstream/providers.ts";
@@ -73,13 +73,6 @@ export interface InProcessParts {
 
 const MAX_TAG = 128;
 
-/** Paths of dialects that are known by name only. */
-const LATER: readonly (readonly [pattern: RegExp, what: string])[] = [
-  [/\/responses(?:\/|$)/, "OpenAI's Responses API, which is not understood yet; use chat completions (in the AI SDK: provider.chat(model))"],
-];
-
-const laterDialect = (path: string): string | undefined => LATER.find(([pattern]) => pattern.test(path))?.[1];
-
 export function inProcess(parts: InProcessParts): InProcess {
   const { options, opening, ambient, lazy } = parts;
   const declaredScopes = new Set([...options.scopes.names, ...Object.keys(options.scopes.headers)]);
@@ -113,15 +106,12 @@ export function inProcess(parts: InProcessParts): InProcess {
             ownCalls,
             ownKeyCall({ ...attempts, fetch }, request),
           )
-        : sequence(explained(ownOperations, versionedPath(url)), ownKeyOperation({ ...attempts, fetch, isBilled: true }, request)),
+        : sequence(ownOperations, ownKeyOperation({ ...attempts, fetch, isBilled: true }, request)),
     );
   }
 
   function stepOfGateway(matched: Matched | undefined, method: string, { pathname }: URL): Step {
-    if (!matched) {
-      const later = laterDialect(pathname);
-      throw new GuardError("not_found", `${pathname} ${later ? `belongs to ${later}` : "is not a path of a known dialect"}`);
-    }
+    if (!matched) throw new GuardError("not_found", `${pathname} is not a path of a known dialect`);
     if (method !== matched.method)
       throw new GuardError("method_not_allowed", `use ${matched.method} for ${matched.route}`, { headers: { allow: matched.method } });
     return matched.kind === "call" ? parts.call : parts.models;
@@ -273,20 +263,6 @@ const reader: CallReader = {
     throw new GuardError("body_invalid", "a job does not carry a model call");
   },
 };
-
-/** The refusal of what has no price, with what stands behind its path. */
-function explained(budgets: Step, path: string): Step {
-  const later = laterDialect(path);
-  if (later === undefined) return budgets;
-  return async (ctx) => {
-    try {
-      return await budgets(ctx);
-    } catch (error) {
-      if (!GuardError.is(error) || error.code !== "model_not_priced") throw error;
-      throw new GuardError("model_not_priced", `${error.message}. It is a path of ${later}`);
-    }
-  };
-}
 
 const isRecord = (value: unknown): boolean => typeof value === "object" && value !== null && !Array.isArray(value);
 

@@ -165,7 +165,7 @@ describe.each([
     expect([rows, violations.length, turns > 90]).toEqual([100_000, 0, true]);
     // The rows themselves are about 100 MB.
     expect(process.memoryUsage().heapUsed - before).toBeLessThan(60_000_000);
-  });
+  }, 30_000);
 });
 
 test("rows of prices that are not in force any more, and of several calls, are counted and not guessed", async () => {

@@ -72,7 +72,7 @@ export interface Dialect {
   countBody?(tokens: number): Record<string, unknown>;
   errorBody(error: GuardError): Record<string, unknown>;
   /** How it is translated from and to other dialects. */
-  readonly codec?: Codec;
+  readonly codec: Codec;
   /** One event that tells a client in mid-stream that it failed. */
   errorEvent(error: GuardError): Buffer;
 }

@@ -4,13 +4,14 @@ import type { Codec } from "./codec.ts";
 import type { Dialect } from "./dialect.ts";
 import { gemini } from "./gemini/index.ts";
 import { openai } from "./openai/index.ts";
+import { responses } from "./responses/index.ts";
 import { likelyDialect, matchAnywhere, pathMatcher, type CallerHeaders, type Matched, type PathMatcher } from "./routes.ts";
 
 export type { CallerHeaders, Matched };
 
-const DIALECTS: Readonly<Partial<Record<DialectId, Dialect>>> = { openai, anthropic, gemini };
+const DIALECTS: Readonly<Record<DialectId, Dialect>> = { openai, anthropic, gemini, responses };
 
-export const dialect = (id: DialectId): Dialect => DIALECTS[id] as Dialect;
+export const dialect = (id: DialectId): Dialect => DIALECTS[id];
 
 /** How a provider's wire format is written and read; undefined = nobody translates it. */
 export const codecOf = (id: WireId): Codec | undefined => (DIALECTS as Readonly<Partial<Record<WireId, Dialect>>>)[id]?.codec;
@@ -22,7 +23,5 @@ export const matchSuffix = (path: string, headers?: CallerHeaders): Matched | un
 
 /** The dialect that a refusal is written in; a path of nobody's is answered in what its caller most likely speaks. */
 export function callerDialect(matched: Matched | undefined, path: string, headers: CallerHeaders): DialectId {
-  if (matched) return matched.dialect;
-  const likely = likelyDialect(path, headers);
-  return DIALECTS[likely] ? likely : "openai";
+  return matched ? matched.dialect : likelyDialect(path, headers);
 }

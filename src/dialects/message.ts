@@ -96,9 +96,18 @@ export type Turn =
 
 export type JsonObject = Readonly<Record<string, unknown>>;
 
+/** OpenAI's Responses keep tools in groups. `name` of such a tool holds both names in one, for those that know no groups. */
+export interface ToolGroup {
+  readonly name: string;
+  readonly description: string | null;
+  /** The tool's own name within the group. */
+  readonly member: string;
+}
+
 export interface FunctionTool extends Cached {
   readonly kind: "function";
   readonly name: string;
+  readonly group?: ToolGroup;
   readonly description: string | null;
   /** JSON schema of the input; null = none was given. */
   readonly schema: JsonObject | null;
@@ -109,6 +118,7 @@ export interface FunctionTool extends Cached {
 export interface CustomTool {
   readonly kind: "custom";
   readonly name: string;
+  readonly group?: ToolGroup;
   readonly description: string | null;
   readonly format: JsonObject | null;
 }

@@ -1,69 +1,47 @@
-import { compose, type Composed, type FakeAnswer, type FakeOperation } from "./fake-answers.ts";
+import type { Composed, FakeAnswer, Json } from "./fake-answers.ts";
 import type { TokenCount } from "./truth-log.ts";
 
-type Json = Readonly<Record<string, unknown>>;
+/** One request of a dialect, and what a script wants for an answer. */
+export interface FakeQuery {
+  readonly body: Json;
+  readonly answer: FakeAnswer;
+  /** Makes ids unique. */
+  readonly serial: number;
+  readonly createdS: number;
+  readonly model?: string | undefined;
+  readonly search: URLSearchParams;
+}
 
 /** One operation that the fake upstream can answer. */
 export interface FakeRoute {
-  /** How its path ends. */
-  readonly suffix: string;
-  readonly compose: (body: Json, answer: FakeAnswer, serial: number, createdS: number) => Composed;
+  /** How its path ends; a group is the model's name. */
+  readonly path: RegExp;
+  readonly compose: (query: FakeQuery) => Composed;
   /** Whether this request asks for a stream. */
   readonly isStream: (body: Json) => boolean;
+  /** What the provider would refuse with 400; null = it is fine. */
+  readonly complaint?: (body: Json, headers: Json) => string | null;
 }
 
-/** How a provider of one wire format speaks. Another format is another row of {@link FAKE_DIALECTS}. */
+/** How a provider lists its models. */
+export interface ModelShape {
+  readonly one: (id: string) => Json;
+  /** `page` = what to show, `next` = the name of the first that is not shown any more. */
+  readonly list: (page: readonly Json[], ids: readonly string[], next: string | null) => Json;
+  /** The first name to show: by a name, or by the name before it. */
+  readonly from?: string;
+  readonly after?: string;
+  readonly size?: string;
+}
+
+/** How a provider of one wire format speaks. Another format is another row in fake-routes.ts. */
 export interface FakeDialect {
   readonly routes: readonly FakeRoute[];
-  readonly error: (status: number, serial: number, message?: string) => Json;
-  /** The tokens that an answer or an event tells, as totals; null = it tells none. */
-  readonly told: (json: Json) => TokenCount | null;
-}
-
-const ERROR_TYPES: Readonly<Record<number, readonly [type: string, code: string | null]>> = {
-  400: ["invalid_request_error", null],
-  401: ["invalid_request_error", "invalid_api_key"],
-  403: ["invalid_request_error", "unsupported_country_region_territory"],
-  404: ["invalid_request_error", "model_not_found"],
-  413: ["invalid_request_error", null],
-  429: ["requests", "rate_limit_exceeded"],
-};
-
-function openaiError(status: number, serial: number, message = `scripted answer ${status} to request ${serial}`): Json {
-  const [type, code] = ERROR_TYPES[status] ?? ["server_error", null];
-  return { error: { message, type, param: null, code } };
-}
-
-const isCount = (value: unknown): value is number => typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
-
-function openaiTold({ usage }: Json): TokenCount | null {
-  if (typeof usage !== "object" || usage === null) return null;
-  const { prompt_tokens: inputTokens, completion_tokens: outputTokens = 0 } = usage as Json;
-  return isCount(inputTokens) && isCount(outputTokens) ? { inputTokens, outputTokens } : null;
-}
-
-const openaiRoute = (suffix: string, operation: FakeOperation): FakeRoute => ({
-  suffix,
-  compose: (body, answer, serial, createdS) => compose(operation, body, answer, serial, createdS),
-  isStream: ({ stream }) => operation !== "embeddings" && stream === true,
-});
-
-const openai: FakeDialect = {
-  // The longer suffix first: one ends in the other.
-  routes: [openaiRoute("/chat/completions", "chat"), openaiRoute("/completions", "completions"), openaiRoute("/embeddings", "embeddings")],
-  error: openaiError,
-  told: openaiTold,
-};
-
-/** The first row also speaks for requests of no dialect: lists of models, unknown paths. */
-export const FAKE_DIALECTS: readonly [FakeDialect, ...FakeDialect[]] = [openai];
-
-/** The dialect and the operation of a path; null = nobody's. */
-export function fakeRouteOf(path: string): { readonly dialect: FakeDialect; readonly route: FakeRoute } | null {
-  const [bare = ""] = path.split("?", 1);
-  for (const dialect of FAKE_DIALECTS) {
-    const route = dialect.routes.find(({ suffix }) => bare.endsWith(suffix));
-    if (route) return { dialect, route };
-  }
-  return null;
+  readonly error: (status: number, message: string, serial: number) => Json;
+  /** Says in mid-stream that the provider failed. */
+  readonly errorEvent: (message: string, serial: number) => { readonly event?: string; readonly data: string };
+  readonly models: ModelShape;
+  readonly headers: (serial: number) => Readonly<Record<string, string>>;
+  /** Is shown the events of one answer, or all of it, and says the tokens told so far, as totals; null = none yet. */
+  readonly teller: () => (json: Json) => TokenCount | null;
 }

@@ -1,7 +1,8 @@
 import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
+import { gzipSync } from "node:zlib";
 import type { Clock, MaybePromise } from "../core/time.ts";
-import type { Composed, FakeAnswer } from "./fake-answers.ts";
+import type { Composed, FakeAnswer, Json } from "./fake-answers.ts";
 import type { FakeDialect } from "./fake-dialect.ts";
 import type { Pacer } from "./pacer.ts";
 import type { TokenCount, TruthEntry } from "./truth-log.ts";
@@ -18,7 +19,7 @@ export interface FakeFault {
 
 /** One scripted answer. Without any field it is the default answer to the request. */
 export interface FakeReply extends FakeAnswer {
-  /** Default 200. From 400 on the body is an OpenAI error, unless `body` says otherwise. */
+  /** Default 200. From 400 on the body is an error in the dialect of the path, unless `body` says otherwise. */
   readonly status?: number;
   readonly headers?: Readonly<Record<string, string | readonly string[]>>;
   /** Replaces the answer by these bytes (an object is sent as JSON). */
@@ -39,6 +40,10 @@ export interface FakeReply extends FakeAnswer {
   readonly comments?: boolean;
   /** Byte positions of the body at which a new write begins, each flushed before the next. */
   readonly splitAt?: readonly number[];
+  /** Compresses the body, each event of a stream for itself; `unsaid`: without a `content-encoding` that says so. */
+  readonly gzip?: "said" | "unsaid";
+  /** The last piece of text that goes out is repeated until the client leaves; nothing comes behind it. Of a whole answer its bytes. */
+  readonly isEndless?: true;
   readonly fault?: FakeFault;
 }
 
@@ -51,7 +56,7 @@ export interface ExchangeParts {
   readonly stream: boolean;
   readonly composed: Composed | null;
   /** Sent for a whole answer when the reply has no body. */
-  readonly plain: Readonly<Record<string, unknown>> | null;
+  readonly plain: Json | null;
   readonly headers: Readonly<Record<string, string | readonly string[]>>;
 }
 
@@ -76,25 +81,30 @@ export async function playReply(parts: ExchangeParts): Promise<void> {
     parts.stream && reply.body === undefined && (reply.status ?? 200) < 300 && (parts.composed !== null || reply.events !== undefined);
   if (fault?.how === "error" && !streaming) {
     const { fault: _, ...rest } = reply;
-    return playReply({ ...parts, composed: null, reply: { ...rest, body: parts.dialect.error(500, entry.id) } });
+    return playReply({ ...parts, composed: null, reply: { ...rest, body: errorOf(parts, 500) } });
   }
   const head: Record<string, string | string[]> = {};
   for (const [name, value] of Object.entries({ ...parts.headers, ...reply.headers })) head[name] = typeof value === "string" ? value : [...value];
-  head["content-type"] ??= streaming ? "text/event-stream; charset=utf-8" : "application/json";
+  head["content-type"] ??= streaming && parts.composed?.framing !== "array" ? "text/event-stream; charset=utf-8" : "application/json";
+  if (reply.gzip === "said") head["content-encoding"] = "gzip";
+  const composed = streaming ? streamWrites(parts) : wholeWrites(parts);
   const writes = split(
-    streaming ? streamWrites(parts) : wholeWrites(parts),
+    reply.gzip === undefined ? composed : composed.map((write) => ({ ...write, bytes: gzipSync(write.bytes) })),
     reply.splitAt,
     typeof fault?.at === "number" && !streaming ? fault.at : undefined,
   );
   entry.status = reply.status ?? 200;
   if (entry.status < 300 && parts.composed) entry.billed.inputTokens = parts.composed.inputTokens;
   const cut = typeof fault?.at === "number" ? (streaming ? fault.at : 1) : -1;
-  if (!streaming && fault === undefined) head["content-length"] ??= String(writes.reduce((sum, write) => sum + write.bytes.length, 0));
+  if (!streaming && fault === undefined && !reply.isEndless)
+    head["content-length"] ??= String(writes.reduce((sum, write) => sum + write.bytes.length, 0));
   response.writeHead(entry.status, head);
   if (streaming || fault) response.flushHeaders();
   if (fault?.at === "headers" || fault?.at === "start") return breakOff(parts, socket, fault.how);
 
-  for (const [index, write] of writes.entries()) {
+  let index = -1;
+  for (const write of reply.isEndless ? endless(writes) : writes) {
+    index += 1;
     if (index === cut && fault) return breakOff(parts, socket, fault.how);
     const turn = reply.pacer?.pass() ?? null;
     if (turn && !(await before(entry, turn.ready))) return turn.cancel();
@@ -121,32 +131,54 @@ async function playRaw(parts: ExchangeParts, socket: Socket, raw: readonly (stri
   return breakOff(parts, socket, parts.reply.fault?.how ?? "close");
 }
 
+/** Up to the last write that delivers anything, and that one for ever. */
+function* endless(writes: readonly Write[]): Iterable<Write> {
+  const last = writes.findLastIndex(({ outputTokens }) => outputTokens > 0);
+  if (last > 0) yield* writes.slice(0, last);
+  const again = writes.slice(Math.max(last, 0)).slice(0, 1);
+  for (;;) yield* again;
+}
+
 function streamWrites({ dialect, reply, composed }: ExchangeParts): Write[] {
-  if (reply.events) return reply.events.map((event) => ({ bytes: bytesOf(event), outputTokens: 0, told: toldIn(dialect, event) }));
+  const tell = dialect.teller();
+  if (reply.events) return reply.events.map((event) => ({ bytes: bytesOf(event), outputTokens: 0, told: toldIn(tell, event) }));
   const events = composed?.events() ?? [];
-  return events.map(({ data, outputTokens }) => ({ bytes: Buffer.from(framed(reply, data)), outputTokens, told: toldIn(dialect, data) }));
+  return events.map((event, index) => {
+    const text = composed?.framing === "array" ? inArray(event.data, index, events.length) : framed(reply, event);
+    return { bytes: Buffer.from(text), outputTokens: event.outputTokens, told: toldIn(tell, event.data) };
+  });
 }
 
-function framed({ newline = "\n", comments }: FakeReply, data: string): string {
-  return `${comments ? `: keep-alive${newline}` : ""}data: ${data}${newline}${newline}`;
+const inArray = (data: string, index: number, length: number): string => `${index === 0 ? "[" : ",\r\n"}${data}${index === length - 1 ? "]" : ""}`;
+
+function framed({ newline = "\n", comments }: FakeReply, { event, data }: { readonly event?: string; readonly data: string }): string {
+  const name = event === undefined ? "" : `event: ${event}${newline}`;
+  return `${comments ? `: keep-alive${newline}` : ""}${name}data: ${data}${newline}${newline}`;
 }
 
-function wholeWrites({ dialect, reply, composed, plain, entry }: ExchangeParts): Write[] {
+const wordsOf = (status: number, serial: number): string => `scripted answer ${status} to request ${serial}`;
+
+const errorOf = ({ dialect, entry }: ExchangeParts, status: number): Json => dialect.error(status, wordsOf(status, entry.id), entry.id);
+
+function wholeWrites(parts: ExchangeParts): Write[] {
+  const { dialect, reply, composed, plain } = parts;
   const served = (reply.status ?? 200) < 300;
-  const body = reply.body ?? (served ? (plain ?? composed?.whole() ?? {}) : dialect.error(reply.status ?? 500, entry.id));
+  const body = reply.body ?? (served ? (plain ?? composed?.whole() ?? {}) : errorOf(parts, reply.status ?? 500));
   const bytes = typeof body === "string" || Buffer.isBuffer(body) ? bytesOf(body) : Buffer.from(JSON.stringify(body));
   const outputTokens = served && reply.body === undefined && plain === null ? (composed?.outputTokens ?? 0) : 0;
-  return [{ bytes, outputTokens, told: served ? toldIn(dialect, bytes) : null }];
+  return [{ bytes, outputTokens, told: served ? (composed?.isFree ? FREE : toldIn(dialect.teller(), bytes)) : null }];
 }
 
+const FREE: TokenCount = { inputTokens: 0, outputTokens: 0 };
+
 /** What bytes on their way out tell of usage: a JSON object, or the last event among several that tells any. */
-function toldIn(dialect: FakeDialect, bytes: string | Buffer): TokenCount | null {
+function toldIn(tell: ReturnType<FakeDialect["teller"]>, bytes: string | Buffer): TokenCount | null {
   let told: TokenCount | null = null;
   for (const line of bytes.toString().split(/\r\n|\n|\r/)) {
     const text = line.replace(/^data: ?/, "");
     if (!text.startsWith("{") || !text.includes("usage")) continue;
     try {
-      told = dialect.told(JSON.parse(text) as Readonly<Record<string, unknown>>) ?? told;
+      told = tell(JSON.parse(text) as Json) ?? told;
     } catch {
       // A script may say what is no JSON.
     }
@@ -170,12 +202,13 @@ function split(writes: Write[], splitAt: readonly number[] | undefined, cutAt: n
   });
 }
 
-function breakOff({ dialect, reply, entry, response }: ExchangeParts, socket: Socket, how: FakeFault["how"]): void | Promise<void> {
+function breakOff({ dialect, reply, entry, response, composed }: ExchangeParts, socket: Socket, how: FakeFault["how"]): void | Promise<void> {
   if (how === "hang") return entry.ended;
   brokenOff.add(response);
   if (how === "error") {
     entry.chunks += 1;
-    response.end(framed(reply, JSON.stringify(dialect.error(500, entry.id))));
+    const event = dialect.errorEvent(wordsOf(500, entry.id), entry.id);
+    response.end(composed?.framing === "array" ? inArray(event.data, entry.chunks - 1, entry.chunks) : framed(reply, event));
     return undefined;
   }
   if (how === "reset") socket.resetAndDestroy();

@@ -1,10 +1,12 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { systemClock, type Clock, type MaybePromise } from "../core/time.ts";
-import type { Composed } from "./fake-answers.ts";
-import { FAKE_DIALECTS, fakeRouteOf } from "./fake-dialect.ts";
+import { isRecord, type Composed, type Json } from "./fake-answers.ts";
+import type { FakeDialect } from "./fake-dialect.ts";
 import { brokenOff, playReply, type FakeReply } from "./fake-exchange.ts";
-import { digestOf, redacted, type TruthEntry, type TruthTotals } from "./truth-log.ts";
+import { dialectOf, fakeRouteOf, type FoundRoute } from "./fake-routes.ts";
+import { modelsFor } from "./fake-models.ts";
+import { digestOf, keysIn, redacted, redactedPath, type TruthEntry, type TruthTotals } from "./truth-log.ts";
 
 /** What a script sees of a request. */
 export interface FakeRequest {
@@ -25,7 +27,7 @@ export interface FakeUpstreamOptions {
   readonly port?: number;
   /** Default 127.0.0.1. */
   readonly host?: string;
-  /** Names that `GET /v1/models` lists. */
+  /** Names that the lists of models show, in every dialect. */
   readonly models?: readonly string[];
   /** When given, other keys are refused with 401. */
   readonly keys?: readonly string[];
@@ -39,7 +41,7 @@ export interface FakeUpstreamOptions {
 }
 
 export interface FakeUpstream {
-  /** Base URL without a trailing slash; `/v1` may be added or not, as with a provider. */
+  /** Base URL without a trailing slash; `/v1` or `/v1beta` may be added or not, as with a provider. */
   readonly url: string;
   readonly port: number;
   /** The truth log, in order of arrival. */
@@ -53,14 +55,14 @@ export interface FakeUpstream {
   /** Resolves with the request number `count` (from 1, since the last reset) as soon as its body has arrived. */
   received(count: number): Promise<TruthEntry>;
   totals(): TruthTotals;
-  /** How a key appears in the log when it is sent as `Authorization: Bearer <key>`. */
+  /** How a key appears in the log when it is sent as `Authorization: Bearer <key>`; sent in any other way it appears as `digestOf(key)`. */
   digest(key: string): string;
   openSockets(): number;
   /** Stops listening and closes every socket. */
   close(): Promise<void>;
 }
 
-const MODELS = ["gpt-4o", "gpt-4o-mini", "gpt-3.5-turbo-instruct", "text-embedding-3-small"];
+const MODELS = ["gpt-4o", "gpt-4o-mini", "gpt-3.5-turbo-instruct", "text-embedding-3-small", "claude-sonnet-5", "gemini-2.5-flash"];
 const MAX_BODY_BYTES = 64 * 1024 * 1024;
 /** What a reset throws away; an exchange that is still running keeps writing into its own. */
 interface Run {
@@ -73,10 +75,10 @@ interface Run {
 
 type Entry = { -readonly [K in keyof TruthEntry]: TruthEntry[K] };
 
-function parsed(bytes: Buffer): Record<string, unknown> | null {
+function parsed(bytes: Buffer): Json | null {
   try {
     const value: unknown = JSON.parse(bytes.toString());
-    return typeof value === "object" && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : null;
+    return isRecord(value) ? value : null;
   } catch {
     return null;
   }
@@ -94,15 +96,15 @@ async function read(request: IncomingMessage): Promise<Buffer | null> {
 }
 
 /**
- * A provider on 127.0.0.1 that speaks OpenAI's dialect and does what a test tells it: answers, refuses, hangs, breaks off. Its log says what arrived
- * and what a provider would have billed.
+ * A provider on 127.0.0.1 that does what a test tells it: answers, refuses, hangs, breaks off. It speaks the dialect of the path: OpenAI's chat and
+ * Responses, Anthropic's Messages, Google's generateContent. Its log says what arrived and what a provider would have billed.
  * @example
  * const upstream = await fakeUpstream();
  * upstream.script({ status: 429, headers: { "retry-after": "2" } });
  */
 export async function fakeUpstream(options: FakeUpstreamOptions = {}): Promise<FakeUpstream> {
   const { host = "127.0.0.1", models = MODELS, clock = systemClock, logLimit = 5_000, logBodyBytes = 16 * 1024 } = options;
-  const keys = options.keys && new Set(options.keys.map((key) => digestOf(`Bearer ${key}`)));
+  const keys = options.keys && new Set(options.keys.map((key) => digestOf(key)));
   const sockets = new Set<Socket>();
   const newRun = (): Run => ({ log: [], arrived: new Map(), waiters: new Map(), total: { requests: 0, inputTokens: 0, outputTokens: 0 }, serial: 0 });
   let run = newRun();
@@ -116,7 +118,7 @@ export async function fakeUpstream(options: FakeUpstreamOptions = {}): Promise<F
     const entry: Entry = {
       id,
       method: request.method ?? "",
-      path: request.url ?? "",
+      path: redactedPath(request.url ?? ""),
       headers: redacted(request.headers),
       body: Buffer.alloc(0),
       bodyBytes: 0,
@@ -160,20 +162,18 @@ export async function fakeUpstream(options: FakeUpstreamOptions = {}): Promise<F
   }
 
   /** Answers that no script is asked for: other paths, wrong keys, broken bodies. */
-  function refusalOf(entry: Entry, isKnown: boolean, body: Record<string, unknown> | null): readonly [status: number, message: string] | null {
-    if (keys && !keys.has(String(entry.headers.authorization))) return [401, "Incorrect API key provided."];
-    if (!isKnown) return [404, `no such path: ${entry.method} ${entry.path}`];
+  function refusalOf(
+    entry: Entry,
+    sent: readonly string[],
+    found: FoundRoute | null,
+    body: Json | null,
+  ): readonly [status: number, message: string] | null {
+    if (keys && !sent.some((key) => keys.has(key))) return [401, "Incorrect API key provided."];
+    if (!found) return [404, `no such path: ${entry.method} ${entry.path}`];
     if (entry.method !== "POST") return [405, "use POST"];
-    return body === null ? [400, "the body is not a JSON object"] : null;
-  }
-
-  function modelsAt(entry: Entry): Record<string, unknown> | null {
-    const found = /\/models(?:\/([^/?]+))?$/.exec(entry.path);
-    if (!found || entry.method !== "GET") return null;
-    const list = models.map((id) => ({ id, object: "model", created: 1_700_000_000, owned_by: "fake" }));
-    if (found[1] === undefined) return { object: "list", data: list };
-    const id = decodeURIComponent(found[1]);
-    return list.find((model) => model.id === id) ?? null;
+    if (body === null) return [400, "the body is not a JSON object"];
+    const complaint = found.route.complaint?.(body, entry.headers) ?? null;
+    return complaint === null ? null : [400, complaint];
   }
 
   async function serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -185,48 +185,33 @@ export async function fakeUpstream(options: FakeUpstreamOptions = {}): Promise<F
     entry.bodyBytes = bytes.length;
     // A copy: a slice would keep the whole body alive.
     entry.body = bytes.length > logBodyBytes ? Buffer.from(bytes.subarray(0, logBodyBytes)) : bytes;
-    const found = fakeRouteOf(entry.path);
+    const { id, method, path, headers } = entry;
+    const url = new URL(path, "http://fake");
+    const found = fakeRouteOf(url.pathname);
     const body = parsed(bytes);
     const stream = found !== null && body !== null && found.route.isStream(body);
-    if (found && body) entry.call = { model: typeof body.model === "string" ? body.model : null, stream };
+    const model = found?.model ?? (typeof body?.model === "string" ? body.model : null);
+    if (found && body) entry.call = { model, stream };
     announce(current, entry);
-    const { id, method, path, headers } = entry;
-    const list = modelsAt(entry);
-    const refusal = list
-      ? keys && !keys.has(String(headers.authorization))
-        ? ([401, "Incorrect API key provided."] as const)
-        : null
-      : refusalOf(entry, found !== null, body);
-    const dialect = found?.dialect ?? FAKE_DIALECTS[0];
-    const common = {
-      dialect,
-      entry,
-      response,
-      clock,
-      headers: {
-        "x-request-id": `req_fake${id}`,
-        "openai-organization": "org-fake",
-        "openai-processing-ms": "1",
-        "openai-version": "2020-10-01",
-        "x-ratelimit-limit-requests": "10000",
-        "x-ratelimit-remaining-requests": "9999",
-        "x-ratelimit-reset-requests": "6ms",
-        "set-cookie": "__fake=1; Path=/; HttpOnly",
-      },
-    };
-    if (refusal) {
+    const dialect: FakeDialect = found?.dialect ?? dialectOf(url, headers);
+    const list = method === "GET" ? modelsFor(dialect, models, url) : null;
+    const sent = keysIn(request);
+    const refusal = refusalOf(entry, sent, found, body);
+    const common = { dialect, entry, response, clock, headers: dialect.headers(id) };
+    if (refusal && !(list && refusal[0] === 404)) {
       const [status, message] = refusal;
-      const reply = { status, body: dialect.error(status, id, message) };
+      const reply = { status, body: dialect.error(status, message, id) };
       return playReply({ ...common, reply, stream: false, composed: null, plain: null });
     }
     let reply: FakeReply;
     let composed: Composed | null;
     try {
       reply = await replyTo({ id, method, path, headers, body: body ?? {} });
-      composed = found && body ? found.route.compose(body, reply, id, Math.floor(clock.now() / 1_000)) : null;
+      const query = { body: body ?? {}, answer: reply, serial: id, createdS: Math.floor(clock.now() / 1_000), model: model ?? undefined };
+      composed = found && body ? found.route.compose({ ...query, search: url.searchParams }) : null;
     } catch (error) {
       // Said in the answer: a connection that breaks would look like a fault of the app.
-      const said = dialect.error(500, id, `the script of fakeUpstream() failed: ${error instanceof Error ? error.message : String(error)}`);
+      const said = dialect.error(500, `the script of fakeUpstream() failed: ${error instanceof Error ? error.message : String(error)}`, id);
       return playReply({ ...common, reply: { status: 500, body: said }, stream: false, composed: null, plain: null });
     }
     const paced = reply.delayMs === undefined && options.delayMs !== undefined ? { ...reply, delayMs: options.delayMs } : reply;

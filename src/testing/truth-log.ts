@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import type { IncomingHttpHeaders } from "node:http";
+import type { IncomingHttpHeaders, IncomingMessage } from "node:http";
 
 /** How a request at the fake upstream ended: answered in full, left by the client, or broken off by the script. */
 export type TruthEnd = "done" | "client" | "upstream";
@@ -15,6 +15,7 @@ export interface TruthEntry {
   /** From 1, in order of arrival. */
   readonly id: number;
   readonly method: string;
+  /** With its query; a key in it as its {@link digestOf}. */
   readonly path: string;
   /** As received, with credentials replaced by {@link digestOf}. */
   readonly headers: Readonly<Record<string, string | readonly string[] | undefined>>;
@@ -31,7 +32,7 @@ export interface TruthEntry {
   chunks: number;
   /** What a provider would bill: the input once an answer has begun, and the output tokens written before the socket closed. */
   readonly billed: { inputTokens: number; outputTokens: number };
-  /** The usage that the answer told, once it was written; null = none, or none that makes sense. A script may make it differ from `billed`. */
+  /** The usage that the answer told, once it was written; null = none, or none that makes sense; counting tokens costs nothing. A script may make it differ from `billed`. */
   told: TokenCount | null;
   end: TruthEnd | null;
   /** Resolves when the exchange is over. */
@@ -56,6 +57,18 @@ export function redacted(headers: IncomingHttpHeaders): Record<string, string | 
     if (value !== undefined) copy[name] = digestOf(String(value));
   }
   return copy;
+}
+
+const KEY_IN_QUERY = /(?<=[?&]key=)[^&#]+/;
+
+/** Google takes keys in the query, too. */
+export const redactedPath = (path: string): string => path.replace(KEY_IN_QUERY, (key) => digestOf(key));
+
+/** The digests of the keys that a request brings, in whatever place a provider looks for them. */
+export function keysIn({ headers, url = "" }: IncomingMessage): readonly string[] {
+  const inQuery = KEY_IN_QUERY.exec(url)?.[0];
+  const sent = [headers.authorization?.replace(/^Bearer +/i, ""), headers["x-api-key"], headers["x-goog-api-key"], inQuery];
+  return sent.flatMap((key) => (key === undefined ? [] : [digestOf(String(key))]));
 }
 
 /** Sums over all requests, also those that the log no longer holds. */

@@ -116,12 +116,4 @@ describe.each<[string, GuardOptions]>([
     expect(GuardError.from(refused)).toMatchObject({ code: "budget_exhausted", limit: "user-rpm" });
     expect(at.upstream.log).toHaveLength(1);
   });
-
-  test("Vercel's AI SDK: its default API is refused by name", async () => {
-    const at = await clients();
-    const settings = { apiKey: OWN_KEY, baseURL: `${at.upstream.url}/v1`, ...at.guard.sdk({ scopes: { user: "alice" } }) };
-    const refused = generateText({ model: createOpenAI(settings)(MODEL), prompt: "say hello", maxRetries: 0 });
-    await expect(refused).rejects.toThrow(/OpenAI's Responses API, which is not understood yet.*provider\.chat\(model\)/);
-    expect(at.upstream.log).toHaveLength(0);
-  });
 });

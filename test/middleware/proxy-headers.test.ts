@@ -103,7 +103,7 @@ describe("headers on the wire", () => {
     await response.text();
     const ofOurServer = ["connection", "date", "keep-alive", "transfer-encoding", "content-length", "x-powered-by"];
     const names = [...response.headers.keys()].filter((name) => !ofOurServer.includes(name));
-    const ours = stream ? ["cache-control", "x-accel-buffering"] : [];
+    const ours = stream ? ["cache-control", "x-accel-buffering"] : ["x-quotaguard-cost-usd"];
     expect(names.toSorted()).toEqual([...ours, "content-type", "openai-processing-ms", "x-request-id", "x-upstream-request-id"].toSorted());
     expect(response.headers.get("connection")).not.toContain("close");
   });

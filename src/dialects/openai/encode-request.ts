@@ -26,7 +26,7 @@ const NAMES: NameRule = { maxLength: 64, allowed: /[a-zA-Z0-9_-]/ };
 const LEVELS: readonly ReasoningLevel[] = ["none", "minimal", "low", "medium", "high", "xhigh"];
 const AUDIO_FORMATS: Readonly<Record<string, string>> = { "audio/mpeg": "mp3", "audio/mp3": "mp3", "audio/wav": "wav", "audio/x-wav": "wav" };
 /** Models that are known not to reason, and refuse to be asked for it. */
-const PLAIN_MODEL = /(?:^|\/)(?:gpt-3\.5|gpt-4|chatgpt)/i;
+export const PLAIN_MODEL = /(?:^|\/)(?:gpt-3\.5|gpt-4|chatgpt)/i;
 
 export function encodeRequest(
   request: ChatRequest,

@@ -1,0 +1,3 @@
+import { dialectMatrix } from "./dialects-kit.ts";
+
+dialectMatrix("anthropic");
