@@ -36,10 +36,6 @@ export interface AccountFields {
   readonly accountId?: string | undefined;
   /** Qwen's portal: the host that the login named. */
   readonly resourceUrl?: string | undefined;
-  /** AWS. */
-  readonly region?: string | undefined;
-  /** AWS. */
-  readonly profileArn?: string | undefined;
 }
 
 export type AccountField = keyof AccountFields;

@@ -52,13 +52,6 @@ const accountFields = {
     /^(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)+$/,
     "expected a host such as portal.qwen.ai",
   ).optional(),
-  /** Of AWS. @default the one in profileArn, else us-east-1 */
-  region: matching(/^[a-z]{2}(?:-[a-z]+)+-\d{1,2}$/, "expected a region such as us-east-1").optional(),
-  /** Of AWS. */
-  profileArn: matching(
-    /^arn:aws[a-z-]*:codewhisperer:[a-z0-9-]+:\d{12}:profile\/[A-Za-z0-9]{1,64}$/,
-    "expected the ARN of a CodeWhisperer profile",
-  ).optional(),
 } satisfies Record<AccountField, z.ZodType>;
 
 const ACCOUNT_FIELDS = Object.keys(accountFields) as readonly AccountField[];

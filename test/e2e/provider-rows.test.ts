@@ -10,7 +10,7 @@ afterEach(() => guard?.close());
 
 function guarded(credential: Readonly<Record<string, unknown>>): QuotaGuard {
   const logger = { debug() {}, info() {}, warn() {}, error() {} };
-  return (guard = createGuard({ logger, credentials: [{ name: "mine", provider: "openai", baseUrl: upstream.url, ...credential }] } as never));
+  return (guard = createGuard({ logger, credentials: [{ name: "mine", provider: "openai", baseUrl: upstream.url, ...credential }] }));
 }
 
 const chat = (model: string) => ({

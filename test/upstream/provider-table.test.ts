@@ -92,3 +92,50 @@ test("a proof that takes its time is no proof, and its failure brings nothing do
   const row = add({ id: "x", extends: "openai", authorize: () => Promise.reject(new Error("later")) });
   expect(() => requestHeaders({}, row, credential("c", { row }), null)).toThrow(/authorize of provider x must be synchronous/);
 });
+
+test("a plugin's row may adapt, unwrap, add headers and read quotas; what it does wrong is told and not done", () => {
+  const { add, failures } = kit();
+  const about = { credential: credential("c"), model: "m", operation: "chat", stream: false, requestId: "r" } as const;
+  const mine = add({
+    id: "mine",
+    extends: "iflow",
+    paths: { chat: "/v2/{model}/chat" },
+    family: "anthropic",
+    models: ["a"],
+    adapt: (body: object) => ({ ...body, mine: true }),
+    unwrap: ({ data }: { data: unknown }) => data,
+    requestHeaders: () => ({ "x-mine": "1" }),
+    quotas: () => [{ group: "day", remainingRatio: 0.5, resetsAt: null }],
+  });
+  expect(mine).toMatchObject({ paths: { chat: "/v2/{model}/chat" }, family: "anthropic", models: ["a"] });
+  expect(mine.adapt?.({ a: 1 }, about)).toEqual({ a: 1, mine: true });
+  expect(mine.unwrap?.({ data: { b: 2 } })).toEqual({ b: 2 });
+  expect(mine.requestHeaders?.({}, about)).toEqual({ "x-mine": "1" });
+  expect(mine.quotas?.({}, 0)).toEqual([{ group: "day", remainingRatio: 0.5, resetsAt: null }]);
+  expect(failures).toEqual([]);
+
+  const wrong = add({
+    id: "wrong",
+    extends: "iflow",
+    adapt: () => Promise.resolve({}),
+    unwrap: () => null,
+    requestHeaders: () => ({ "x-mine": "a\r\nb" }),
+    quotas: () => [{ group: "day", remainingRatio: 2, resetsAt: null }],
+  });
+  // The extended row drops an empty list of tools.
+  expect(wrong.adapt?.({ tools: [] }, about)).toEqual({});
+  expect(wrong.unwrap?.({ data: 1 })).toEqual({ data: 1 });
+  expect(wrong.requestHeaders?.({}, about)).toEqual({});
+  expect(wrong.quotas?.({ "x-ratelimit-limit-tokens": "4", "x-ratelimit-remaining-tokens": "1" }, 0)).toMatchObject([{ group: "tokens" }]);
+  expect(failures.map(([member]) => member)).toEqual(["adapt", "unwrap", "requestHeaders", "quotas"]);
+});
+
+test.each<[unknown, string]>([
+  [{ id: "x", extends: "openai", adapt: 5 }, "provider x: adapt: expected a function"],
+  [{ id: "x", extends: "openai", models: [5] }, "provider x: models: expected a list of names"],
+  [{ id: "x", extends: "openai", streamsOnly: false }, "provider x: streamsOnly: expected true"],
+  [{ id: "x", extends: "openai", family: "qwen" }, "provider x: family: expected one of openai, anthropic, gemini, or a function of the model"],
+  [{ id: "x", extends: "openai", paths: { chat: "/v1/{modle}/chat" } }, "provider x: paths.chat: expected a plain path"],
+])("%j is refused, too", (definition, message) => {
+  expect(() => kit().add(definition)).toThrow(message);
+});

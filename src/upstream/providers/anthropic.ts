@@ -19,7 +19,7 @@ const ACCOUNT_WINDOWS = ["5h", "7d"] as const;
 const LIMITS = ["requests", "tokens", "input-tokens", "output-tokens"] as const;
 
 /** Servers that copy this API take the key in either place. */
-export function anthropicKey(headers: Record<string, string>, { apiKey, origin }: Credential): void {
+function anthropicKey(headers: Record<string, string>, { apiKey, origin }: Credential): void {
   headers["anthropic-version"] = VERSION;
   const key = apiKey?.reveal();
   if (key === undefined) return;
@@ -31,7 +31,7 @@ export function anthropicKey(headers: Record<string, string>, { apiKey, origin }
 
 const isRejected = (headers: Headers, window: string): boolean => headers[`anthropic-ratelimit-unified-${window}-status`] === "rejected";
 
-export function anthropicVerdict(status: number, headers: Headers, body: Buffer | string): Verdict {
+function anthropicVerdict(status: number, headers: Headers, body: Buffer | string): Verdict {
   const start = startOf(body);
   // A balance that has run out comes as a fault of the request.
   if (status === 400 && /credit balance is too low/i.test(start)) return ACCOUNT;

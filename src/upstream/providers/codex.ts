@@ -57,7 +57,7 @@ function adaptedItem(value: unknown): unknown {
 
 function withoutBreakpoint(part: unknown): unknown {
   const fields = fieldsOf(part);
-  if (!fields || fields.prompt_cache_breakpoint === undefined) return part;
+  if (fields?.prompt_cache_breakpoint === undefined) return part;
   const { prompt_cache_breakpoint: _breakpoint, ...rest } = fields;
   return rest;
 }

@@ -47,7 +47,7 @@ const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? v
 /** Its models read an assistant's text as one. */
 function adaptedMessage(value: unknown): unknown {
   const message = fieldsOf(value);
-  if (!message || message.role !== "assistant" || !Array.isArray(message.content)) return value;
+  if (message?.role !== "assistant" || !Array.isArray(message.content)) return value;
   const texts = message.content.map((part: unknown) => fieldsOf(part)?.text);
   return { ...message, content: texts.filter((text) => typeof text === "string").join("") };
 }

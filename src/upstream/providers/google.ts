@@ -6,7 +6,7 @@ import { atMostADay, durationMs } from "./waits.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
 
-export interface GoogleError {
+interface GoogleError {
   readonly status: string | null;
   readonly message: string;
   /** Of its `ErrorInfo`. */
@@ -18,7 +18,7 @@ export interface GoogleError {
 const textOf = (value: unknown): string | null => (typeof value === "string" ? value : null);
 
 /** What an error of Google's says; null = it is none. Streams that fail before they begin wrap it into a list. */
-export function googleError(start: string): GoogleError | null {
+function googleError(start: string): GoogleError | null {
   const error = fieldsOf(errorFields(start.replace(/^\s*\[([^]*)\]\s*$/, "$1"))?.error);
   if (!error) return null;
   const listed: readonly unknown[] = Array.isArray(error.details) ? error.details : [];

@@ -14,7 +14,7 @@ const GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const LIFE_S = 3_600;
 const DEFAULT_LOCATION = "us-central1";
 /** Google's access tokens. */
-export const GOOGLE_TOKEN = "ya29.";
+const GOOGLE_TOKEN = "ya29.";
 
 const base64url = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
 

@@ -2,7 +2,7 @@
 import type { Headers } from "./verdicts.ts";
 
 /** Nobody is believed about more than a day. */
-export const MAX_WAIT_MS = 24 * 60 * 60 * 1000;
+const MAX_WAIT_MS = 24 * 60 * 60 * 1000;
 
 export const atMostADay = (ms: number | null): number | null => (ms === null ? null : Math.min(Math.ceil(Math.max(ms, 0)), MAX_WAIT_MS));
 

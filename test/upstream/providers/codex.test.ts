@@ -59,7 +59,7 @@ test("body rules: what the backend refuses goes, what it demands comes", async (
     { type: "function_call_output", call_id: "short", output: "o" },
   ];
   const body = await sent({ model: "gpt-5", stream: false, store: true, service_tier: "flex", parallel_tool_calls: true, ...refused, input });
-  const id = (body?.input as { call_id: string }[])[1]?.call_id as string;
+  const id = (body as { readonly input: readonly { readonly call_id: string }[] }).input[1]?.call_id ?? "";
   expect(id).toMatch(/^call_[0-9a-f]{59}$/);
   expect(body).toEqual({
     model: "gpt-5",
