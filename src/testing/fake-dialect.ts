@@ -38,8 +38,8 @@ export interface ModelShape {
 export interface FakeDialect {
   readonly routes: readonly FakeRoute[];
   readonly error: (status: number, message: string, serial: number) => Json;
-  /** Says in mid-stream that the provider failed. */
-  readonly errorEvent: (message: string, serial: number) => { readonly event?: string; readonly data: string };
+  /** Says in mid-stream, behind so many events, that the provider failed. */
+  readonly errorEvent: (message: string, serial: number, position: number) => { readonly event?: string; readonly data: string };
   readonly models: ModelShape;
   readonly headers: (serial: number) => Readonly<Record<string, string>>;
   /** Is shown the events of one answer, or all of it, and says the tokens told so far, as totals; null = none yet. */

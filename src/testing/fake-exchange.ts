@@ -207,7 +207,7 @@ function breakOff({ dialect, reply, entry, response, composed }: ExchangeParts, 
   brokenOff.add(response);
   if (how === "error") {
     entry.chunks += 1;
-    const event = dialect.errorEvent(wordsOf(500, entry.id), entry.id);
+    const event = dialect.errorEvent(wordsOf(500, entry.id), entry.id, entry.chunks - 1);
     response.end(composed?.framing === "array" ? inArray(event.data, entry.chunks - 1, entry.chunks) : framed(reply, event));
     return undefined;
   }

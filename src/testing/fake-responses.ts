@@ -225,9 +225,9 @@ function complaint(body: Json): string | null {
 export const fakeResponses: FakeDialect = {
   routes: [{ path: /\/responses$/, compose, complaint, isStream: ({ stream }) => stream === true }],
   error: openaiError,
-  errorEvent: (message) => ({
+  errorEvent: (message, _serial, position) => ({
     event: "error",
-    data: JSON.stringify({ type: "error", code: "server_error", message, param: null, sequence_number: 0 }),
+    data: JSON.stringify({ type: "error", code: "server_error", message, param: null, sequence_number: position }),
   }),
   models: OPENAI_MODELS,
   headers: openaiHeaders,

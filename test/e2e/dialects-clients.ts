@@ -10,7 +10,7 @@ export interface Reach {
   readonly apiKey: string;
   /** Of the mount; absent = the client's own host, which must never be asked. */
   readonly mount?: string;
-  readonly fetch?: typeof globalThis.fetch;
+  readonly fetch: typeof globalThis.fetch;
 }
 
 export interface Question {
@@ -48,6 +48,26 @@ const SCHEMA = { type: "object" as const, properties: { city: { type: "string" }
 
 /** Pieces that came in while the stream ran: what a failure leaves behind. */
 export const heard: string[] = [];
+/** The bytes behind them. */
+export const wire: string[] = [];
+
+/** What the dialects end with when all went well. */
+export const END = /\[DONE\]|message_stop|"stop_reason":"|"finish_reason":"|"finishReason"|response\.(?:completed|incomplete)/;
+
+/** Writes down what comes through. */
+export function listening(fetch: typeof globalThis.fetch): typeof globalThis.fetch {
+  return async (input, init) => {
+    const response = await fetch(input, init);
+    const decoder = new TextDecoder();
+    const seen = new TransformStream<Uint8Array, Uint8Array>({
+      transform(chunk, controller) {
+        wire.push(decoder.decode(chunk, { stream: true }));
+        controller.enqueue(chunk);
+      },
+    });
+    return new Response(response.body?.pipeThrough(seen) ?? null, { status: response.status, headers: response.headers });
+  };
+}
 
 function chat(reach: Reach): Client {
   const openai = new OpenAI({ ...base(reach, "/v1"), maxRetries: 0 });
@@ -204,7 +224,7 @@ function anthropic(reach: Reach): Client {
 }
 
 function gemini({ apiKey, mount, fetch }: Reach): Client {
-  const google = new GoogleGenAI({ apiKey, httpOptions: { ...(mount === undefined ? {} : { baseUrl: mount }), ...(fetch ? { fetch } : {}) } });
+  const google = new GoogleGenAI({ apiKey, httpOptions: { ...(mount === undefined ? {} : { baseUrl: mount }), fetch } });
 
   async function chunksOf(params: GenerateContentParameters, isStream: boolean): Promise<readonly GenerateContentResponse[]> {
     if (!isStream) return [await google.models.generateContent(params)];
@@ -256,7 +276,7 @@ function gemini({ apiKey, mount, fetch }: Reach): Client {
 const base = ({ apiKey, mount, fetch }: Reach, version: string) => ({
   apiKey,
   ...(mount === undefined ? {} : { baseURL: mount + version }),
-  ...(fetch ? { fetch } : {}),
+  fetch,
 });
 
 export const CLIENTS: Readonly<Record<ClientName, (reach: Reach) => Client>> = { openai: chat, responses, anthropic, gemini };

@@ -4,7 +4,7 @@ import { createGuard, type GuardOptions, type PluginHost, type QuotaGuard } from
 import { expectConserved, fakeUpstream, recordingStore, type FakeReply, type FakeUpstream } from "quotaguard/testing";
 import { afterEach, describe, expect, test } from "vitest";
 import { KEY, listen, UPSTREAM_KEY } from "../helpers/app.ts";
-import { CLIENTS, heard, IMAGE, type Client, type ClientName, type Question, type Reach } from "./dialects-clients.ts";
+import { CLIENTS, END, heard, IMAGE, listening, wire, type Client, type ClientName, type Question, type Reach } from "./dialects-clients.ts";
 
 /** Providers of each dialect. OpenAI gets Responses as they are, and everything else as chat completions: another one offers nothing but Responses. */
 const PROVIDERS = {
@@ -38,6 +38,7 @@ interface Host {
 const endings: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
   heard.length = 0;
+  wire.length = 0;
   for (const end of endings.splice(0).toReversed()) await end();
 });
 
@@ -47,17 +48,17 @@ const refuse = (input: string | URL | Request): never => {
 
 async function reachOf(guard: QuotaGuard, how: How): Promise<Reach> {
   // The clients' own hosts are not ours to ask.
-  if (how === "in process") return guard.sdk({ scopes: { user: "alice" }, fetch: refuse }) as Reach;
+  if (how === "in process") return { apiKey: "in-process", fetch: listening(guard.fetch({ scopes: { user: "alice" }, fetch: refuse })) };
   const app = express();
   app.use("/llm", guard.handler());
   const { url, close } = await listen(app);
   endings.push(close);
-  return { apiKey: KEY, mount: `${url}/llm` };
+  return { apiKey: KEY, mount: `${url}/llm`, fetch: listening(fetch) };
 }
 
 /** Without a guard: what the client itself makes of a provider of its own dialect. */
 function straight(from: ClientName, to: ProviderName, upstream: FakeUpstream): Host {
-  const client = CLIENTS[from]({ apiKey: UPSTREAM_KEY, mount: upstream.url });
+  const client = CLIENTS[from]({ apiKey: UPSTREAM_KEY, mount: upstream.url, fetch: listening(fetch) });
   const ask: Host["ask"] = (question) => client.ask({ model: PROVIDERS[to].model, stream: false, ...question });
   return { upstream, client, ask, conserved: () => Promise.resolve() };
 }
@@ -140,6 +141,7 @@ export function dialectMatrix(from: ClientName): void {
       expect({ text, stop, usage }).toEqual({ text: "You said: one two three", stop: client.stops[0], usage: [5, 5] });
       expect(heard.filter((piece) => piece !== "")).toEqual(["You", " said:", " one", " two", " three"]);
       expect(upstream.log[0]?.call?.stream).toBe(true);
+      expect(wire.join("")).toMatch(END);
       await conserved();
     });
 
@@ -222,6 +224,7 @@ export function dialectMatrix(from: ClientName): void {
       const { ask, upstream } = await begin({ text: pieces, fault: { at: 7, how: fault } });
       await expect(ask({ stream: true })).rejects.toThrow();
       expect(heard.join("")).toMatch(/^w0 w1 /);
+      expect(wire.join("")).not.toMatch(END);
       await upstream.log[0]?.ended;
       expect(upstream.log[0]?.end).toBe("upstream");
     });

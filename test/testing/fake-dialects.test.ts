@@ -71,6 +71,21 @@ describe("Responses", () => {
     });
   });
 
+  test("events are numbered, and each part is told again where it ends", async () => {
+    upstream.script({ ...rich, refusal: "never", fault: { at: "end", how: "error" } });
+    const { body } = await openai.responses.create({ ...ask, stream: true }).asResponse();
+    const text = await new Response(body).text();
+    const events = [...text.matchAll(/^event: (.+)\ndata: (.+)$/gm)].map(
+      ([, name, data = ""]) => [name, JSON.parse(data) as Record<string, unknown>] as const,
+    );
+    expect(events.map(([, { sequence_number: at }]) => at)).toEqual([...events.keys()]);
+    expect(events.every(([name, { type }]) => name === type)).toBe(true);
+    expect(
+      events.filter(([name]) => name?.endsWith(".done")).map(([, { text: said, arguments: given, refusal }]) => said ?? given ?? refusal),
+    ).toEqual([...["I think", undefined, undefined, "Hello", undefined, "never", undefined, undefined], ...['{"city":"Oslo"}', undefined]]);
+    expect(events.at(-1)?.[1]).toMatchObject({ type: "error", code: "server_error" });
+  });
+
   test("a round trip of tools, and a result that belongs to no call", async () => {
     const tools = [{ type: "function" as const, name: "weather", parameters: SCHEMA, strict: false }];
     const first = await openai.responses.create({ ...ask, tools });

@@ -63,6 +63,27 @@ async function recorded(target: string, asks: (url: string) => Promise<unknown>,
 }
 
 describe("a recording", () => {
+  test("knows nothing of dialects: each plays back as it was, without its keys", async () => {
+    const secret = "AIzaSyCanaryCanaryCanaryCanaryCanary000";
+    const messages = { model: "m", max_tokens: 9, messages: hello.messages, stream: true };
+    const contents = { contents: [{ role: "user", parts: [{ text: "hello" }] }] };
+    const claude = { "anthropic-version": "2023-06-01", "x-api-key": secret };
+    const asks = async (url: string): Promise<readonly string[]> => [
+      await textOf(post(url, messages, { path: "/v1/messages", headers: claude })),
+      await textOf(
+        post(url, { model: "m", input: "hello", stream: true }, { path: "/v1/responses", headers: { authorization: `Bearer ${secret}` } }),
+      ),
+      await textOf(post(url, contents, { path: "/v1beta/models/g:streamGenerateContent?alt=sse", headers: { "x-goog-api-key": secret } })),
+      await textOf(post(url, contents, { path: `/v1beta/models/g:streamGenerateContent?key=${secret}` })),
+    ];
+    let live: readonly string[] = [];
+    const text = await recorded(upstream.url, async (url) => (live = await asks(url)), [secret]);
+    expect(text).not.toContain("Canary");
+    const replay = later(await replayUpstream({ text }));
+    expect(await asks(replay.url)).toEqual(live);
+    expect(live.map((each) => each.includes("said:"))).toEqual([true, true, true, true]);
+  });
+
   test("plays back: the same status, headers, bytes and chunks, in the same order", async () => {
     upstream.script([
       { splitAt: [7, 30, 95, 200], text: ["Grüße ", "🙂", " end"] },
