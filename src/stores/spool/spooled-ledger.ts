@@ -342,7 +342,7 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
 
     async flush() {
       for (;;) {
-        if (away !== null && away.closed === null) return away.writer.idle();
+        if (away?.closed === null) return away.writer.idle();
         if (away !== null) await new Promise<void>((resolve) => backWaiters.push(resolve));
         if (waitingSince !== null) await working;
         if (await committed()) return;
