@@ -26,6 +26,10 @@ export interface LedgerAuditParts {
   readonly clock: Clock;
 }
 
+/** What a Date can say. Nothing else is a place to go on from: an altered row may stand at any time, or at none. */
+const LAST_DATE_MS = 8_640_000_000_000_000;
+const isTime = (at: number): boolean => Number.isInteger(at) && Math.abs(at) <= LAST_DATE_MS;
+
 export type LedgerAudit = (options?: AuditOptions) => Promise<AuditReport>;
 
 /** Rejects with `store_unavailable` when the ledger cannot be read. */
@@ -35,9 +39,9 @@ export function ledgerAudit({ ledger, seals, costOf, orphanMs, clock }: LedgerAu
   return async function audit({ from, to, signal } = {}) {
     const untilMs = clock.monotonic() + AUDIT_MS;
     const found = findings();
-    const isAsked = ({ at }: { readonly at: number }): boolean => at >= (from ?? 0) && at < (to ?? Infinity);
+    const isAsked = ({ at }: { readonly at: number }): boolean => at >= (from ?? -Infinity) && at < (to ?? Infinity);
     await inTime(() => ledger.flush());
-    const pages = seals ? seals.examine(from ?? 0, to ?? Infinity) : unsealedPages(ledger, from ?? 0, isAsked);
+    const pages = seals ? seals.examine(from ?? -Infinity, to ?? Infinity) : unsealedPages(ledger, from ?? 0, isAsked);
     const each = pages[Symbol.asyncIterator]();
     let next: number | null = null;
     let rows = 0;
@@ -51,7 +55,7 @@ export function ledgerAudit({ ledger, seals, costOf, orphanMs, clock }: LedgerAu
         const isOver = clock.monotonic() >= untilMs;
         const last = page.value.at(-1)?.at ?? Number.NaN;
         // Whoever goes on does so by time: rows of one moment stay together, unless they are a page of their own.
-        const goesOnAt = isOver && Number.isFinite(last) && page.value[0]?.at !== last ? last : null;
+        const goesOnAt = isOver && isTime(last) && page.value[0]?.at !== last ? last : null;
         [seen, before] = [new Set(), seen];
         for (const row of page.value) {
           if (row.at === goesOnAt) break;

@@ -8,8 +8,8 @@ export function rowCosts(prices: Pick<GuardPrices, "at">, aliases: Readonly<Reco
     // A host's own route may say itself what it cost; and of several calls each was priced by itself.
     if (usage === null || dialect === null || usage.requests !== undefined) return null;
     const sheet = prices.at(scopes.org ?? null, at);
-    const alias = model === null ? undefined : aliases[model];
-    for (const name of [alias ?? model, servedModel]) {
+    const asked = model !== null && Object.hasOwn(aliases, model) ? (aliases[model] as string) : model;
+    for (const name of [asked, servedModel]) {
       const cost = name === null ? null : sheet.cost(name, credential, usage);
       if (cost !== null) return cost;
     }

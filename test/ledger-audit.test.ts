@@ -187,6 +187,29 @@ test("a row that is altered is named, also one that cannot be read any more, and
   expect([report.rows, report.seals]).toEqual([5, { intact: 2, altered: 3, unsealed: 0, foreign: 0 }]);
 });
 
+test("a row that is put at another time is found wherever it stands, and no answer ends at a time that is none", async () => {
+  const { audit, write, db, clock } = await kit();
+  await write(...Array.from({ length: 1_600 }, (_, i) => rowOf(`r${String(i).padStart(4, "0")}`, { at: AT + i })));
+  db.exec("update quotaguard_ledger set at = -5 where id = 'r0001'");
+  // The last ones of their pages.
+  const last = db.prepare("select id from quotaguard_ledger order by at, id limit 2 offset 998").all() as { id: string }[];
+  db.exec(`update quotaguard_ledger set at = at + 0.5 where id = '${last[1]?.id}'`);
+  db.exec("update quotaguard_ledger set at = 9e18 where id > 'r1499'");
+  const found: string[] = [];
+  let rows = 0;
+  for (let from: number | null | undefined; from !== null;) {
+    const asked = audit(from === undefined ? {} : { from });
+    clock.advance(2_000);
+    const part = await asked;
+    expect(part.next === null || new Date(part.next).getTime() === part.next).toBe(true);
+    rows += part.rows;
+    found.push(...part.violations.map(({ id }) => String(id)));
+    expect(part.more).toBe(0);
+    from = part.next;
+  }
+  expect([rows, found.slice(0, 2)]).toEqual([1_600, ["r0001", last[1]?.id]]);
+});
+
 test("a ledger of a host's own that tells a row twice is found out", async () => {
   const { store, clock } = await kit({ memory: true });
   const twice = {

@@ -1,3 +1,5 @@
+import { MAX_AMOUNT } from "./money.ts";
+
 /**
  * What a model call consumed. The token classes are disjoint: their sum is the call's total, so nothing is charged twice.
  * Units: tokens. Classes that few calls have are absent when they are 0.
@@ -74,19 +76,22 @@ const RARE = [
 /** Usage is kept by the row: what a provider may add to it has an end. */
 const MOST_RAW = 20;
 
+/** More than this no limit can be charged, and no row can say. */
+const plus = (a = 0, b = 0): number => Math.min(MAX_AMOUNT, a + b);
+
 export function addUsage(a: Usage, b: Usage): Usage {
   const sum: { -readonly [field in keyof Usage]: Usage[field] } = {
-    inputTokens: a.inputTokens + b.inputTokens,
-    cacheReadTokens: a.cacheReadTokens + b.cacheReadTokens,
-    cacheWriteTokens: a.cacheWriteTokens + b.cacheWriteTokens,
-    outputTokens: a.outputTokens + b.outputTokens,
-    reasoningTokens: a.reasoningTokens + b.reasoningTokens,
+    inputTokens: plus(a.inputTokens, b.inputTokens),
+    cacheReadTokens: plus(a.cacheReadTokens, b.cacheReadTokens),
+    cacheWriteTokens: plus(a.cacheWriteTokens, b.cacheWriteTokens),
+    outputTokens: plus(a.outputTokens, b.outputTokens),
+    reasoningTokens: plus(a.reasoningTokens, b.reasoningTokens),
   };
   for (const name of RARE) {
-    const count = (a[name] ?? 0) + (b[name] ?? 0);
+    const count = plus(a[name], b[name]);
     if (count > 0) sum[name] = count;
   }
-  const requests = callsIn(a) + callsIn(b);
+  const requests = plus(callsIn(a), callsIn(b));
   if (requests !== 1) sum.requests = requests;
   if (a.reportedUsd !== undefined || b.reportedUsd !== undefined) sum.reportedUsd = (a.reportedUsd ?? 0) + (b.reportedUsd ?? 0);
   if (a.raw || b.raw) sum.raw = [...(a.raw ?? []), ...(b.raw ?? [])].slice(0, MOST_RAW);

@@ -3,7 +3,7 @@ import { GuardError } from "../core/errors.ts";
 import type { Scopes } from "../core/scope.ts";
 import { addUsage, NO_USAGE, USAGE_COUNTS, type Usage, type UsageCount } from "../core/usage.ts";
 import { aiSdkUsage, findUsage, laterUsage, type FoundUsage } from "../dialects/usage.ts";
-import { usdToNano } from "../core/money.ts";
+import { MAX_AMOUNT, NANO_PER_USD, usdToNano } from "../core/money.ts";
 import { knownContext } from "./open.ts";
 
 /**
@@ -14,6 +14,8 @@ export type ReportedUsage = { readonly [name in UsageCount]?: number } & {
   /** What its price is looked up by; without it, and without `usd`, it has no cost. */
   readonly model?: string;
   readonly usd?: number;
+  /** What the provider says that it billed, as {@link Usage} has it: the cost before the markup. */
+  readonly reportedUsd?: number;
 };
 
 /** What a handler behind `budgets()` can do with its request's budget. */
@@ -124,8 +126,11 @@ const sameCost = (nanoUsd: number): Cost => ({ rawNanoUsd: nanoUsd, billedNanoUs
 function addCost(a: Cost | null, b: Cost | null): Cost | null {
   if (!a || !b) return null;
   const priceVersion = a.priceVersion === undefined || a.priceVersion === b.priceVersion ? b.priceVersion : "mixed";
-  return { rawNanoUsd: a.rawNanoUsd + b.rawNanoUsd, billedNanoUsd: a.billedNanoUsd + b.billedNanoUsd, priceVersion };
+  return { rawNanoUsd: sumOf(a.rawNanoUsd, b.rawNanoUsd), billedNanoUsd: sumOf(a.billedNanoUsd, b.billedNanoUsd), priceVersion };
 }
+
+/** More than this no limit can be charged, and no row can say. */
+const sumOf = (a: number, b: number): number => Math.min(MAX_AMOUNT, a + b);
 
 /** Fields that an SDK leaves undefined say nothing: zero is said by a 0. A provider's answer may have a list of `images`. */
 const isNamed = (report: ReportedUsage, name: UsageCount | "usd"): boolean =>
@@ -141,16 +146,19 @@ function reportedUsage(report: ReportedUsage): Usage | null {
   if (total) return total;
   const counts: { [name in UsageCount]?: number } = {};
   for (const name of USAGE_COUNTS) if (isNamed(report, name)) counts[name] = count(report[name], name);
-  return Object.keys(counts).length === 0 ? null : { ...NO_USAGE, ...counts };
+  if (Object.keys(counts).length === 0) return null;
+  const { reportedUsd } = report;
+  return { ...NO_USAGE, ...counts, ...(reportedUsd === undefined ? {} : { reportedUsd: amount(reportedUsd, "reportedUsd") }) };
 }
 
 function count(value: unknown, name: UsageCount): number {
-  if (typeof value === "number" && Number.isInteger(value) && value >= 0) return value;
-  throw new TypeError(`meter: ${name} must be a whole number${name.endsWith("Tokens") ? " of tokens" : ""} from 0 up`);
+  if (typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= MAX_AMOUNT) return value;
+  throw new TypeError(`meter: ${name} must be a whole number${name.endsWith("Tokens") ? " of tokens" : ""} from 0 up, at most 9e15`);
 }
 
-function amount(usd: number): number {
-  if (typeof usd !== "number" || !Number.isFinite(usd) || usd < 0) throw new TypeError("meter: usd must be an amount of 0 or more");
+function amount(usd: number, name = "usd"): number {
+  if (typeof usd !== "number" || !(usd >= 0)) throw new TypeError(`meter: ${name} must be an amount of 0 or more`);
+  if (usd > MAX_AMOUNT / NANO_PER_USD) throw new TypeError(`meter: ${name} must be US dollars, at most ${MAX_AMOUNT / NANO_PER_USD}, not ${usd}`);
   return usd;
 }
 

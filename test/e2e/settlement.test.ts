@@ -1,6 +1,6 @@
 import express from "express";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { createGuard, type GuardOptions } from "quotaguard";
+import { contextOf, createGuard, type GuardOptions } from "quotaguard";
 import { expectConserved, pacer, recordingStore, type FakeReply, type FakeUpstream } from "quotaguard/testing";
 import { chat, gatewayOptions, listen, testGateway, type TestGateway } from "../helpers/app.ts";
 
@@ -254,4 +254,20 @@ test("a model whose name no header can carry is answered all the same", async ()
   const response = await chat(gateway.url, { model: "openai:модель" });
   expect(response.status).toBe(200);
   expect(response.headers.get("x-quotaguard-model")).toBe(encodeURIComponent("модель"));
+});
+
+test("a host whose reports add up to more than a limit can count has spent all of it, and not what was held", async () => {
+  const guard = createGuard({ auth: false, limits: [{ name: "all-usd", scope: "global", unit: "usd", window: { limit: 100, per: "month" } }] });
+  const app = express();
+  app.get("/work", guard.budgets({ cost: 1 }), (req, res) => {
+    for (let n = 0; n < 2; n += 1) contextOf(req).meter({ usd: 8_000_000, inputTokens: 8e15, outputTokens: 8e15 });
+    res.send("done");
+  });
+  const { url, close } = await listen(app);
+  const first = await fetch(`${url}/work`);
+  const next = await fetch(`${url}/work`);
+  expect([first.status, next.status]).toEqual([200, 429]);
+  expect(await guard.admin.audit()).toMatchObject({ rows: 2, violations: [] });
+  await close();
+  await guard.close();
 });

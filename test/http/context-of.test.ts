@@ -1,6 +1,8 @@
 import { describe, expect, test } from "vitest";
 import type { Context, Pricer } from "../../src/core/context.ts";
-import { NO_USAGE, TOKEN_CLASSES, totalInputTokens, totalOutputTokens } from "../../src/core/usage.ts";
+import { MAX_AMOUNT } from "../../src/core/money.ts";
+import { NO_USAGE, TOKEN_CLASSES, totalInputTokens, totalOutputTokens, type Usage } from "../../src/core/usage.ts";
+import { usageIn } from "../../src/dialects/usage.ts";
 import { contextOf, type RequestQuota } from "../../src/http/context-of.ts";
 import { contextWith, kit } from "../core/context-kit.ts";
 
@@ -121,6 +123,10 @@ describe("what is reported by hand", () => {
     [{ usd: -1 }],
     [{ usd: Infinity }],
     [{ usd: "1" as unknown as number }],
+    // Nano-USD, perhaps: no budget and no row could say so much.
+    [{ usd: 12_000_000 }],
+    [{ inputTokens: 1e300 }],
+    [{ inputTokens: 1, reportedUsd: -1 }],
   ])("is refused when nobody can have used it, and changes nothing: %j", (report) => {
     const { ctx, quota } = metered();
     quota.meter({ model: "known", inputTokens: 1 });
@@ -129,6 +135,32 @@ describe("what is reported by hand", () => {
     expect(() => quota.meter(report)).toThrow(new RegExp(`^meter: ${name} must be `));
     expect(ctx.charged).toBe(before);
   });
+});
+
+test("what reports add up to is never more than a limit can be charged and a row can say", () => {
+  const { ctx, quota } = metered();
+  for (let n = 0; n < 2; n += 1) quota.meter({ usd: 8_000_000, outputTokens: 8e15, images: 8e15, requests: 8e15 });
+  expect(used(ctx)).toMatchObject({
+    rawNanoUsd: MAX_AMOUNT,
+    billedNanoUsd: MAX_AMOUNT,
+    usage: { outputTokens: MAX_AMOUNT, images: MAX_AMOUNT, requests: MAX_AMOUNT },
+  });
+});
+
+test("what usage() finds costs the same as the response itself, also where the provider says what it billed", () => {
+  const price = (usage: Usage) => ({
+    rawNanoUsd: usage.reportedUsd === undefined ? 1 : usage.reportedUsd * 1e9,
+    billedNanoUsd: 2,
+    priceVersion: "v",
+  });
+  const told: Pricer = { cost: (_model, _credential, usage) => price(usage), of: () => told };
+  const response = { id: "a", model: "known", usage: { prompt_tokens: 5, completion_tokens: 1, cost: 0.25 } };
+  const costs = [response, { model: "known", ...usageIn(response) }].map((report) => {
+    const ctx = contextWith(kit({ pricer: told }).services);
+    contextOf({ [Symbol.for("quotaguard.context")]: ctx }).meter(report);
+    return used(ctx)?.rawNanoUsd;
+  });
+  expect(costs).toEqual([250_000_000, 250_000_000]);
 });
 
 describe("a provider's own object", () => {

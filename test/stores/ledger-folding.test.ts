@@ -4,6 +4,7 @@ import { DatabaseSync } from "node:sqlite";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
 
 import type { LedgerRow } from "../../src/core/ledger.ts";
+import { Secret } from "../../src/core/secret.ts";
 import type { Ledger, LedgerFilter, LedgerGroup, LedgerStore } from "../../src/core/store.ts";
 import { TOKEN_CLASSES } from "../../src/core/usage.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
@@ -85,6 +86,8 @@ interface Place {
   /** Another process's view of the same database. */
   open(): Promise<LedgerStore>;
   count(table: "ledger" | "rollup"): Promise<number>;
+  /** Changes it behind our back. */
+  alter(text: string): Promise<void>;
   /** Makes adding to the sums fail, and takes that back. */
   breakSums(): Promise<() => Promise<void>>;
 }
@@ -113,6 +116,7 @@ const places: readonly (readonly [string, boolean, (clock: TestClock) => Place])
           return store;
         },
         count: async (table) => run((db) => Number(db.prepare(`select count(*) as n from quotaguard_${table}`).get()?.["n"])),
+        alter: async (text) => run((db) => db.exec(text)),
         async breakSums() {
           run((db) => db.exec("create trigger broken before insert on quotaguard_rollup begin select raise(abort, 'broken'); end"));
           return async () => run((db) => db.exec("drop trigger broken"));
@@ -128,6 +132,7 @@ const places: readonly (readonly [string, boolean, (clock: TestClock) => Place])
       return {
         open: () => openedStore(server, { schema, clock, logger: recordingLogger().logger }),
         count: async (table) => Number((await sqlOn(server, `select count(*) as n from ${schema}.quotaguard_${table}`))[0]?.["n"]),
+        alter: async (text) => void (await sqlOn(server, text.replaceAll("quotaguard_", `${schema}.quotaguard_`))),
         async breakSums() {
           await sqlOn(server, `alter table ${schema}.quotaguard_rollup add constraint broken check (row_count < 0) not valid`);
           return async () => void (await sqlOn(server, `alter table ${schema}.quotaguard_rollup drop constraint broken`));
@@ -139,11 +144,13 @@ const places: readonly (readonly [string, boolean, (clock: TestClock) => Place])
 
 describe.each(places.filter(([, isThere]) => isThere))("folding in %s", (_name, _isThere, placeOf) => {
   let place: Place;
+  let store: LedgerStore;
   let ledger: Ledger;
 
   beforeEach(async () => {
     place = placeOf(testClock({ now: AT }));
-    ({ ledger } = await place.open());
+    store = await place.open();
+    ({ ledger } = store);
   });
 
   it("changes no report, to the nano-USD, and is done when nothing old is left", async () => {
@@ -228,6 +235,22 @@ describe.each(places.filter(([, isThere]) => isThere))("folding in %s", (_name, 
     expect(await ledger.totals({}, [])).toMatchObject([{ requests: 5 }]);
   });
 
+  it("leaves rows that were altered where the audit finds them, however many, and goes on behind them", async () => {
+    const { seals } = store;
+    seals?.use(new Secret("a-secret-key-of-the-operator-0001"));
+    await write(
+      ledger,
+      ["a", "b", "c", "d", "e", "f"].map((id) => rowOf(id, { at: TODAY - 9 * DAY_MS })),
+    );
+    await place.alter("update quotaguard_ledger set billed_nano_usd = 1 where id in ('a', 'b', 'd')");
+    expect([await foldAll(ledger, TODAY, 1), await place.count("ledger")]).toEqual([3, 3]);
+    const altered: string[] = [];
+    for await (const page of seals?.examine(0, Infinity) ?? []) altered.push(...page.filter(({ seal }) => seal === "altered").map(({ id }) => id));
+    expect(altered).toEqual(["a", "b", "d"]);
+    // Reports go on with what the rows say now.
+    expect(await ledger.totals({}, [])).toMatchObject([{ requests: 6, billedNanoUsd: 3n + 3n * 1_100_002n }]);
+  });
+
   it("happens as a whole or not at all", async () => {
     await write(ledger, manyRows(50, 4));
     const before = await reports(ledger);
@@ -277,5 +300,45 @@ describe.each(places.filter(([, isThere]) => isThere))("folding in %s", (_name, 
     await foldAll(ledger, TODAY, 16);
     expect(await ledger.totals({ to: TODAY }, [])).toEqual([whole]);
     expect(await place.count("ledger")).toBe(40);
+  });
+});
+
+async function readySqlite(path: string): Promise<LedgerStore> {
+  const store = sqliteStore(path, { clock: testClock({ now: AT }), logger: recordingLogger().logger });
+  onTestFinished(async () => {
+    await store.close();
+  });
+  await store.ready();
+  return store;
+}
+
+// Postgres keeps its columns' types.
+describe("folding rows of SQLite that nobody can add up", () => {
+  it("leaves them there, and reports go on", async () => {
+    const path = `${tempFolder()}/quota.db`;
+    const store = await readySqlite(path);
+    await write(
+      store.ledger,
+      ["a", "b", "c", "d"].map((id) => rowOf(id, { at: TODAY - 9 * DAY_MS, billedNanoUsd: 100 })),
+    );
+    const db = new DatabaseSync(path);
+    db.exec("update quotaguard_ledger set billed_nano_usd = 1.5 where id = 'a'");
+    db.exec("update quotaguard_ledger set output_tokens = 1e300 where id = 'b'");
+    db.exec("update quotaguard_ledger set held = 'x' where id = 'c'");
+    expect(await foldAll(store.ledger, TODAY, 2)).toBe(1);
+    expect(db.prepare("select id from quotaguard_ledger order by id").all()).toEqual([{ id: "a" }, { id: "b" }, { id: "c" }]);
+    db.close();
+    expect(await store.ledger.totals({}, [])).toMatchObject([{ requests: 4, billedNanoUsd: 302n }]);
+  });
+
+  it("goes on while more requests are open than a call can have arguments", async () => {
+    const path = `${tempFolder()}/quota.db`;
+    const store = await readySqlite(path);
+    await write(store.ledger, [rowOf("old", { at: TODAY - 9 * DAY_MS })]);
+    const db = new DatabaseSync(path);
+    const many = `[${Array.from({ length: 150_000 }, (_, n) => `["open${n}","",${AT}]`).join(",")}]`;
+    db.prepare("insert into quotaguard_intent (owner, body) values ('another', ?)").run(many);
+    db.close();
+    expect(await fold(store.ledger, TODAY, 10)).toBe(1);
   });
 });

@@ -1,5 +1,6 @@
 /** What a request holds, and what becomes of it once the request is over. */
 import type { Charged, Context, Reservation } from "../../core/context.ts";
+import { MAX_AMOUNT } from "../../core/money.ts";
 import { UNITS, type Amounts, type Charge, type LimitStore, type Shortfall, type Standing, type Unit } from "../../core/store.ts";
 import { isPromise, type MaybePromise } from "../../core/time.ts";
 import { NO_USAGE, totalInputTokens, totalOutputTokens } from "../../core/usage.ts";
@@ -67,9 +68,10 @@ function endingOf(charged: Charged, input: Amounts): Ending {
   const { usage, billedNanoUsd } = charged;
   const actual: { [unit in Unit]?: number } = {};
   if (usage !== null) {
-    actual.input_tokens = totalInputTokens(usage);
-    actual.output_tokens = totalOutputTokens(usage);
-    actual.tokens = actual.input_tokens + actual.output_tokens;
+    // A host may report any amount, and what a store refuses would leave the hold in its place.
+    actual.input_tokens = Math.min(MAX_AMOUNT, totalInputTokens(usage));
+    actual.output_tokens = Math.min(MAX_AMOUNT, totalOutputTokens(usage));
+    actual.tokens = Math.min(MAX_AMOUNT, actual.input_tokens + actual.output_tokens);
   }
   if (billedNanoUsd !== null) actual.usd = billedNanoUsd;
   return actual;

@@ -308,7 +308,7 @@ export function postgresLedger({ link, queries, builder, owners, sealer, clock, 
       if (failures > 0) throw refusal();
       try {
         return await link.transact(async (session) => {
-          const steps = folding(builder, beforeMs, most);
+          const steps = folding(builder, sealer, beforeMs, most);
           let step = steps.next();
           while (!step.done) {
             const { sql, parameters } = step.value;

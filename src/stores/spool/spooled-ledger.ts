@@ -100,6 +100,8 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
   let waitingSince: number | null = null;
   let working: Promise<void> | null = null;
   let backWaiters: (() => void)[] = [];
+  /** Who waits for the database, and need not once the file has what it does not. */
+  const leavers = new Set<() => void>();
   let probe: Timer | undefined;
   let upkeep: Timer | undefined;
   let isClosed = false;
@@ -126,6 +128,7 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
       "the ledger's database is away: rows are kept in a file on this machine until it is back",
     );
     for (const row of unsure.take()) keepRow(began, row);
+    for (const leaving of leavers) leaving();
     probeLater();
     return began;
   }
@@ -301,6 +304,18 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
     });
   }
 
+  /** Of what the database takes; false = it went away meanwhile. */
+  async function committed(): Promise<boolean> {
+    const left = Promise.withResolvers<boolean>();
+    const leaving = (): void => left.resolve(false);
+    leavers.add(leaving);
+    try {
+      return await Promise.race([Promise.resolve(real.flush()).then(() => true), left.promise]);
+    } finally {
+      leavers.delete(leaving);
+    }
+  }
+
   const ledger: Ledger = {
     intent(row) {
       if (away !== null) return keepIntent(away, row);
@@ -326,12 +341,12 @@ export function spooledLedger(options: SpooledLedgerOptions): SpooledLedger {
     },
 
     async flush() {
-      if (away !== null) {
-        if (away.closed !== null) await new Promise<void>((resolve) => backWaiters.push(resolve));
-        else return away.writer.idle();
+      for (;;) {
+        if (away?.closed === null) return away.writer.idle();
+        if (away !== null) await new Promise<void>((resolve) => backWaiters.push(resolve));
+        if (waitingSince !== null) await working;
+        if (await committed()) return;
       }
-      if (waitingSince !== null) await working;
-      await real.flush();
     },
 
     get: (id) => real.get(id),

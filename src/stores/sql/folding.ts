@@ -11,6 +11,7 @@ import { dayOf, isUnpriced } from "../../core/ledger-totals.ts";
 import { TOKEN_CLASSES } from "../../core/usage.ts";
 import { COMPLETE_SINCE } from "./ledger-queries.ts";
 import { otherScopes, rowFrom, TOKEN_COLUMNS, unpackIntents } from "./ledger-rows.ts";
+import type { RowSealer } from "./row-sealer.ts";
 import type { Database, LedgerTable, RollupTable } from "./schema.ts";
 
 /** Far below any database's limit of parameters. */
@@ -24,6 +25,8 @@ const SUMS = [
   "billed_nano_usd",
 ] as const satisfies readonly (keyof RollupTable)[];
 
+type Columns = Selectable<LedgerTable>;
+
 type Sums = { readonly [column in (typeof SUMS)[number]]: bigint };
 
 /**
@@ -32,25 +35,49 @@ type Sums = { readonly [column in (typeof SUMS)[number]]: bigint };
  */
 export function* folding(
   db: Kysely<Database>,
+  sealer: RowSealer,
   beforeMs: number,
   most: number,
 ): Generator<CompiledQuery, number, readonly Readonly<Record<string, unknown>>[]> {
   const packs = yield db.selectFrom("quotaguard_intent").select("body").compile();
-  const oldestOpenMs = Math.min(...packs.flatMap(({ body }) => unpackIntents(String(body)).map(({ at }) => at)), Infinity);
+  let oldestOpenMs = Infinity;
   // Of a pack some requests have ended: if their rows went, they would count as open again.
+  for (const { body } of packs) for (const { at } of unpackIntents(String(body))) oldestOpenMs = Math.min(oldestOpenMs, at);
   const untilMs = Math.min(dayOf(beforeMs), dayOf(oldestOpenMs));
-  const taken = yield db
-    .deleteFrom("quotaguard_ledger")
-    .where("id", "in", (eb) => eb.selectFrom("quotaguard_ledger").select("id").where("at", "<", untilMs).orderBy("at").orderBy("id").limit(most))
-    .returningAll()
-    .compile();
-  const rows = taken.map((columns) => rowFrom(columns as unknown as Selectable<LedgerTable>));
+  const ids = yield* oldIds(db, sealer, untilMs, most);
+  if (ids.length === 0) return 0;
+  const taken = yield db.deleteFrom("quotaguard_ledger").where("id", "in", ids).where("at", "<", untilMs).returningAll().compile();
+  const rows = (taken as unknown as readonly Columns[]).map(rowFrom);
   if (rows.length === 0) return 0;
   const days = summed(rows);
   for (let from = 0; from < days.length; from += DAYS_PER_STATEMENT) yield addDays(db, days.slice(from, from + DAYS_PER_STATEMENT));
   const charged = rows.filter(({ state }) => state !== "refused").map(({ at }) => at);
   if (charged.length > 0) yield noteLoss(db, Math.max(...charged) + 1);
   return rows.length;
+}
+
+/** The oldest rows that say what was written. One that somebody has altered stays where the audit finds it: no sum takes it in, and it holds up no other. */
+function* oldIds(
+  db: Kysely<Database>,
+  sealer: RowSealer,
+  untilMs: number,
+  most: number,
+): Generator<CompiledQuery, readonly string[], readonly Readonly<Record<string, unknown>>[]> {
+  const old = db.selectFrom("quotaguard_ledger").selectAll().where("at", "<", untilMs).orderBy("at").orderBy("id").limit(most);
+  for (let passed = 0; ; passed += most) {
+    const found = yield old.offset(passed).compile();
+    const ids = (found as unknown as readonly Columns[]).filter((columns) => isWhole(columns, sealer)).map(({ id }) => id);
+    if (ids.length > 0 || found.length < most) return ids;
+  }
+}
+
+function isWhole(columns: Columns, sealer: RowSealer): boolean {
+  if (sealer.stateOf(columns) === "altered") return false;
+  try {
+    return Object.values(figuresOf(rowFrom(columns))).every((figure) => figure <= Number.MAX_SAFE_INTEGER);
+  } catch {
+    return false;
+  }
 }
 
 /** In the order of their ids, so that of two processes one waits for the other and not each for the other. */

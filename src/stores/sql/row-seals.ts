@@ -14,7 +14,9 @@ export function rowSeals(sealer: RowSealer, opened: () => Kysely<Database>): Row
   async function pageAfter(fromMs: number, toMs: number, after: Selectable<LedgerTable> | undefined) {
     // Whatever stands in the place of a time is handed back as it came: it may be none any more.
     const from = (after?.at ?? fromMs) as number;
-    let query = opened().selectFrom("quotaguard_ledger").selectAll().where("at", ">=", from);
+    let query = opened().selectFrom("quotaguard_ledger").selectAll();
+    // Whoever puts a row before all times would hide it.
+    if (from !== -Infinity) query = query.where("at", ">=", from);
     if (toMs !== Infinity) query = query.where("at", "<", toMs);
     if (after !== undefined) query = query.where((row) => row.or([row("at", ">", from), row("id", ">", after.id)]));
     return query.orderBy("at").orderBy("id").limit(PAGE_ROWS).execute();

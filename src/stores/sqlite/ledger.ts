@@ -191,7 +191,7 @@ export function sqliteLedger({ db, transact, queries, builder, owners, sealer, c
       if (failures > 0) throw refusal();
       try {
         return transact(() => {
-          const steps = folding(builder, beforeMs, most);
+          const steps = folding(builder, sealer, beforeMs, most);
           let step = steps.next();
           while (!step.done) step = steps.next(allOf(step.value));
           return step.value;

@@ -93,6 +93,16 @@ test("an outage is noticed by finished rows alone", async () => {
   expect(spools(kit.folder)).toHaveLength(1);
 });
 
+test("who waits for the last rows to be written does not wait for a database that goes away meanwhile", async () => {
+  const kit = await spoolKit();
+  kit.store.isAway = true;
+  kit.spool.ledger.close(rowOf("a"));
+  const written = kit.spool.ledger.flush();
+  await kit.until(() => kit.codes().includes("QG_LEDGER_SPOOLING"));
+  await written;
+  expect(readFileSync(join(kit.folder, spools(kit.folder)[0] as string), "utf8")).toContain('"id":"a"');
+});
+
 test("a request that ends while its rows are on their way, or tries again, is counted once", async () => {
   const kit = await spoolKit();
   const { spool, store } = kit;
