@@ -1,5 +1,5 @@
 /** The providers that one guard knows: the built-in rows, and those that plugins bring. */
-import type { Family } from "../core/call.ts";
+import type { DialectId, Family } from "../core/call.ts";
 import { ConfigError } from "../core/errors.ts";
 import { hint } from "../core/nearest.ts";
 import type { ProviderDefinition, ProviderRow, Verdict } from "../core/provider.ts";
@@ -46,6 +46,17 @@ const FUNCTIONS = [
 
 const MEMBERS = ["paths", "baseUrl", "dialect", "capField", "forwardedHeaders", "models", "streamsOnly", "family", ...FUNCTIONS];
 
+const DIALECTS = ["openai", "responses", "anthropic", "gemini"] as const satisfies readonly DialectId[];
+/** An example of each operation's path. */
+const OPERATIONS: ProviderRow["paths"] = {
+  chat: "/v1/chat",
+  stream: "/v1/chat/stream",
+  completions: "/v1/completions",
+  embeddings: "/v1/embeddings",
+  count_tokens: "/v1/count_tokens",
+  models: "/v1/models",
+};
+
 type Members = Readonly<Record<string, unknown>>;
 
 export function providerTable(): ProviderTable {
@@ -71,7 +82,10 @@ export function providerTable(): ProviderTable {
       problems.push(...memberProblems(own, pattern));
       if (rows.size >= MAX_ROWS) problems.push(`there are ${MAX_ROWS} providers already`);
       if (problems.length > 0) throw new ConfigError(problems.map((problem) => `${what}: ${problem}`));
-      const row = { ...pattern, ...defined(own), id, paths: Object.freeze({ ...pattern.paths, ...defined(own.paths ?? {}) }) };
+      // What the extended row says of paths and models is of its own dialect.
+      const { also: _also, family: _family, ...plain } = pattern;
+      const [known, paths] = isOther(own, pattern) ? [plain, {}] : [pattern, pattern.paths];
+      const row = { ...known, ...defined(own), id, paths: Object.freeze({ ...paths, ...defined(own.paths ?? {}) }) };
       rows.set(id, Object.freeze({ ...row, ...believed(row, pattern, failed) }));
     },
   };
@@ -177,11 +191,13 @@ function memberProblems(own: Members, pattern: ProviderRow): readonly string[] {
     if (value === undefined) return [];
     switch (name) {
       case "paths":
-        return pathProblems(value, pattern.paths);
+        return pathProblems(value, isOther(own, pattern) ? OPERATIONS : pattern.paths);
       case "baseUrl":
         return value === null ? [] : urlProblems(value);
       case "dialect":
-        return value === pattern.dialect ? [] : [`dialect: expected ${pattern.dialect}`];
+        if (!(DIALECTS as readonly unknown[]).includes(value)) return [`dialect: expected one of ${DIALECTS.join(", ")}`];
+        if (value === pattern.dialect || typeof (own.paths as Members | undefined)?.chat === "string") return [];
+        return [`paths.chat: is needed, because the paths of ${pattern.id} are those of another dialect`];
       case "capField":
         return (CAP_FIELDS as readonly unknown[]).includes(value) ? [] : [`capField: expected one of ${CAP_FIELDS.join(", ")}`];
       case "forwardedHeaders": {
@@ -205,11 +221,13 @@ function memberProblems(own: Members, pattern: ProviderRow): readonly string[] {
   });
 }
 
+const isOther = (own: Members, pattern: ProviderRow): boolean => own.dialect !== undefined && own.dialect !== pattern.dialect;
+
 function pathProblems(value: unknown, known: ProviderRow["paths"]): readonly string[] {
   if (typeof value !== "object" || value === null) return ["paths: expected an object of paths by operation"];
   return Object.entries(value).flatMap(([operation, path]: [string, unknown]): readonly string[] => {
     if (!Object.hasOwn(known, operation)) return [`paths.${operation.slice(0, 64)}: is not an operation${hint(operation, Object.keys(known))}`];
-    if (path === undefined || (typeof path === "string" && PATH.test(path))) return [];
+    if (path === undefined || (typeof path === "string" && PATH.test(path.replace("{model}", "model")))) return [];
     return [`paths.${operation}: expected a plain path such as ${known[operation as keyof typeof known]}`];
   });
 }

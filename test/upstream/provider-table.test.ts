@@ -61,7 +61,9 @@ test.each<[unknown, string]>([
   [{ id: "x", extends: "openai", baseUrl: "http://169.254.169.254" }, "provider x: baseUrl: 169.254.169.254 is an instance metadata service"],
   [{ id: "x", extends: "openai", baseUrl: "ftp://x" }, "provider x: baseUrl: must be an absolute http:// or https:// URL"],
   [{ id: "x", extends: "openai", capField: "max" }, "provider x: capField: expected one of max_tokens, max_completion_tokens"],
-  [{ id: "x", extends: "openai", dialect: "gemini" }, "provider x: dialect: expected openai"],
+  [{ id: "x", extends: "openai", dialect: "kiro" as never }, "provider x: dialect: expected one of openai, responses, anthropic, gemini"],
+  [{ id: "x", extends: "openai", dialect: "gemini" }, "provider x: paths.chat: is needed, because the paths of openai are those of another dialect"],
+  [{ id: "x", extends: "openai", dialect: "anthropic", paths: { chat: "/v1/{modal}" } }, "provider x: paths.chat: expected a plain path"],
   [{ id: "x", extends: "openai", forwardedHeaders: ["Accept"] }, "provider x: forwardedHeaders: expected a list of header names in lower case"],
 ])("%j is refused", (definition, message) => {
   const { table, add } = kit();
