@@ -175,7 +175,7 @@ test.each<[string, string, unknown, unknown, string, RegExp]>([
 });
 
 test("what those use who have no limit is in the books: unlimited is not free", async () => {
-  const guard = createGuard({ limits: [{ name: "org-month", scope: "org", unit: "usd", window: { limit: 10, per: "month" } }] });
+  const guard = createGuard({ limits: [{ name: "org-month", scope: "org", unit: "usd", window: { limit: 10, per: "month" }, required: false }] });
   guards.push(guard);
   await guard.ready();
   await guard.admin.limits.set("org-month", "acme", { limit: -1 });
