@@ -43,6 +43,7 @@ export type {
   WouldRefuse,
 } from "./core/limit-admin.ts";
 export type { OrgAdmin, OrgView } from "./core/org-admin.ts";
+export type { AuditOptions, AuditReport, AuditViolation, SealCounts } from "./core/audit.ts";
 export type { UsageQuery, UsageRow, UsageTime } from "./core/usage-report.ts";
 export { jsonAnswer, type Answer, type Sink, type Source } from "./core/answer.ts";
 export type { Context } from "./core/context.ts";

@@ -51,14 +51,28 @@ export async function markedKey({ records, secretKey, replaces, logger }: Marked
   const isLost = kept !== undefined && kept === replaces;
   const key = found(secretKey, isLost, kept);
   if (kept === markOf(key)) return key;
-  if (kept !== undefined && !isLost) {
-    const again = "set that one again, here, as QUOTAGUARD_SECRET_KEY, or in the key file beside the database";
-    throw new ConfigError([`secrets.key: is another one than the keys of clients in the database were made with; ${again}. ${ifLost(kept)}`]);
-  }
+  if (kept !== undefined && !isLost) throw another(kept);
   if (isLost)
     logger.warn({ replaces }, "another secret key takes the place of a lost one: clients' keys from before have ended; rotate or revoke them");
   await keepMark(records, key);
   return key;
+}
+
+/** What a start would refuse; null = nothing. Changes nothing. */
+export async function markProblem({ records, secretKey, replaces }: Omit<MarkedKeyParts, "logger">): Promise<ConfigError | null> {
+  const kept = await keptMark(records);
+  if (kept === undefined || kept === replaces) return null;
+  try {
+    return markOf(found(secretKey, false, kept)) === kept ? null : another(kept);
+  } catch (error) {
+    if (error instanceof ConfigError) return error;
+    throw error;
+  }
+}
+
+function another(kept: string): ConfigError {
+  const again = "set that one again, here, as QUOTAGUARD_SECRET_KEY, or in the key file beside the database";
+  return new ConfigError([`secrets.key: is another one than the keys of clients in the database were made with; ${again}. ${ifLost(kept)}`]);
 }
 
 function found(secretKey: MarkedKeyParts["secretKey"], mayMake: boolean, kept: string | undefined): Secret {

@@ -1,12 +1,15 @@
 /** Goes through the ledger and recomputes what must hold. Nothing is changed, and no more than a page is in memory. */
 import type { AuditOptions, AuditReport, AuditViolation } from "./core/audit.ts";
 import type { PricedCost } from "./core/context.ts";
+import { GuardError } from "./core/errors.ts";
 import type { LedgerRow } from "./core/ledger.ts";
 import type { ExaminedRow, RowSeals, SealState } from "./core/row-seal.ts";
 import type { Ledger } from "./core/store.ts";
 import type { Clock } from "./core/time.ts";
+import type { UsageTime } from "./core/usage-report.ts";
 import { bounded } from "./limits/bounded.ts";
 import { nameOf, rowViolation } from "./metering/conservation.ts";
+import { instant } from "./options/values.ts";
 
 /** Beyond these, violations are only counted. */
 const MOST_TOLD = 100;
@@ -32,11 +35,14 @@ const isTime = (at: number): boolean => Number.isInteger(at) && Math.abs(at) <= 
 
 export type LedgerAudit = (options?: AuditOptions) => Promise<AuditReport>;
 
-/** Rejects with `store_unavailable` when the ledger cannot be read. */
+/** Rejects with `body_invalid` for a time that is none or has no length, `store_unavailable` when the ledger cannot be read. */
 export function ledgerAudit({ ledger, seals, costOf, orphanMs, clock }: LedgerAuditParts): LedgerAudit {
   const inTime = bounded({ clock, deadlineMs: PAGE_MS });
 
-  return async function audit({ from, to, signal } = {}) {
+  return async function audit({ signal, ...asked } = {}) {
+    const [from, to] = [timeOf("from", asked.from), timeOf("to", asked.to)];
+    // Of no time at all nothing would be wrong.
+    if (from !== undefined && to !== undefined && from >= to) throw invalid("to", "must be later than from");
     const untilMs = clock.monotonic() + AUDIT_MS;
     const found = findings();
     const isAsked = ({ at }: { readonly at: number }): boolean => at >= (from ?? -Infinity) && at < (to ?? Infinity);
@@ -97,6 +103,16 @@ export function ledgerAudit({ ledger, seals, costOf, orphanMs, clock }: LedgerAu
     const message = `${nameOf(row)} costs ${row.rawNanoUsd} nanoUSD and is billed ${row.billedNanoUsd}; by its prices its usage costs ${cost.rawNanoUsd} and is billed ${cost.billedNanoUsd}`;
     found.add("I1", row, message);
   }
+}
+
+const time = instant();
+const invalid = (param: string, message: string): GuardError => new GuardError("body_invalid", `${param}: ${message}`, { param });
+
+function timeOf(param: string, value: UsageTime | undefined): number | undefined {
+  if (value === undefined) return undefined;
+  const parsed = time.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw invalid(param, parsed.error.issues[0]?.message ?? "is not a time");
 }
 
 interface Findings {

@@ -168,7 +168,7 @@ export function ownKeyOperation(options: OwnKeyOptions & { readonly isBilled: bo
 }
 
 /** From the last `/v1/` on: a base URL may have a prefix. */
-export function versionedPath({ pathname }: URL): string {
+function versionedPath({ pathname }: URL): string {
   const version = pathname.lastIndexOf("/v1/");
   return version < 0 ? `/v1${pathname}` : pathname.slice(version);
 }

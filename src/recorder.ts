@@ -23,8 +23,9 @@ export function recorder(ledger: Ledger, metrics: Metrics | null, closing: (row:
       events.emit("attempt", { requestId: ctx.requestId, credential: lease.credential.name, model: lease.model, status, code });
     },
     close(ctx) {
-      // Listing models costs nothing and is nobody's bill.
-      if (ctx.attempts === 0 && !ctx.reservations && !ctx.failure && ctx.replayOf === undefined) return;
+      // Listing models costs nothing and is nobody's bill. What was metered is somebody's, also where no limit counts it.
+      const isUsed = ctx.attempts > 0 || ctx.reservations !== undefined || ctx.charged?.kind === "usage";
+      if (!isUsed && !ctx.failure && ctx.replayOf === undefined) return;
       const row = closeRow(ctx);
       // Strangers are counted, not written down: their number is theirs to choose. A request whose answer is given again has its row.
       if (row.code !== "unauthenticated" && row.code !== "auth_conflict" && ctx.replayOf === undefined) {

@@ -210,6 +210,28 @@ test("a row that is put at another time is found wherever it stands, and no answ
   expect([rows, found.slice(0, 2)]).toEqual([1_600, ["r0001", last[1]?.id]]);
 });
 
+test.each<[string, Parameters<LedgerAudit>[0], RegExp]>([
+  ["a time that ends before it begins", { from: AT + 10, to: AT }, /^to: must be later than from/],
+  ["a time without length", { from: "2026-01-01", to: "2026-01-01" }, /^to: must be later than from/],
+  ["a day that no month has", { from: "2026-11-31" }, /^from: expected a date/],
+  ["a time that is none", { to: Number.NaN }, /^to: expected a date/],
+])("%s is refused: of nothing, nothing would be wrong", async (_what, options, message) => {
+  const { audit } = await kit();
+  await expect(audit(options)).rejects.toMatchObject({ code: "body_invalid", message: expect.stringMatching(message) as string });
+});
+
+test("times are dates, too", async () => {
+  const { audit, write } = await kit();
+  await write(rowOf("one", { at: Date.UTC(2026, 0, 2) }), rowOf("two", { at: Date.UTC(2026, 0, 3) }));
+  expect(await audit({ from: "2026-01-01", to: new Date("2026-01-03T00:00:00Z") })).toMatchObject({ rows: 1, from: Date.UTC(2026, 0, 1) });
+});
+
+test("a database that fails is told as one that is away", async () => {
+  const { audit, db } = await kit();
+  db.exec("drop table quotaguard_ledger");
+  await expect(audit()).rejects.toMatchObject({ code: "store_unavailable" });
+});
+
 test("a ledger of a host's own that tells a row twice is found out", async () => {
   const { store, clock } = await kit({ memory: true });
   const twice = {

@@ -173,3 +173,20 @@ test.each<[string, string, unknown, unknown, string, RegExp]>([
   });
   expect(guard.admin.limits.list().flatMap(({ values }) => values)).toEqual([]);
 });
+
+test("what those use who have no limit is in the books: unlimited is not free", async () => {
+  const guard = createGuard({ limits: [{ name: "org-month", scope: "org", unit: "usd", window: { limit: 10, per: "month" }, required: false }] });
+  guards.push(guard);
+  await guard.ready();
+  await guard.admin.limits.set("org-month", "acme", { limit: -1 });
+  for (const scopes of [{ org: "acme" }, { user: "bob" }]) {
+    await guard.run({ scopes, cost: 1 }, (quota) => quota.meter({ usd: 0.25 }));
+    await guard.run({ scopes, cost: 1 }, () => "nothing metered");
+  }
+  const rows = await guard.admin.usage({ groupBy: ["org", "user"] });
+  expect(rows.map(({ group, requests, billedUsd }) => ({ ...group, requests, billedUsd }))).toEqual([
+    { org: "", user: "bob", requests: 1, billedUsd: 0.25 },
+    { org: "acme", user: "", requests: 1, billedUsd: 0.25 },
+  ]);
+  expect((await guard.admin.audit()).violations).toEqual([]);
+});

@@ -309,6 +309,7 @@ describe("what no key can be is refused by name", () => {
   test.each<[string, unknown, string, RegExp]>([
     ["no name", {}, "body_invalid", /^name: is required/],
     ["a name that is none", { name: "a b" }, "body_invalid", /^name: must be 1 to 64/],
+    ["a model with a blank", { name: "a", models: ["o3", " gpt-4o"] }, "body_invalid", /^models\[1\]: must not begin or end with a space/],
     ["a field that is none", { name: "a", model: ["x"] }, "body_invalid", /^model: unknown option; did you mean models\?/],
     [
       "a scope that nobody declares",

@@ -4,10 +4,12 @@ import { silentLogger, type Logger } from "../core/logger.ts";
 import { systemClock } from "../core/time.ts";
 import { openStores } from "../open-stores.ts";
 import type { ResolvedOptions } from "../options/resolved.ts";
+import { markProblem } from "../key-mark.ts";
 import { keptRecords } from "../reselling.ts";
+import { secretKey } from "../secret-key.ts";
 import { countStoredKeys } from "../stored-keys.ts";
 import { ledgerName } from "../spooling.ts";
-import { brokenIn, isSpoolOf, spoolsIn, type SpoolFile } from "../stores/spool/spool-folder.ts";
+import { brokenIn, folderProblem, isSpoolOf, spoolsIn, type SpoolFile } from "../stores/spool/spool-folder.ts";
 import { placeOf, type ResolvedLedger, type ResolvedStore } from "../options/stores.ts";
 
 /** SQLite's own word for a database without a file. */
@@ -21,18 +23,30 @@ export interface Finding {
 
 const isMissing = (kept: ResolvedStore | ResolvedLedger): boolean => kept.kind === "sqlite" && kept.path !== MEMORY_PATH && !existsSync(kept.path);
 
-/** How many keys were made at run time; 0 also where they cannot be read: that is told as what it is. */
-export async function storedKeyCount(options: ResolvedOptions): Promise<number> {
-  if ([options.store, options.ledger].some(isMissing)) return 0;
+/** Keys that were made at run time. */
+export interface StoredKeys {
+  /** Null = they cannot be read: why is told as what it is. */
+  readonly count: number | null;
+  /** Why a start would refuse to go on with them. */
+  readonly problem: string | null;
+}
+
+export async function storedKeysOf(options: ResolvedOptions): Promise<StoredKeys> {
+  // A ledger of its own has them; a store that is not there yet says nothing about it, and is not made here.
+  const asked: ResolvedOptions = options.ledger.kind === "store" ? options : { ...options, store: { kind: "memory" } };
+  if (isMissing(asked.ledger.kind === "store" ? asked.store : asked.ledger)) return { count: 0, problem: null };
   try {
-    const stores = await openStores(options, systemClock, silentLogger);
+    const stores = await openStores(asked, systemClock, silentLogger);
     try {
-      return await countStoredKeys(keptRecords(stores, stores.store.records, options, systemClock));
+      const records = keptRecords(stores, stores.store.records, asked, systemClock);
+      const count = await countStoredKeys(records);
+      const wrong = await markProblem({ records, secretKey: () => secretKey(options, false), replaces: options.secrets.replaces });
+      return { count, problem: wrong?.problems.join("; ") ?? null };
     } finally {
       await stores.close();
     }
   } catch {
-    return 0;
+    return { count: null, problem: null };
   }
 }
 
@@ -52,6 +66,25 @@ export async function checkStores(
   return { findings, warnings };
 }
 
+/** A folder that could not take a spool is found out now, and not by the outage that needs it. */
+export async function spoolFindings({ ledger }: ResolvedOptions): Promise<readonly Finding[]> {
+  if (ledger.kind !== "postgres" || ledger.spool === null) return [];
+  const { path } = ledger.spool;
+  const problem = await spoolProblem(path);
+  const detail = problem === null ? `takes the rows while the ledger is away (${path})` : `would take no row while the ledger is away: ${problem}`;
+  return [{ what: "ledger.spool", ok: problem === null, detail }];
+}
+
+async function spoolProblem(path: string): Promise<string | null> {
+  try {
+    if (existsSync(path)) return await folderProblem(path);
+    lookAbove(path);
+    return null;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
 /** Spools that wait for their ledger, as warnings: a gateway that runs takes them by itself, and where none does, their rows are in no report. */
 export async function spoolWarnings({ ledger }: ResolvedOptions): Promise<readonly string[]> {
   if (ledger.kind !== "postgres" || ledger.spool === null) return [];
@@ -60,17 +93,16 @@ export async function spoolWarnings({ ledger }: ResolvedOptions): Promise<readon
     const [found, broken] = await Promise.all([spoolsIn(path), brokenIn(path)]);
     const ours = found.filter((file) => isSpoolOf(ledgerName(ledger), file));
     const others = found.filter((file) => !ours.includes(file));
-    const bytes = (files: readonly SpoolFile[]): number => files.reduce((sum, file) => sum + file.bytes, 0);
+    const filesText = (files: readonly SpoolFile[]): string =>
+      `${files.length} ${files.length === 1 ? "file" : "files"} (${files.reduce((sum, file) => sum + file.bytes, 0)} bytes)`;
     return [
       ...(ours.length > 0
         ? [
-            `ledger.spool: ${ours.length} files (${bytes(ours)} bytes) in ${path} wait for the ledger: the next start of a gateway here writes them to it`,
+            `ledger.spool: ${filesText(ours)} in ${path}, not yet in the ledger: a gateway that runs writes them to it by itself, else the next start does`,
           ]
         : []),
       ...(others.length > 0
-        ? [
-            `ledger.spool: ${others.length} files (${bytes(others)} bytes) in ${path} are of another ledger.url: start a gateway with that one to save their rows`,
-          ]
+        ? [`ledger.spool: ${filesText(others)} in ${path} of another ledger.url: start a gateway with that one to save their rows`]
         : []),
       ...broken.map((file) => `ledger.spool: ${file} has lines that cannot be read; look at them, then move it away`),
     ];
@@ -93,15 +125,20 @@ async function checked(what: string, wanted: ResolvedStore | ResolvedLedger, opt
   }
 }
 
-/** Looks at the nearest folder that is there. Throws what the store would say. */
+/** Throws what the store would say. */
 async function canBeMade(path: string): Promise<void> {
-  let folder = dirname(path);
-  while (!existsSync(folder) && dirname(folder) !== folder) folder = dirname(folder);
   try {
-    if (!statSync(folder).isDirectory()) throw Object.assign(new Error(`${folder} is not a folder`), { code: "ENOTDIR" });
-    accessSync(folder, constants.W_OK | constants.X_OK);
+    lookAbove(path);
   } catch (error) {
     const { startProblem } = await import("../stores/sqlite/trouble.ts");
     throw startProblem(error, path);
   }
+}
+
+/** At the nearest folder that is there. */
+function lookAbove(path: string): void {
+  let folder = dirname(path);
+  while (!existsSync(folder) && dirname(folder) !== folder) folder = dirname(folder);
+  if (!statSync(folder).isDirectory()) throw Object.assign(new Error(`${folder} is not a folder`), { code: "ENOTDIR" });
+  accessSync(folder, constants.W_OK | constants.X_OK);
 }

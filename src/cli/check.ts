@@ -7,7 +7,7 @@ import { credentialSet } from "../pool/credential-set.ts";
 import { askProvider } from "../upstream/ask.ts";
 import { undiciTransport, type Transport } from "../upstream/transport.ts";
 import { cautions } from "./cautions.ts";
-import { checkStores, spoolWarnings, storedKeyCount, type Finding } from "./check-stores.ts";
+import { checkStores, spoolFindings, spoolWarnings, storedKeysOf, type Finding } from "./check-stores.ts";
 import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
 import { serverConfig } from "./server-config.ts";
 
@@ -23,10 +23,11 @@ export async function check(flags: CommonFlags): Promise<number> {
   const rows = describeOptions(options, config.sources);
   const stores = await checkStores(options);
   const findings = [
-    await authFinding(options),
+    ...(await authFindings(options)),
     ...configFindings(options),
     ...(await priceFindings(options)),
     ...stores.findings,
+    ...(await spoolFindings(options)),
     ...(await credentialFindings(options)),
   ];
   const warnings = [...config.warnings, ...cautions(options), ...stores.warnings, ...(await spoolWarnings(options))];
@@ -55,15 +56,16 @@ export async function check(flags: CommonFlags): Promise<number> {
   return failed.length === 0 ? 0 : EXIT_FAILED;
 }
 
-async function authFinding(options: ResolvedOptions): Promise<Finding> {
+async function authFindings(options: ResolvedOptions): Promise<readonly Finding[]> {
   const what = "client auth";
   const { auth } = options;
-  if (auth?.kind !== "keys") return { what, ok: auth !== null, detail: auth?.kind ?? NOBODY };
-  const detail = keysText(auth.keys.length, auth.masterKey !== null);
-  if (detail !== "") return { what, ok: true, detail };
-  const stored = await storedKeyCount(options);
-  if (stored > 0) return { what, ok: true, detail: `${keysText(stored, false)} made at run time` };
-  return { what, ok: false, detail: NOBODY };
+  if (auth?.kind !== "keys") return [{ what, ok: auth !== null, detail: auth?.kind ?? NOBODY }];
+  const { count, problem } = await storedKeysOf(options);
+  const marked = problem === null ? [] : [{ what: "secrets.key", ok: false, detail: problem }];
+  const configured = keysText(auth.keys.length, auth.masterKey !== null);
+  if (configured !== "") return [{ what, ok: true, detail: configured }, ...marked];
+  if (count === null) return [{ what, ok: false, detail: "none is configured, and keys made at run time cannot be read: see store and ledger" }];
+  return [{ what, ok: count > 0, detail: count > 0 ? `${keysText(count, false)} made at run time` : NOBODY }, ...marked];
 }
 
 const NOBODY = "nobody may call: set server.master_key or keys, or make a key (quotaguard keys create --org dev)";

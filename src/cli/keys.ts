@@ -1,4 +1,4 @@
-import { CommandError, EXIT_USAGE, painter, print, table, type CommonFlags } from "./output.ts";
+import { CommandError, EXIT_USAGE, namesIn, painter, print, table, type CommonFlags } from "./output.ts";
 import { operate } from "./operator.ts";
 
 export interface CreateFlags extends CommonFlags {
@@ -30,7 +30,7 @@ export async function createKey(name: string | undefined, flags: CreateFlags): P
     name: called,
     scopes: scopesOf(flags.scope ?? []),
     ...(flags.org === undefined ? {} : { org: flags.org }),
-    ...(flags.models === undefined ? {} : { models: flags.models.split(",") }),
+    ...(flags.models === undefined ? {} : { models: namesIn("--models", flags.models) }),
     ...(flags.expires === undefined ? {} : { expires: flags.expires }),
     ...(flags.mayAssertScopes ? { mayAssertScopes: true } : {}),
   };

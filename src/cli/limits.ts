@@ -75,7 +75,10 @@ export function resetLimit(name: string, value: string | undefined, flags: Commo
   });
 }
 
-const path = (name: string, value: string): string => `/limits/${encodeURIComponent(name)}/values/${encodeURIComponent(value)}`;
+function path(name: string, value: string): string {
+  if (value !== "") return `/limits/${encodeURIComponent(name)}/values/${encodeURIComponent(value)}`;
+  throw new CommandError(`${name}: the value is empty; name one, such as acme`, EXIT_USAGE);
+}
 
 function numberOf(field: string, text: string): number {
   const number = Number(text);

@@ -44,6 +44,8 @@ export interface TableOptions {
 const GAP = "  ";
 /** Narrower than this a column says nothing. */
 const MIN_COLUMN = 12;
+/** A shorter bar tells nothing apart. */
+const LEAST_BAR = 4;
 
 /** Columns as wide as their widest cell, the widest ones narrowed until the table fits the terminal. */
 export function table(rows: readonly (readonly string[])[], options: TableOptions = {}): string {
@@ -89,6 +91,24 @@ function wrapped(text: string, width: number): string[] {
     rest = rest.slice(end).trimStart();
   }
   return [...lines, rest];
+}
+
+/** A bar of so much of the largest, at most `width` long; what is more than nothing can be seen. */
+export const barOf = (share: number, width: number): string => (share > 0 && width > 0 ? "█".repeat(Math.max(1, Math.round(width * share))) : "");
+
+/** How long bars may be beside these cells: `most`, or what the terminal leaves for them. Too little is nothing, for a bar on two lines says something else. */
+export function barRoom(rows: readonly (readonly string[])[], most: number, columns: number | undefined = process.stdout.columns): number {
+  if (!columns) return most;
+  const widths = (rows[0] ?? []).map((_cell, i) => Math.max(...rows.map((row) => row[i]?.length ?? 0)));
+  const left = columns - widths.reduce((sum, width) => sum + width + GAP.length, 0);
+  return left < LEAST_BAR ? 0 : Math.min(most, left);
+}
+
+/** What a flag names, separated by commas; blanks around them are nobody's name. */
+export function namesIn(flag: string, text: string): readonly string[] {
+  const names = text.split(",").map((name) => name.trim());
+  if (names.every((name) => name !== "")) return names;
+  throw new CommandError(`${flag}: a name is missing; separate names by commas, such as ${flag} one,two`, EXIT_USAGE);
 }
 
 /** Says what went wrong on stderr and returns the exit code. */

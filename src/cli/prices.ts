@@ -46,7 +46,7 @@ export async function listPrices(flags: PriceListFlags): Promise<number> {
   const files = prices.files();
   const failed = files.filter(({ problem }) => problem !== null);
   if (flags.json) print(JSON.stringify({ ok: failed.length === 0, prices: rows, files: files.map(fileRow) }));
-  else printList(flags, rows, files);
+  else printList(flags, rows, files, flags.model);
   return failed.length === 0 ? 0 : EXIT_FAILED;
 }
 
@@ -152,7 +152,7 @@ function rowOf({ name, credential }: Candidate, sheet: PriceSheet): PriceRow {
   };
 }
 
-function printList(flags: CommonFlags, rows: readonly PriceRow[], files: readonly PriceFileState[]): void {
+function printList(flags: CommonFlags, rows: readonly PriceRow[], files: readonly PriceFileState[], asked?: string): void {
   const paint = painter(flags);
   const head = ["model", "credential", "USD per Mtok, in / out", "markup", "said by", "version"];
   const lines = rows.map(({ model, credential, price, markupPct, source, version }) => [
@@ -168,5 +168,9 @@ function printList(flags: CommonFlags, rows: readonly PriceRow[], files: readonl
     print(problem === null ? `${file}: ${models} models` : `${paint("red", "FAIL")}  ${file}: ${problem}`);
   }
   const unpriced = rows.filter(({ price }) => price === null).length;
-  print(rows.length === 0 ? "no model is known by name" : `${rows.length} prices${unpriced === 0 ? "" : `, ${unpriced} of them missing`}`);
+  const none =
+    asked === undefined
+      ? "no model is known by name; name one: quotaguard prices list --model gpt-4o"
+      : `nobody offers a model that matches ${asked}`;
+  print(rows.length === 0 ? none : `${rows.length} prices${unpriced === 0 ? "" : `, ${unpriced} of them missing`}`);
 }

@@ -1,5 +1,5 @@
 import type { Unit } from "../core/units.ts";
-import { painter, print, table, type CommonFlags } from "./output.ts";
+import { barOf, barRoom, painter, print, table, type CommonFlags } from "./output.ts";
 import { operate } from "./operator.ts";
 
 /** The longest bar. */
@@ -39,13 +39,18 @@ function printReport(flags: CommonFlags, { name, unit, from, count, values, othe
   const cells = rows.map((row) => [
     row.value,
     String(row.count),
-    // Nobody who would have been refused has no bar.
-    "\u2588".repeat(Math.max(1, Math.round((row.count / most) * BAR_WIDTH))),
     row.firstAt,
     row.lastAt,
     `${row.largest.needed} of ${row.largest.available} ${unit}`,
   ]);
   print(`${name} would have refused ${count} ${count === 1 ? "request" : "requests"} since ${from.slice(0, 10)}`);
-  const head = ["value", "count", "", "first", "last", "largest, needed of available"];
-  print(table([head, ...cells], { paint: (text, row, column) => (row === 0 ? paint("dim", text) : column === 2 ? paint("yellow", text) : text) }));
+  const lines = [["value", "count", "first", "last", "largest, needed of available"], ...cells];
+  const room = barRoom(lines, BAR_WIDTH);
+  // Nobody who would have been refused has no bar.
+  const bars = ["", ...rows.map((row) => barOf(row.count / most, room))];
+  print(
+    table(room === 0 ? lines : lines.map(([value = "", number = "", ...rest], at) => [value, number, bars[at] ?? "", ...rest]), {
+      paint: (text, row, column) => (row === 0 ? paint("dim", text) : room > 0 && column === 2 ? paint("yellow", text) : text),
+    }),
+  );
 }

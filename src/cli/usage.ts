@@ -3,7 +3,7 @@ import { usdText } from "../core/money.ts";
 import type { LedgerGroup } from "../core/store.ts";
 import type { UsageRow } from "../core/usage-report.ts";
 import { usageCsv } from "../management/usage-csv.ts";
-import { CommandError, EXIT_USAGE, painter, print, table, type CommonFlags } from "./output.ts";
+import { CommandError, EXIT_USAGE, barOf, barRoom, namesIn, painter, print, table, type CommonFlags } from "./output.ts";
 import { operate } from "./operator.ts";
 
 const FILTERS = ["from", "to", "org", "team", "user", "key", "model", "provider", "credential", "route", "tag"] as const;
@@ -29,17 +29,25 @@ export async function usage(flags: UsageFlags, nowMs: number): Promise<number> {
     asked.set(`scope.${scope}`, value);
   }
   if (flags.from === undefined) asked.set("from", monthOf(nowMs, flags.to));
-  const groupBy = (flags.groupBy ?? "day").split(",");
+  const groupBy = namesIn("--group-by", flags.groupBy ?? "day");
   asked.set("group_by", groupBy.join(","));
   return operate(flags, "ledger", async ({ ask }) => {
     const answer = await ask("GET", `/usage/ledger?${asked.toString()}`);
     const rows = answer.usage as readonly UsageRow[];
     if (flags.json) print(JSON.stringify(answer));
     else if (flags.csv) process.stdout.write(usageCsv(rows, groupBy as readonly LedgerGroup[]));
-    else if (rows.length === 0) print(`nothing was used since ${asked.get("from")}; --from asks for an earlier time`);
+    else if (rows.every(({ requests }) => requests === 0)) print(nothingText(asked));
     else printTable(flags, groupBy, rows);
     return 0;
   });
+}
+
+/** A name that nobody has looks like one that used nothing. */
+function nothingText(asked: URLSearchParams): string {
+  const wanted = [...asked].filter(([name]) => !["from", "to", "group_by"].includes(name)).map((pair) => pair.join("="));
+  const time = `since ${asked.get("from")}${asked.has("to") ? ` and before ${asked.get("to")}` : ""}`;
+  if (wanted.length === 0) return `nothing was used ${time}; --from asks for an earlier time`;
+  return `nothing was used ${time} by ${wanted.join(", ")}; look at the name, or ask for an earlier time with --from`;
 }
 
 /** The month of today, or the one that ends at `to`. */
@@ -60,17 +68,15 @@ function printTable(flags: CommonFlags, groupBy: readonly string[], rows: readon
   const hasMarkup = raw !== billed;
   const sizeOf = (row: UsageRow): number => (billed > 0n ? Number(BigInt(row.billedNanoUsd)) : row.totalTokens);
   const largest = Math.max(...rows.map(sizeOf));
-  const bar = (row: UsageRow): string => (largest > 0 && sizeOf(row) > 0 ? "█".repeat(Math.max(1, Math.round((BAR * sizeOf(row)) / largest))) : "");
-  const line = (names: readonly string[], sums: Sums, drawn: string): string[] => [
+  const line = (names: readonly string[], sums: Sums): string[] => [
     ...names,
     COUNT.format(sums.requests),
     COUNT.format(sums.inputTokens),
     COUNT.format(sums.outputTokens),
     ...(hasMarkup ? [usd(BigInt(sums.rawNanoUsd))] : []),
     usd(BigInt(sums.billedNanoUsd)),
-    drawn,
   ];
-  const head = [...groupBy, "requests", "input", "output", ...(hasMarkup ? ["at cost"] : []), "USD", ""];
+  const head = [...groupBy, "requests", "input", "output", ...(hasMarkup ? ["at cost"] : []), "USD"];
   const total = {
     requests: count(rows, "requests"),
     inputTokens: count(rows, "inputTokens"),
@@ -79,22 +85,27 @@ function printTable(flags: CommonFlags, groupBy: readonly string[], rows: readon
     billedNanoUsd: String(billed),
   };
   const names = (row: UsageRow): string[] => groupBy.map((name) => printable(row.group[name] ?? "") || "(none)");
-  const lines = [
-    head,
-    ...shown.map((row) => line(names(row), row, bar(row))),
-    line(
-      groupBy.map((_name, i) => (i === 0 ? "total" : "")),
-      total,
-      "",
-    ),
-  ];
-  const isNumber = (column: number): boolean => column >= groupBy.length && column < head.length - 1;
+  const isNumber = (column: number): boolean => column >= groupBy.length;
+  const cells = alignedRight(
+    [
+      head,
+      ...shown.map((row) => line(names(row), row)),
+      line(
+        groupBy.map((_name, i) => (i === 0 ? "total" : "")),
+        total,
+      ),
+    ],
+    isNumber,
+  );
+  const room = barRoom(cells, BAR);
+  const bars = shown.map((row) => barOf(largest > 0 ? sizeOf(row) / largest : 0, room));
+  const lines = room === 0 ? cells : cells.map((row, at) => [...row, bars[at - 1] ?? ""]);
   const style = (text: string, row: number, column: number): string => {
     if (row === 0) return paint("dim", text);
     if (row === lines.length - 1) return paint("bold", text);
-    return column === head.length - 1 ? paint("cyan", text) : text;
+    return column === head.length ? paint("cyan", text) : text;
   };
-  print(table(alignedRight(lines, isNumber), { paint: style }));
+  print(table(lines, { paint: style }));
   const notes = [
     [count(rows, "refused"), "refused by a limit or a rule"],
     [count(rows, "estimated"), "charged as held, because the usage was not told"],

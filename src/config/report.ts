@@ -4,6 +4,7 @@ import type { ModelPrice } from "../metering/price.ts";
 import { optionNames } from "../options.ts";
 import type { ResolvedCost } from "../options/cost.ts";
 import type { ResolvedClientBans, ResolvedFail2ban } from "../options/fail2ban.ts";
+import type { ResolvedIdempotency } from "../options/idempotency.ts";
 import type { ResolvedLimit } from "../options/limits.ts";
 import type { ResolvedPassthrough } from "../options/passthrough.ts";
 import type { ResolvedPrices } from "../options/prices.ts";
@@ -96,6 +97,7 @@ function asWritten(options: ResolvedOptions): Shown {
     },
     fail2ban: bansRow(options.fail2ban),
     passthrough: passthroughRow(options.passthrough),
+    idempotency: idempotencyRow(options.idempotency),
     prices: pricesRow(options.prices),
     management: options.management,
     secrets: options.secrets,
@@ -166,6 +168,9 @@ function passthroughRow(passthrough: ResolvedPassthrough | null): Shown {
   if (!passthrough) return false;
   return { paths: passthrough.paths, cost: Object.fromEntries(Object.entries(passthrough.cost).map(([path, cost]) => [path, costRow(cost)])) };
 }
+
+const idempotencyRow = (idempotency: ResolvedIdempotency | null): Shown =>
+  idempotency ? { ttl: formatDuration(idempotency.ttlMs), maxBody: formatSize(idempotency.maxBodyBytes) } : false;
 
 /** The input may be anything, and a row is one line. */
 function costRow(cost: ResolvedCost): Shown {

@@ -1,3 +1,5 @@
+import type { UsageTime } from "./usage-report.ts";
+
 /**
  * What must hold whatever happens: I1 every operation balances · I2 what was settled is what the upstream billed · I3 no limit lets through more than it
  * may · I4 exactly one end for each reservation · I5 no hold outlives its request · I6 whatever reached an upstream has a row.
@@ -15,9 +17,9 @@ export interface AuditViolation {
 }
 
 export interface AuditOptions {
-  /** By the time of the request, wall clock, ms: `from` inclusive, `to` exclusive. Absent = all there is. */
-  readonly from?: number;
-  readonly to?: number;
+  /** By the time of the request: `from` inclusive, `to` exclusive. Absent = all there is. */
+  readonly from?: UsageTime;
+  readonly to?: UsageTime;
   /** Ends the audit: it rejects with the signal's reason. */
   readonly signal?: AbortSignal;
 }

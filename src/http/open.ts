@@ -46,7 +46,7 @@ export function admit(ctx: Context, options: OpenOptions): void {
 export const cleanRequestId = (value: unknown, id: string): string => (typeof value === "string" && REQUEST_ID.test(value) ? value : id);
 
 /** The caller's own label for a request; null = none, or none that can be shown. */
-export const cleanTag = (value: unknown): string | null => (typeof value === "string" && TAG.test(value) ? value : null);
+const cleanTag = (value: unknown): string | null => (typeof value === "string" && TAG.test(value) ? value : null);
 
 /**
  * The path that is asked for below the mount point, without the query. Routers take what they have matched off `url` (Express keeps it in `baseUrl`,

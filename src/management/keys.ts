@@ -45,7 +45,8 @@ export function keysRouter({ keys, orgs }: Pick<Admin, "keys" | "orgs">): Router
     res.status(201).json(shownMade(await keys.rotate(req.params.name, (req.body ?? {}) as { overlap?: string })));
   });
   router.delete("/keys/:name", async (req, res) => {
-    if (!(await keys.revoke(req.params.name))) throw new GuardError("not_found", "there is no key of this name; GET keys lists them");
+    if (!(await keys.revoke(req.params.name)))
+      throw new GuardError("not_found", "there is no key of this name; GET keys (quotaguard keys list) lists them");
     res.json({ revoked: req.params.name });
   });
 

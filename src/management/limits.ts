@@ -45,7 +45,8 @@ export function limitsRouter({ limits }: Pick<Admin, "limits">): Router {
   });
   router.delete("/limits/:name/settings", async (req, res) => {
     const { name } = req.params;
-    if (!(await limits.reset(name))) throw new GuardError("not_found", "nothing was set for this limit; GET limits lists what is");
+    if (!(await limits.reset(name)))
+      throw new GuardError("not_found", "nothing was set for this limit; GET limits (quotaguard limits list) lists what is");
     res.json({ reset: name });
   });
   router.get("/limits/:name/shadow", async (req, res) => {
@@ -57,7 +58,8 @@ export function limitsRouter({ limits }: Pick<Admin, "limits">): Router {
   });
   router.delete("/limits/:name/values/:value", async (req, res) => {
     const { name, value } = req.params;
-    if (!(await limits.reset(name, value))) throw new GuardError("not_found", "nothing was set for this value; GET limits lists what is");
+    if (!(await limits.reset(name, value)))
+      throw new GuardError("not_found", "nothing was set for this value; GET limits (quotaguard limits list) lists what is");
     res.json({ reset: value });
   });
 

@@ -1,12 +1,19 @@
 /** What routes ask for behind the `?`. */
 import { z } from "zod";
 import { GuardError } from "../core/errors.ts";
+import { instant } from "../options/values.ts";
 
-/** An ISO date, or ms since the epoch. */
+/** What a Date can tell has at most 13 digits; a year alone is no time. */
+const EPOCH_MS = /^\d{12,13}$/;
+
+/** A time as people and programs write it: ms since the epoch becomes a number, a date stays a text. */
+export const timeText = (text: string): string | number => (EPOCH_MS.test(text) ? Number(text) : text);
+
+/** A date, a date and time with an offset, or ms since the epoch. */
 export const time = z
   .string()
-  .transform((text) => (/^\d{1,15}$/.test(text) ? Number(text) : Date.parse(text)))
-  .pipe(z.number("must be an ISO date or ms since the epoch"));
+  .transform((text): string | number | Date => timeText(text))
+  .pipe(instant());
 
 /** Throws `body_invalid` that names the parameter. */
 export function parsedQuery<T extends z.ZodType>(schema: T, query: unknown): z.output<T> {

@@ -7,13 +7,12 @@ import { LEDGER_FIELDS } from "../core/store.ts";
 import type { UsageQuery } from "../core/usage-report.ts";
 import { checkedUsageQuery } from "../options/usage-query.ts";
 import { loadExpress } from "./express.ts";
+import { timeText } from "./query.ts";
 import { usageCsv } from "./usage-csv.ts";
 
 const SCOPES = ["org", "team", "user"] as const;
 const FORMATS = ["json", "csv"];
 const PARAMETERS = ["from", "to", "group_by", ...SCOPES, ...LEDGER_FIELDS, "scope.<name>", "format"];
-/** What a Date can tell has at most 13 digits; a year alone is no time. */
-const EPOCH_MS = /^\d{12,13}$/;
 
 const invalid = (param: string, message: string): GuardError => new GuardError("body_invalid", `${param}: ${message}`, { param });
 
@@ -43,7 +42,7 @@ function questionOf(given: Readonly<Record<string, unknown>>): { readonly format
     if (typeof value !== "string") throw invalid(name, "is given more than once");
     const [, scope = null] = /^scope\.(.+)$/.exec(name) ?? [];
     if (scope !== null || (SCOPES as readonly string[]).includes(name)) scopes[scope ?? name] = value;
-    else if (name === "from" || name === "to") query[name] = EPOCH_MS.test(value) ? Number(value) : value;
+    else if (name === "from" || name === "to") query[name] = timeText(value);
     else if (name === "group_by") query.groupBy = value === "" ? [] : value.split(",");
     else if (name === "format" && FORMATS.includes(value)) format = value;
     else if ((LEDGER_FIELDS as readonly string[]).includes(name)) query[name] = value;

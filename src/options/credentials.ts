@@ -8,7 +8,7 @@ import { serviceAccount } from "./service-account.ts";
 import { label, list, name, secret, sendLimit } from "./values.ts";
 
 /** Model patterns: names with `*` for any run of characters. */
-export const patterns = () => list(label());
+export const patterns = () => list(label().regex(/^\S(?:.*\S)?$/u, "must not begin or end with a space: it would match no model"));
 
 const extraHeaders = () =>
   z.record(z.string(), z.string()).superRefine((headers, ctx) => {

@@ -118,7 +118,9 @@ describe("on a SQLite file", () => {
   });
 
   test.each<[string, readonly string[], RegExp]>([
-    ["a date that is none", ["--from", "yesterday"], /^from: must be an ISO date/],
+    ["a date that is none", ["--from", "yesterday"], /^from: expected a date such as/],
+    ["a year alone", ["--to", "2026"], /^to: expected a date such as/],
+    ["an end before the beginning", ["--from", "2026-12-01", "--to", "2026-01-01"], /^to: must be later than from/],
     ["an unknown flag", ["--form", "2026-01-01"], /unknown option '--form'/],
     ["no such file", ["--config", "none.yaml"], /none\.yaml/],
   ])("%s: exit 2, no stack", async (_what, args, message) => {

@@ -1,8 +1,8 @@
-import { readdirSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { fakeUpstream, type FakeUpstream } from "quotaguard/testing";
-import { table } from "../../src/cli/output.ts";
+import { barOf, barRoom, table } from "../../src/cli/output.ts";
 import { spoolFolder, type SpoolFolder } from "../../src/stores/spool/spool-folder.ts";
 import { freePort } from "../setup/server-process.ts";
 import { endChildren, folder, quotaguard, ROOT, shell, type Folder } from "../helpers/child.ts";
@@ -79,8 +79,8 @@ describe("check", () => {
     const more = `ledger: { url: "${url}", spool: { path: ./kept } }\nsecrets: { key: a-secret-key-for-tests-1 }\n`;
     const { warnings, options } = await check(yaml(more));
     expect(warnings.filter((line) => line.startsWith("ledger.spool"))).toEqual([
-      expect.stringContaining(`1 files (7 bytes) in ${path} wait for the ledger`),
-      expect.stringContaining(`1 files (7 bytes) in ${path} are of another ledger.url`),
+      expect.stringContaining(`1 file (7 bytes) in ${path}, not yet in the ledger`),
+      expect.stringContaining(`1 file (7 bytes) in ${path} of another ledger.url`),
       expect.stringContaining(aside),
     ]);
     expect(options).toContainEqual({ path: "ledger.spool.max_time", value: "15m", source: "default" });
@@ -156,6 +156,45 @@ describe("check", () => {
     expect(checks[0]).toEqual({ what: "client auth", ok: true, detail: "a master key" });
     const keys = await check(yaml().replace(`server: { master_key: ${MASTER} }`, ""));
     expect(keys.checks[0]).toEqual({ what: "client auth", ok: true, detail: "1 key" });
+  });
+
+  test("keys in a ledger that is away are not called none", async () => {
+    const ledger = `ledger: { url: "postgres://127.0.0.1:${await freePort()}/quota" }\nsecrets: { key: a-secret-key-for-tests-1 }\n`;
+    const { checks } = await check(
+      yaml(ledger)
+        .replace(/keys:\n.*\n/, "")
+        .replace(`server: { master_key: ${MASTER} }`, ""),
+    );
+    expect(checks[0]).toEqual({ what: "client auth", ok: false, detail: expect.stringContaining("cannot be read: see store and ledger") as string });
+  });
+
+  test("another secret key than stored keys were made with, or no key file any more: said now, and not by the start", async () => {
+    place.write("quotaguard.yaml", yaml());
+    await quotaguard(["keys", "create", "bob"], { cwd: place.path }).ended;
+    expect((await check(yaml())).code).toBe(0);
+    const other = await check(yaml("secrets: { key: another-secret-key-for-tests-1 }\n"));
+    const told = {
+      what: "secrets.key",
+      ok: false,
+      detail: expect.stringMatching(/is another one than .* set secrets\.replaces to [0-9a-f]{16}/) as string,
+    };
+    expect([other.code, other.checks]).toEqual([1, expect.arrayContaining([told])]);
+    const mark = /[0-9a-f]{16}/.exec(other.checks.find(({ what }) => what === "secrets.key")?.detail ?? "")?.[0];
+    expect((await check(yaml(`secrets: { key: another-secret-key-for-tests-1, replaces: "${mark}" }\n`))).code).toBe(0);
+    rmSync(join(place.path, "quota.db.key"));
+    const lost = await check(yaml());
+    expect([lost.code, lost.checks.find(({ what }) => what === "secrets.key")?.detail]).toEqual([1, expect.stringContaining("the key file")]);
+    expect(existsSync(join(place.path, "quota.db.key"))).toBe(false);
+  }, 60_000);
+
+  test.each<[string, (path: string) => void, RegExp]>([
+    ["a file", (path) => writeFileSync(path, ""), /is not a folder/],
+    ["a folder of everybody", (path) => (mkdirSync(path), chmodSync(path, 0o777)), /others may write into the folder .*: chmod go-w it/],
+  ])("a spool that could not be kept (%s) is told before it is needed", async (_what, make, problem) => {
+    make(join(place.path, "kept"));
+    const more = `ledger: { url: "postgres://127.0.0.1:${await freePort()}/quota", spool: { path: ./kept } }\nsecrets: { key: a-secret-key-for-tests-1 }\n`;
+    const { checks } = await check(yaml(more));
+    expect(checks).toContainEqual({ what: "ledger.spool", ok: false, detail: expect.stringMatching(problem) as string });
   });
 
   test("a wrong provider key is told as such", async () => {
@@ -243,6 +282,18 @@ describe("tables", () => {
   test("are as wide as they must be", () => {
     expect(table(rows).split("\n")).toHaveLength(3);
     expect(table(rows).split("\n")[1]).toBe("store.url       sqlite:/a/very/long/path/that/does/not/fit/anywhere.db  default");
+  });
+
+  test("bars take what is left beside the cells, and none is better than one on two lines", () => {
+    const cells = [
+      ["org", "USD"],
+      ["acme-with-a-name", "12.5000"],
+    ];
+    const beside = 16 + 2 + 7 + 2;
+    expect([undefined, 0, 120, beside + 10, beside + 4, beside + 3, 10].map((columns) => barRoom(cells, 24, columns))).toEqual([
+      24, 24, 24, 10, 4, 0, 0,
+    ]);
+    expect([barOf(1, 10), barOf(0.001, 10), barOf(0, 10), barOf(1, 0)]).toEqual(["█".repeat(10), "█", "", ""]);
   });
 
   test.each([80, 60, 40])("fit %i columns, each cell below its head", (columns) => {

@@ -93,7 +93,13 @@ test("a time, groups and filters are as asked for, the dearest first, and no nam
   ]);
   expect(await run({ ...MARCH, groupBy: "key", scope: ["role=dev"], org: "acme" })).toMatch(/^alice +1 /m);
   expect(await run({ to: "2026-03-06" })).toMatch(/^2026-03-01 .*\n(?:.*\n){3}2026-03-05 +1 /m);
-  expect(await run({ ...MARCH, tag: "none", groupBy: "key" })).toBe("nothing was used since 2026-03-05; --from asks for an earlier time\n");
+  expect(await run({ ...MARCH, tag: "none", groupBy: "key" })).toBe(
+    "nothing was used since 2026-03-05 and before 2026-03-08 by tag=none; look at the name, or ask for an earlier time with --from\n",
+  );
+});
+
+test("blanks around names are nobody's name", async () => {
+  expect(await run({ ...MARCH, groupBy: "model, org" })).toBe(await run({ ...MARCH, groupBy: "model,org" }));
 });
 
 test("a script gets JSON or CSV, and the same from a gateway that runs", async () => {
@@ -125,6 +131,7 @@ test.each<[UsageFlags, string]>([
   [{ scope: ["role"] }, "expected scope=value"],
   [{ scope: ["rolle=dev"] }, "did you mean role?"],
   [{ json: true, csv: true }, "not both"],
+  [{ groupBy: "org,,user" }, "--group-by: a name is missing"],
 ])("%j ends with a reason", async (flags, message) => {
   await expect(run(flags)).rejects.toMatchObject({ exitCode: 2, message: expect.stringContaining(message) });
 });

@@ -55,6 +55,8 @@ describe("describeOptions", () => {
     ["credentials[0].proxy_url", "http://[redacted]@127.0.0.1:2", "quotaguard.yaml:14"],
     ["router.reservation.ttl", "5m", "default"],
     ["management.key", "none", "default"],
+    ["idempotency.ttl", "1d", "default"],
+    ["idempotency.max_body", "1mb", "default"],
     ["models", "none", "default"],
     ["server.replace_v1_models", "false", "default"],
     ["server.default_models_rpm", "-1 (unlimited)", "default"],

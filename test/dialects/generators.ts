@@ -17,18 +17,18 @@ import type {
 import { settledStop } from "../../src/dialects/message.ts";
 
 /** Any text that JSON can carry between machines: no halves of characters. */
-export const words = fc.string({ unit: "grapheme", minLength: 1, maxLength: 30 });
+const words = fc.string({ unit: "grapheme", minLength: 1, maxLength: 30 });
 const name = fc.stringMatching(/^[a-zA-Z_][a-zA-Z0-9_]{0,20}$/);
 const id = fc.stringMatching(/^[a-zA-Z0-9_-]{1,24}$/);
 const base64 = fc.uint8Array({ minLength: 1, maxLength: 20 }).map((bytes) => Buffer.from(bytes).toString("base64"));
 
 /** The text of a JSON object, written as JSON.stringify does. */
-export const toolInput = fc
+const toolInput = fc
   .dictionary(name, fc.oneof(words, fc.integer(), fc.boolean(), fc.constant(null)), { maxKeys: 4 })
   .map((value) => JSON.stringify(value));
 
-export const textBlock = words.map((text) => ({ type: "text" as const, text }));
-export const imageBlock = fc.oneof(
+const textBlock = words.map((text) => ({ type: "text" as const, text }));
+const imageBlock = fc.oneof(
   base64.map((data) => ({ type: "image" as const, source: { kind: "base64" as const, mediaType: "image/png", data } })),
   fc.webUrl().map((url) => ({ type: "image" as const, source: { kind: "url" as const, url, mediaType: null } })),
 );
@@ -109,7 +109,7 @@ export function requests({ model = "some-model", turns: conversation = turns() }
 }
 
 const count = fc.nat(10_000);
-export const usages: fc.Arbitrary<Usage> = fc.record({
+const usages: fc.Arbitrary<Usage> = fc.record({
   inputTokens: count,
   cacheReadTokens: count,
   cacheWriteTokens: fc.constant(0),

@@ -6,7 +6,7 @@ import { fieldsOf } from "../usage.ts";
 import { member } from "./names.ts";
 
 /** An image, a document, or sound and video, by what its media type says. */
-export function mediaBlock(source: MediaSource): ImageBlock | FileBlock | MediaBlock {
+function mediaBlock(source: MediaSource): ImageBlock | FileBlock | MediaBlock {
   const type = source.mediaType ?? "";
   if (type.startsWith("audio/") || type.startsWith("video/")) return { type: "media", source };
   if (type.startsWith("image/")) return { type: "image", source };

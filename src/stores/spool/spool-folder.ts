@@ -6,7 +6,7 @@ import { join, resolve } from "node:path";
 import { machineId, ownerWatch } from "../sql/owner-watch.ts";
 
 /** What a spool asks of the file system. */
-export type SpoolDisk = Pick<typeof files, "lstat" | "mkdir" | "open" | "readdir" | "rename" | "stat" | "unlink" | "utimes">;
+export type SpoolDisk = Pick<typeof files, "access" | "lstat" | "mkdir" | "open" | "readdir" | "rename" | "stat" | "unlink" | "utimes">;
 
 const FOLDER_MODE = 0o700;
 const FILE_MODE = 0o600;
@@ -74,11 +74,8 @@ export function spoolFolder({ ledger, disk = files, ...given }: SpoolFolderOptio
 
   async function checkFolder(): Promise<void> {
     await disk.mkdir(folder, { recursive: true, mode: FOLDER_MODE });
-    const stats = await disk.lstat(folder);
-    if (!stats.isDirectory()) throw new Error(`${folder} is not a folder (links are not followed)`);
-    if (process.platform !== "win32" && (stats.mode & WRITABLE_BY_OTHERS) !== 0) {
-      throw new Error(`others may write into the folder ${folder}: chmod go-w it`);
-    }
+    const problem = await folderProblem(folder, disk);
+    if (problem !== null) throw new Error(problem);
   }
 
   /** A new name must survive a power cut, too. Systems that cannot open folders keep names by themselves. */
@@ -142,6 +139,17 @@ export function spoolFolder({ ledger, disk = files, ...given }: SpoolFolderOptio
       return aside;
     },
   };
+}
+
+/** Why a folder that is there takes no spool; null = it does. */
+export async function folderProblem(folder: string, disk: Pick<SpoolDisk, "access" | "lstat"> = files): Promise<string | null> {
+  const stats = await disk.lstat(folder);
+  if (!stats.isDirectory()) return `${folder} is not a folder (links are not followed)`;
+  if (process.platform !== "win32" && (stats.mode & WRITABLE_BY_OTHERS) !== 0) return `others may write into the folder ${folder}: chmod go-w it`;
+  return disk.access(folder, constants.W_OK | constants.X_OK).then(
+    () => null,
+    () => `this user may not write into the folder ${folder}`,
+  );
 }
 
 /** One file by its name. */

@@ -6,6 +6,7 @@ import type { ExaminedRow, RowSeals } from "../../core/row-seal.ts";
 import { rowFrom, unpackIntents } from "./ledger-rows.ts";
 import type { RowSealer } from "./row-sealer.ts";
 import type { Database, LedgerTable } from "./schema.ts";
+import { storeUnavailable } from "./store-unavailable.ts";
 
 const PAGE_ROWS = 500;
 
@@ -28,31 +29,42 @@ export function rowSeals(sealer: RowSealer, opened: () => Kysely<Database>): Row
     async *examine(fromMs, toMs) {
       let after: Selectable<LedgerTable> | undefined;
       do {
-        const page = await pageAfter(fromMs, toMs, after);
+        const page = await told(pageAfter(fromMs, toMs, after));
         if (page.length > 0) yield page.map((columns) => examined(columns, sealer));
         after = page.length < PAGE_ROWS ? undefined : page.at(-1);
       } while (after !== undefined);
     },
 
-    async orphans() {
-      const db = opened();
-      const packs = await db
-        .selectFrom("quotaguard_intent as intent")
-        .leftJoin("quotaguard_owner as owner", "owner.id", "intent.owner")
-        .where("owner.id", "is", null)
-        .select("body")
-        .orderBy("seq")
-        .execute();
-      const open = new Map<string, LedgerRow>();
-      for (const { body } of packs) for (const row of unpackIntents(body)) open.set(row.id, row);
-      const ids = [...open.keys()];
-      for (let from = 0; from < ids.length; from += PAGE_ROWS) {
-        const page = ids.slice(from, from + PAGE_ROWS);
-        for (const { id } of await db.selectFrom("quotaguard_ledger").select("id").where("id", "in", page).execute()) open.delete(id);
-      }
-      return [...open.values()];
-    },
+    orphans: () => told(orphans()),
   };
+
+  async function orphans(): Promise<readonly LedgerRow[]> {
+    const db = opened();
+    const packs = await db
+      .selectFrom("quotaguard_intent as intent")
+      .leftJoin("quotaguard_owner as owner", "owner.id", "intent.owner")
+      .where("owner.id", "is", null)
+      .select("body")
+      .orderBy("seq")
+      .execute();
+    const open = new Map<string, LedgerRow>();
+    for (const { body } of packs) for (const row of unpackIntents(body)) open.set(row.id, row);
+    const ids = [...open.keys()];
+    for (let from = 0; from < ids.length; from += PAGE_ROWS) {
+      const page = ids.slice(from, from + PAGE_ROWS);
+      for (const { id } of await db.selectFrom("quotaguard_ledger").select("id").where("id", "in", page).execute()) open.delete(id);
+    }
+    return [...open.values()];
+  }
+}
+
+/** A database that fails is told as one that is away. */
+async function told<T>(asked: Promise<T>): Promise<T> {
+  try {
+    return await asked;
+  } catch (error) {
+    throw storeUnavailable(error);
+  }
 }
 
 function examined(columns: Selectable<LedgerTable>, sealer: RowSealer): ExaminedRow {
