@@ -50,9 +50,11 @@ export function lazyObserver({ options, decoder, ends }: LazyObserverParts): Str
 
   function parseKept(): FullReader {
     reader ??= new FullReader(decoder(), options.countTokens);
-    for (const chunk of kept) reader.feed(chunk);
+    // Each is read once, also one that cannot be.
+    const unread = kept;
     kept = [];
     keptBytes = 0;
+    for (const chunk of unread) reader.feed(chunk);
     return reader;
   }
 

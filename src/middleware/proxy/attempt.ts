@@ -16,6 +16,7 @@ import { headerValue, listOfNames, rewritten } from "./reply-headers.ts";
 import type { Exchange, ResponseHandler } from "../../upstream/transport.ts";
 import { FREE } from "./token-count.ts";
 import { refusedBy, retold, type UpstreamHeaders } from "./refusal.ts";
+import { steadyWire, type SteadyWire } from "./steady-wire.ts";
 import { isStream, type Collector, type WholeAnswer, type Wire } from "./wire.ts";
 import type { AttemptSettings, Failure } from "./attempt-settings.ts";
 
@@ -36,7 +37,7 @@ export class Attempt implements ResponseHandler, Source {
   readonly #ctx: Context;
   readonly #call: Call;
   readonly #lease: Lease;
-  readonly #wire: Wire;
+  readonly #wire: SteadyWire;
   #resolve: ((result: Answer | Failure) => void) | undefined;
   #exchange: Exchange | undefined;
   #timer: Timer | undefined;
@@ -61,7 +62,7 @@ export class Attempt implements ResponseHandler, Source {
     this.#ctx = ctx;
     this.#call = call;
     this.#lease = lease;
-    this.#wire = wire;
+    this.#wire = steadyWire(wire);
   }
 
   send(dispatch: (handler: ResponseHandler) => Exchange): Promise<Answer | Failure> {
@@ -258,10 +259,9 @@ export class Attempt implements ResponseHandler, Source {
   // --- whole answers
 
   #whole(): void {
-    const bytes = this.#body();
-    const read = this.#wire.whole(bytes);
-    if (read) this.#deliverWhole(read);
-    else this.fail(new GuardError("upstream_protocol", "the upstream's answer is not a JSON object of its dialect"), true);
+    const read = this.#wire.whole(this.#body());
+    if (GuardError.is(read)) this.fail(read, true);
+    else this.#deliverWhole(read);
   }
 
   #collect(chunk: Buffer): void {

@@ -1,0 +1,60 @@
+// Providers that send what no provider should: one failure, told and charged, and never more than that.
+import { describe, expect, test } from "vitest";
+import type { JsonObject } from "../../../src/dialects/message.ts";
+import { ANTHROPIC, gateway, named, OPENAI, openaiAnswer, provider } from "./wire-kit.ts";
+
+const CHAT = "/v1/chat/completions";
+const MESSAGES = "/v1/messages";
+const asked = (more: JsonObject = {}): JsonObject => ({ model: "claude-x", max_tokens: 100, messages: [{ role: "user", content: "hi" }], ...more });
+
+const deep = `${'{"a":'.repeat(20_000)}1${"}".repeat(20_000)}`;
+const BEGIN = named("message_start", {
+  type: "message_start",
+  message: { id: "msg_1", model: "claude-x", usage: { input_tokens: 11, output_tokens: 1 } },
+});
+const deepCall = `event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"error","name":"x","input":${deep}}}\n\n`;
+const END = named("message_stop", { type: "message_stop" });
+const text = (words: string, index = 0): string =>
+  named("content_block_start", { type: "content_block_start", index, content_block: { type: "text", text: "" } }) +
+  named("content_block_delta", { type: "content_block_delta", index, delta: { type: "text_delta", text: words } });
+
+describe("input that is nested too deep to be written", () => {
+  test.each([[CHAT], [MESSAGES]])("in a stream to %s", async (path) => {
+    const hostile = await provider("hostile", ANTHROPIC, { events: [BEGIN + deepCall + END] });
+    const { post, ended } = await gateway([hostile]);
+    const response = await post(path, asked({ stream: true }));
+    await response.text();
+    expect(ended).toHaveLength(1);
+  });
+
+  test("in a stream to its own caller, behind text", async () => {
+    const hostile = await provider("hostile", ANTHROPIC, { events: [BEGIN + text("error"), deepCall + "x".repeat(1)], cut: true });
+    const { post, ended } = await gateway([hostile]);
+    const response = await post(MESSAGES, asked({ stream: true }));
+    await response.text();
+    expect(ended).toHaveLength(1);
+  });
+
+  test("in a whole answer another one takes over", async () => {
+    const hostile = await provider("hostile", ANTHROPIC, {
+      json: `{"id":"m","type":"message","content":[{"type":"tool_use","id":"a","name":"x","input":${deep}}]}`,
+    });
+    const well = await provider("well", OPENAI, { json: openaiAnswer("well") });
+    const { post, ended } = await gateway([hostile, well]);
+    const response = await post(CHAT, asked());
+    expect(await response.text()).toContain("well");
+    expect(ended).toMatchObject([{ name: "hostile", outcome: { kind: "failed" } }, { name: "well" }]);
+  });
+});
+
+describe("more blocks than one answer can hold", () => {
+  const many = Array.from({ length: 10_100 }, (_, i) => text("x", i));
+  test.each([[CHAT], [MESSAGES]])("to %s: one failure, and what came is charged", async (path) => {
+    const hostile = await provider("hostile", ANTHROPIC, { events: [BEGIN, ...many, END] });
+    const { post, ended } = await gateway([hostile]);
+    const response = await post(path, asked({ stream: true }));
+    const got = await response.text();
+    expect(got.match(/"code":"upstream_protocol"/g)).toHaveLength(1);
+    expect(ended).toMatchObject([{ charged: { kind: "usage", provenance: "counted" } }]);
+  });
+});
