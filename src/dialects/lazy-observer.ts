@@ -74,7 +74,9 @@ export function lazyObserver({ options, decoder, ends }: LazyObserverParts): Str
       }
       const full = parseKept();
       full.end();
-      return full.fault ? { rest: null, complete: false, fault: full.fault, isTold: true } : { rest: null, complete: full.complete };
+      return full.fault
+        ? { rest: null, complete: false, fault: full.fault, isTold: true }
+        : { rest: null, complete: full.complete, isPartial: full.isPartial };
     },
     usage: () => (quick ?? parseKept()).usage,
     deliveredTokens: () => parseKept().tokens(),
@@ -84,6 +86,8 @@ export function lazyObserver({ options, decoder, ends }: LazyObserverParts): Str
 class FullReader {
   usage: Usage | null = null;
   complete = false;
+  /** Whether the output was never told. */
+  isPartial = false;
   /** The provider said in mid-stream that it failed. */
   fault: GuardError | null = null;
   readonly #decoder: StreamDecoder;
@@ -112,8 +116,10 @@ class FullReader {
 
   #take(events: ReturnType<StreamDecoder["push"]>): void {
     for (const event of events) {
-      if (event.type === "usage") this.usage = event.usage;
-      else if (event.type === "end") this.complete = true;
+      if (event.type === "usage") {
+        this.usage = event.usage;
+        this.isPartial = event.isBeginning === true;
+      } else if (event.type === "end") this.complete = true;
       else if (event.type === "error") this.fault ??= new GuardError("upstream_refused", event.message, { status: 502 });
       else if (event.type === "delta" && event.text !== "") this.#add(event.text);
       else if (event.type === "open" && event.block.type === "tool_call") this.#add(event.block.name);

@@ -234,7 +234,7 @@ export class Attempt implements ResponseHandler, Source {
    */
   #closeStream(fault: GuardError | null): void {
     const observer = this.#observer as StreamObserver;
-    const { rest, complete, fault: said, isTold = false } = observer.end();
+    const { rest, complete, fault: said, isTold = false, isPartial = false } = observer.end();
     const error = complete
       ? null
       : (fault ?? (said && redactedError(said, this.#lease.credential)) ?? new GuardError("upstream_protocol", CUT_SHORT));
@@ -245,7 +245,7 @@ export class Attempt implements ResponseHandler, Source {
     }
     if (this.#resolve) this.#firstByte();
     if (rest && (!error || isTold)) this.#give(rest);
-    this.#charge(observer.usage(), error ? "counted" : "exact");
+    this.#charge(observer.usage(), error || isPartial ? "counted" : "exact");
     if (error) this.#finish({ kind: "failed", error, tokens: this.#usedTokens() }, this.#status, error);
     else this.#served();
     // Its own words were forwarded: another event would be a second failure.

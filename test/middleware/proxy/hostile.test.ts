@@ -47,6 +47,48 @@ describe("input that is nested too deep to be written", () => {
   });
 });
 
+describe.each([[CHAT], [MESSAGES]])("a stream to %s that ends well, and never says what it wrote", (path) => {
+  test("is charged what was delivered, and the input as it said", async () => {
+    const silent = await provider("silent", ANTHROPIC, { events: [BEGIN, text("x".repeat(400)), END] });
+    const { post, ended } = await gateway([silent]);
+    await (await post(path, asked({ stream: true }))).text();
+    await expect
+      .poll(() => ended)
+      .toMatchObject([{ outcome: { kind: "served" }, charged: { provenance: "counted", usage: { inputTokens: 11, outputTokens: 100 } } }]);
+  });
+});
+
+describe("a tool's input that is written whole at its end", () => {
+  test("is no silence: what came is charged when the caller leaves, and nobody else is asked", async () => {
+    const begun = named("content_block_start", {
+      type: "content_block_start",
+      index: 0,
+      content_block: { type: "tool_use", id: "t", name: "write", input: {} },
+    });
+    const piece = named("content_block_delta", {
+      type: "content_block_delta",
+      index: 0,
+      delta: { type: "input_json_delta", partial_json: "x".repeat(400) },
+    });
+    const slow = await provider("slow", ANTHROPIC, (res) => {
+      res.writeHead(200, { "content-type": "text/event-stream" });
+      res.write(BEGIN + begun + piece);
+    });
+    const { url, ended } = await gateway([slow]);
+    const leaving = new AbortController();
+    const response = await fetch(`${url}/v1beta/models/claude-x:streamGenerateContent?alt=sse`, {
+      method: "POST",
+      body: JSON.stringify({ contents: [{ role: "user", parts: [{ text: "hi" }] }] }),
+      signal: leaving.signal,
+    });
+    const first = await response.body?.getReader().read();
+    expect(Buffer.from(first?.value ?? []).toString()).toBe(": keep-alive\n\n");
+    leaving.abort();
+    await expect.poll(() => ended.at(-1)).toMatchObject({ outcome: { kind: "abandoned" }, charged: { usage: { inputTokens: 11 } } });
+    expect(ended[0]?.charged).toMatchObject({ usage: { outputTokens: expect.toSatisfy((tokens: number) => tokens >= 100) } });
+  });
+});
+
 describe("more blocks than one answer can hold", () => {
   const many = Array.from({ length: 10_100 }, (_, i) => text("x", i));
   test.each([[CHAT], [MESSAGES]])("to %s: one failure, and what came is charged", async (path) => {
