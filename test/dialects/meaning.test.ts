@@ -1,7 +1,8 @@
 // What must be the same on the other side.
 import { expect, test } from "vitest";
 import { openaiCodec } from "../../src/dialects/openai/codec.ts";
-import { geminiCodec } from "../../src/dialects/gemini/index.ts";
+import { gemini, geminiCodec } from "../../src/dialects/gemini/index.ts";
+import { refusalOf } from "../core/context-kit.ts";
 import { answering, encoding, read } from "./codec-kit.ts";
 
 test("a call without input is an empty object in a stream of OpenAI's, as it is in a whole answer", () => {
@@ -39,4 +40,14 @@ test("text that a tool takes has a bound where it is written whole", () => {
   expect(() => {
     for (let i = 0; i < 100; i += 1) encoder.push([{ type: "delta", key: 1, text: "x".repeat(100_000) }]);
   }).toThrow(/without end/);
+});
+
+test.each([
+  [{ generationConfig: { maxOutputTokens: 1, max_output_tokens: 1_000_000 } }, "generationConfig.maxOutputTokens"],
+  [{ generationConfig: { candidateCount: 1, candidate_count: 100 } }, "generationConfig.candidateCount"],
+  [{ generationConfig: {}, generation_config: { maxOutputTokens: 1_000_000 } }, "generationConfig"],
+])("what is held is what is sent: %j names a cap twice", (more, param) => {
+  const body = { contents: [], ...more };
+  const path = { operation: "chat", model: "gemini-x", stream: false } as const;
+  expect(refusalOf(() => gemini.read(path, Buffer.from(JSON.stringify(body)), body))).toMatchObject({ code: "body_invalid", param });
 });

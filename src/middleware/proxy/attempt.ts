@@ -333,7 +333,7 @@ export class Attempt implements ResponseHandler, Source {
     // A redirect or an answer that is no JSON is not something a client of this dialect can read.
     const readable = isWhole && this.#status >= 400 && String(this.#headers["content-type"] ?? "").includes("json");
     const { translated } = this.#wire;
-    const body = translated ? retold(bytes, translated, this.#settings.dialectOf(this.#call), error) : bytes;
+    const body = translated ? retold(bytes, translated, this.#settings.dialectOf(this.#call), error, credential) : bytes;
     this.#settle({ error, retryable: outcome.fault !== "request", answer: readable && body ? { status: this.#status, headers, body } : null });
   }
 

@@ -89,6 +89,18 @@ describe("a tool's input that is written whole at its end", () => {
   });
 });
 
+test.each([
+  ["message", "type"],
+  ["type", "message"],
+])("a key that is written with escapes in an error's %s is not told", async (where, other) => {
+  const body = `{"type":"error","error":{"${other}":"bad","${where}":"no sk\\u002dsecret-of-sly here"}}`;
+  const sly = await provider("sly", ANTHROPIC, { status: 400, json: body });
+  const { post } = await gateway([sly]);
+  const told = await (await post(CHAT, asked())).text();
+  expect(told).toContain("[redacted]");
+  expect(told).not.toContain("sk-secret");
+});
+
 describe("more blocks than one answer can hold", () => {
   const many = Array.from({ length: 10_100 }, (_, i) => text("x", i));
   test.each([[CHAT], [MESSAGES]])("to %s: one failure, and what came is charged", async (path) => {
