@@ -7,7 +7,7 @@ import type { Codec } from "../../src/dialects/codec.ts";
 import type { JsonObject } from "../../src/dialects/message.ts";
 
 const list = <T>(length: number, of: (i: number) => T): readonly T[] => Array.from({ length }, (_, i) => of(i));
-const fields = <T>(length: number, of: (i: number) => readonly [string, T]): JsonObject => Object.fromEntries(list(length, of));
+const fields = (length: number, of: (i: number) => readonly [string, unknown]): JsonObject => Object.fromEntries(list(length, of));
 
 function translated(from: DialectId, to: DialectId, body: JsonObject): { readonly body: JsonObject; readonly ms: number } {
   const lost = losses(true);

@@ -87,7 +87,7 @@ export function openaiEncoder(options: AnswerOptions): StreamEncoder {
   function close(key: number): string {
     const block = blocks.get(key);
     blocks.delete(key);
-    if (!block || block.type !== "tool_call") return "";
+    if (block?.type !== "tool_call") return "";
     // Clients parse what they are told, and nothing is no JSON.
     if (block.custom === null)
       return block.isEmpty ? said(block.choice, `"tool_calls":[{"index":${block.index},"function":{"arguments":"{}"}}]`) : "";
