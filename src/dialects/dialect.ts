@@ -46,9 +46,15 @@ export interface StreamObserver {
   push(chunk: Buffer): Buffer | null;
   /**
    * The upstream's body is over: what was held back, and whether the stream came to its proper end. `fault` = the provider said itself that it failed; `isTold` =
-   * in an event that was forwarded.
+   * in an event that was forwarded. `isPartial` = it never said what all of the output was.
    */
-  end(): { readonly rest: Buffer | null; readonly complete: boolean; readonly fault?: GuardError; readonly isTold?: boolean };
+  end(): {
+    readonly rest: Buffer | null;
+    readonly complete: boolean;
+    readonly fault?: GuardError;
+    readonly isTold?: boolean;
+    readonly isPartial?: boolean;
+  };
   /** The last usage that the provider reported, if any. */
   usage(): Usage | null;
   /** Our own count of the output delivered so far. */

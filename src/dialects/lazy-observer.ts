@@ -50,9 +50,11 @@ export function lazyObserver({ options, decoder, ends }: LazyObserverParts): Str
 
   function parseKept(): FullReader {
     reader ??= new FullReader(decoder(), options.countTokens);
-    for (const chunk of kept) reader.feed(chunk);
+    // Each is read once, also one that cannot be.
+    const unread = kept;
     kept = [];
     keptBytes = 0;
+    for (const chunk of unread) reader.feed(chunk);
     return reader;
   }
 
@@ -72,7 +74,9 @@ export function lazyObserver({ options, decoder, ends }: LazyObserverParts): Str
       }
       const full = parseKept();
       full.end();
-      return full.fault ? { rest: null, complete: false, fault: full.fault, isTold: true } : { rest: null, complete: full.complete };
+      return full.fault
+        ? { rest: null, complete: false, fault: full.fault, isTold: true }
+        : { rest: null, complete: full.complete, isPartial: full.isPartial };
     },
     usage: () => (quick ?? parseKept()).usage,
     deliveredTokens: () => parseKept().tokens(),
@@ -82,6 +86,8 @@ export function lazyObserver({ options, decoder, ends }: LazyObserverParts): Str
 class FullReader {
   usage: Usage | null = null;
   complete = false;
+  /** Whether the output was never told. */
+  isPartial = false;
   /** The provider said in mid-stream that it failed. */
   fault: GuardError | null = null;
   readonly #decoder: StreamDecoder;
@@ -110,8 +116,10 @@ class FullReader {
 
   #take(events: ReturnType<StreamDecoder["push"]>): void {
     for (const event of events) {
-      if (event.type === "usage") this.usage = event.usage;
-      else if (event.type === "end") this.complete = true;
+      if (event.type === "usage") {
+        this.usage = event.usage;
+        this.isPartial = event.isBeginning === true;
+      } else if (event.type === "end") this.complete = true;
       else if (event.type === "error") this.fault ??= new GuardError("upstream_refused", event.message, { status: 502 });
       else if (event.type === "delta" && event.text !== "") this.#add(event.text);
       else if (event.type === "open" && event.block.type === "tool_call") this.#add(event.block.name);

@@ -214,8 +214,8 @@ export type ChatEvent =
   /** Signs the block of thoughts that is open. */
   | { readonly type: "signature"; readonly key: number; readonly signature: Signature }
   | { readonly type: "close"; readonly key: number }
-  /** What is known of the usage so far; a later one replaces it. */
-  | { readonly type: "usage"; readonly usage: Usage }
+  /** What is known of the usage so far; a later one replaces it. `isBeginning` = its output is still to come. */
+  | { readonly type: "usage"; readonly usage: Usage; readonly isBeginning?: true }
   | { readonly type: "stop"; readonly choice: number; readonly reason: StopReason; readonly stopSequence: string | null }
   /** Nothing to say, but the connection lives. */
   | { readonly type: "ping" }

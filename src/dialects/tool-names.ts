@@ -16,6 +16,9 @@ export interface ToolNames {
   original(sent: string): string;
 }
 
+/** `_` and the number of a name that was taken. */
+const LONGEST_SUFFIX = 7;
+
 /** Servers of tools put their own name before the tool's: that of the tool tells more. */
 const MCP = /^mcp__.*__(?=[^_]|_[^_])/s;
 
@@ -30,13 +33,17 @@ export function toolNames(names: Iterable<string>, rule: NameRule): ToolNames {
   const sent = new Map<string, string>();
   const original = new Map<string, string>();
   const all = [...new Set(names)];
+  /** The next number behind a name, by what is left of it in front of one: tens of thousands of names may want the same. */
+  const numbers = new Map<string, number>();
   // Names that may stay as they are come first: nobody else takes theirs.
   for (const name of [...all.filter((each) => fits(each, rule)), ...all.filter((each) => !fits(each, rule))]) {
     const wanted = fitted(name, rule);
     let chosen = wanted;
-    for (let n = 2; original.has(chosen); n += 1) {
+    const stem = wanted.slice(0, rule.maxLength - LONGEST_SUFFIX);
+    for (let n = numbers.get(stem) ?? 2; original.has(chosen); n += 1) {
       const suffix = `_${n}`;
       chosen = wanted.slice(0, rule.maxLength - suffix.length) + suffix;
+      numbers.set(stem, n + 1);
     }
     sent.set(name, chosen);
     original.set(chosen, name);

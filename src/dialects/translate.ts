@@ -9,6 +9,7 @@ import { fieldsOf } from "./usage.ts";
 
 /** Text kept before its tokens are counted. */
 const KEPT_TEXT = 16 * 1024;
+const KEEP_ALIVE = Buffer.from(": keep-alive\n\n");
 
 export interface TranslationParts {
   readonly from: Codec;
@@ -103,7 +104,11 @@ class Translated implements StreamObserver {
   readonly #countTokens: (text: string) => number;
   readonly #write: (events: readonly ChatEvent[]) => string;
   #usage: Usage | null = null;
+  /** Whether the output was never told. */
+  #isPartial = false;
   #complete = false;
+  /** Whether the provider has written since the caller was last sent something. */
+  #isWriting = false;
   #fault: GuardError | undefined;
   #text = "";
   #tokens = 0;
@@ -120,16 +125,19 @@ class Translated implements StreamObserver {
 
   push(chunk: Buffer): Buffer | null {
     if (this.#fault) throw this.#fault;
+    this.#isWriting = false;
     const text = this.#take(this.#decoder.push(chunk));
     if (text !== "") return Buffer.from(text);
     const fault = this.#fault as GuardError | undefined;
     if (fault) throw fault;
-    return null;
+    // What is written whole at its end may take minutes: nobody should take that for silence.
+    return this.#isWriting ? KEEP_ALIVE : null;
   }
 
-  end(): { readonly rest: Buffer | null; readonly complete: boolean; readonly fault?: GuardError } {
+  end(): { readonly rest: Buffer | null; readonly complete: boolean; readonly isPartial: boolean; readonly fault?: GuardError } {
     const text = this.#fault ? "" : this.#take(this.#decoder.end());
-    return { rest: text === "" ? null : Buffer.from(text), complete: this.#complete, ...(this.#fault ? { fault: this.#fault } : {}) };
+    const rest = text === "" ? null : Buffer.from(text);
+    return { rest, complete: this.#complete, isPartial: this.#isPartial, ...(this.#fault ? { fault: this.#fault } : {}) };
   }
 
   usage(): Usage | null {
@@ -143,8 +151,11 @@ class Translated implements StreamObserver {
   #take(events: readonly ChatEvent[]): string {
     let shown = events;
     for (const [i, event] of events.entries()) {
-      if (event.type === "usage") this.#usage = event.usage;
-      else if (event.type === "delta") this.#count(event.text);
+      if (event.type === "open" || event.type === "delta") this.#isWriting = true;
+      if (event.type === "usage") {
+        this.#usage = event.usage;
+        this.#isPartial = event.isBeginning === true;
+      } else if (event.type === "delta") this.#count(event.text);
       else if (event.type === "open" && event.block.type === "tool_call") this.#count(event.block.name);
       else if (event.type === "end") this.#complete = true;
       else if (event.type === "error") {

@@ -44,8 +44,7 @@ export function turnBuilder(): TurnBuilder {
 /** Ties answers to calls. */
 function paired(turns: readonly OpenTurn[]): readonly OpenTurn[] {
   let made = 0;
-  /** Calls of the conversation so far that wait for their answer, in order. */
-  let waiting: ToolCallBlock[] = [];
+  const waiting = new WaitingCalls();
   const names = new Map<string, string>();
   return turns.map((turn) => {
     if (turn.role === "assistant") {
@@ -54,7 +53,7 @@ function paired(turns: readonly OpenTurn[]): readonly OpenTurn[] {
         made += 1;
         const call = block.id === "" ? { ...block, id: madeId(block, made) } : block;
         names.set(call.id, call.name);
-        waiting.push(call);
+        waiting.add(call);
         return call;
       });
       return { role: "assistant", blocks };
@@ -63,14 +62,41 @@ function paired(turns: readonly OpenTurn[]): readonly OpenTurn[] {
     for (const block of turn.blocks) {
       if (block.type !== "tool_result") continue;
       // Without an id: the first call of that name that waits, and without a name the first that waits.
-      const call = waiting.find(({ id, name }) => (block.id === "" ? block.name === null || name === block.name : id === block.id));
-      const id = call?.id ?? (results.has(block.id) ? block.id : undefined);
+      const id = waiting.take(block) ?? (results.has(block.id) ? block.id : undefined);
       if (id === undefined) continue;
-      waiting = waiting.filter((each) => each !== call);
       results.set(id, { ...block, id, name: names.get(id) ?? block.name });
     }
     return { role: "user", blocks: [...results.values(), ...turn.blocks.filter(({ type }) => type !== "tool_result")] };
   });
+}
+
+/** Calls of the conversation so far that wait for their answer, in order. There may be tens of thousands: none is looked for one by one. */
+class WaitingCalls {
+  /** Names by id. */
+  readonly #calls = new Map<string, string>();
+  readonly #ids = new Map<string, Set<string>>();
+
+  add({ id, name }: ToolCallBlock): void {
+    this.#remove(id);
+    this.#calls.set(id, name);
+    const ids = this.#ids.get(name);
+    if (ids) ids.add(id);
+    else this.#ids.set(name, new Set([id]));
+  }
+
+  /** The id of the call that is answered so, which waits no longer. */
+  take({ id, name }: ToolResultBlock): string | undefined {
+    const own = id === "" ? (name === null ? this.#calls : this.#ids.get(name))?.keys().next().value : id;
+    return own !== undefined && this.#remove(own) ? own : undefined;
+  }
+
+  #remove(id: string): boolean {
+    const name = this.#calls.get(id);
+    if (name === undefined) return false;
+    this.#calls.delete(id);
+    this.#ids.get(name)?.delete(id);
+    return true;
+  }
 }
 
 function madeId({ name, input }: ToolCallBlock, nth: number): string {

@@ -22,13 +22,13 @@ export function anthropicDecoder({ toolName, unwrap }: DecodeOptions): StreamDec
   let started = false;
   let over = false;
 
-  function use(value: unknown, out: ChatEvent[]): void {
+  function use(value: unknown, isBeginning: boolean, out: ChatEvent[]): void {
     const given = fieldsOf(value);
     if (!given) return;
     // The beginning tells the input, the end the output: neither takes back what the other said.
     used = { ...used, ...Object.fromEntries(Object.entries(given).filter(([, count]) => count !== null && count !== undefined)) };
     const usage = anthropicUsage(used);
-    if (usage) out.push({ type: "usage", usage });
+    if (usage) out.push({ type: "usage", usage, ...(isBeginning ? { isBeginning } : {}) });
   }
 
   function begin(index: unknown, block: JsonObject, out: ChatEvent[]): void {
@@ -78,7 +78,7 @@ export function anthropicDecoder({ toolName, unwrap }: DecodeOptions): StreamDec
         const message = fieldsOf(body.message) ?? {};
         started = true;
         out.push({ type: "start", id: text(message.id) || null, model: text(message.model) || null });
-        use(message.usage, out);
+        use(message.usage, true, out);
         return;
       }
       case "content_block_start":
@@ -97,7 +97,7 @@ export function anthropicDecoder({ toolName, unwrap }: DecodeOptions): StreamDec
         const delta = fieldsOf(body.delta) ?? {};
         if (typeof delta.stop_reason === "string") stop = stopOf(delta.stop_reason);
         if (typeof delta.stop_sequence === "string") stopSequence = delta.stop_sequence;
-        use(body.usage, out);
+        use(body.usage, typeof fieldsOf(body.usage)?.output_tokens !== "number", out);
         return;
       }
       case "message_stop":

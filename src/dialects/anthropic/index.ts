@@ -60,7 +60,7 @@ function usageAtEnds(head: string, tail: string): { readonly usage: Usage } | nu
   if (!eventData(tail, "message_stop", "last")) return null;
   const begun = fieldsOf(fieldsOf(eventData(head, "message_start", "first")?.message)?.usage);
   const ended = fieldsOf(eventData(tail, "message_delta", "last")?.usage);
-  if (!begun || !ended) return null;
+  if (!begun || typeof ended?.output_tokens !== "number") return null;
   const told = Object.entries(ended).filter(([, count]) => count !== null && count !== undefined);
   const usage = anthropicUsage({ ...begun, ...Object.fromEntries(told) });
   return usage && { usage };

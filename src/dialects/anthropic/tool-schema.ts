@@ -17,7 +17,7 @@ export function objectSchema(schema: JsonObject | null): JsonObject {
 
 function withoutUnion(schema: JsonObject): JsonObject {
   const { anyOf, oneOf, allOf, ...rest } = schema;
-  let properties = { ...fieldsOf(schema.properties) };
+  const properties = new Map(Object.entries(fieldsOf(schema.properties) ?? {}));
   const required = new Set(texts(schema.required));
   for (const [branches, isAll] of [
     [anyOf, false],
@@ -29,10 +29,13 @@ function withoutUnion(schema: JsonObject): JsonObject {
       return fields ? [objectSchema(fields)] : [];
     });
     if (objects.length === 0) continue;
-    for (const branch of objects) properties = { ...fieldsOf(branch.properties), ...properties };
-    const wanted = objects.map((branch) => texts(branch.required));
-    const names = isAll ? wanted.flat() : (wanted[0] as readonly string[]).filter((name) => wanted.every((list) => list.includes(name)));
+    for (const branch of objects)
+      for (const [name, property] of Object.entries(fieldsOf(branch.properties) ?? {})) if (!properties.has(name)) properties.set(name, property);
+    const wanted = objects.map((branch) => new Set(texts(branch.required)));
+    const names = isAll
+      ? wanted.flatMap((list) => [...list])
+      : [...(wanted[0] as ReadonlySet<string>)].filter((name) => wanted.every((list) => list.has(name)));
     for (const name of names) required.add(name);
   }
-  return { ...rest, properties, required: [...required] };
+  return { ...rest, properties: Object.fromEntries(properties), required: [...required] };
 }

@@ -6,6 +6,9 @@ import { fieldsOf } from "../usage.ts";
 const MOST_DEPTH = 32;
 const MOST_PARTS = 5_000;
 
+/** As much work as a part of a schema. */
+const MEMBERS_PER_PART = 100;
+
 /** Told to the model in words, because Gemini refuses them as keywords. */
 const HINTS = [
   "minLength",
@@ -88,28 +91,28 @@ function merged(given: JsonObject, work: Work, within: readonly string[]): Merge
     path = [...new Set([...path, ...inner.path])];
     return inner.schema;
   };
-  for (const part of parts) schema = joined(schema, take(part));
+  if (parts.length > 0) schema = joined([schema, ...parts.map(take)]);
   for (const union of ["anyOf", "oneOf"]) {
     const branches = listed(schema[union]);
     if (branches.length === 0) continue;
     const real = branches.filter((branch) => branch.type !== "null");
     if (real.length < branches.length) schema.nullable = true;
     const [best] = real.map(take).sort((a, b) => richness(b) - richness(a));
-    if (best) schema = joined(schema, best);
+    if (best) schema = joined([schema, best]);
   }
   return { schema, path };
 }
 
-function dereferenced(given: JsonObject, { root }: Work, within: readonly string[]): { schema: Fields; path: readonly string[] } {
+function dereferenced(given: JsonObject, work: Work, within: readonly string[]): { schema: Fields; path: readonly string[] } {
   let schema: Fields = { ...given };
   let path = within;
   while (typeof schema.$ref === "string") {
     const { $ref, ...rest } = schema as Fields & { readonly $ref: string };
-    const target = path.includes($ref) ? null : resolved($ref, root);
+    const target = path.includes($ref) || path.length > MOST_DEPTH ? null : resolved($ref, work.root);
     if (target) path = [...path, $ref];
-    schema = target
-      ? { ...target, ...rest }
-      : { ...rest, description: typeof rest.description === "string" ? `${rest.description} see ${$ref}` : `see ${$ref}` };
+    // What is copied again and again is work as well.
+    if (target) work.left -= Math.floor(Object.keys(target).length / MEMBERS_PER_PART);
+    schema = target ? { ...target, ...rest } : { ...rest, description: [...texts([rest.description]), `see ${$ref}`].join(" ") };
   }
   delete schema.$ref;
   return { schema, path };
@@ -120,15 +123,19 @@ const listed = (value: unknown): readonly JsonObject[] =>
 
 const richness = (schema: JsonObject): number => (fieldsOf(schema.properties) ? 3 : schema.type === "array" ? 2 : schema.type === undefined ? 0 : 1);
 
-function joined(schema: JsonObject, more: JsonObject): Fields {
-  const properties = { ...fieldsOf(more.properties), ...fieldsOf(schema.properties) };
-  const required = [...new Set([...texts(schema.required), ...texts(more.required)])];
-  return {
-    ...more,
-    ...schema,
-    ...(Object.keys(properties).length > 0 ? { properties } : {}),
-    ...(required.length > 0 ? { required } : {}),
-  };
+/** All of them in one; what stands in two of them is as the first has it. There may be thousands: none is copied for each of the others. */
+function joined(schemas: readonly JsonObject[]): Fields {
+  const all = new Map<string, unknown>();
+  const properties = new Map<string, unknown>();
+  const required = new Set<string>();
+  for (const schema of schemas) {
+    for (const [name, value] of Object.entries(schema)) if (!all.has(name)) all.set(name, value);
+    for (const [name, value] of Object.entries(fieldsOf(schema.properties) ?? {})) if (!properties.has(name)) properties.set(name, value);
+    for (const name of texts(schema.required)) required.add(name);
+  }
+  if (properties.size > 0) all.set("properties", Object.fromEntries(properties));
+  if (required.size > 0) all.set("required", [...required]);
+  return Object.fromEntries(all);
 }
 
 const texts = (value: unknown): readonly string[] => (Array.isArray(value) ? value.filter((each): each is string => typeof each === "string") : []);

@@ -10,7 +10,6 @@ import {
   type ReasoningLevel,
   type TextBlock,
   type Tool,
-  type ToolChoice,
 } from "../message.ts";
 import { levelOf } from "../reasoning.ts";
 import { turnBuilder } from "../turns.ts";
@@ -57,9 +56,9 @@ export function decodeRequest(
     model,
     system: systemOf(member(body, "systemInstruction")),
     turns: turns.turns(),
-    tools: toolsOf(body, losses),
-    toolChoice: choiceOf(
+    ...readChoice(
       objectOf(member(objectOf(member(body, "toolConfig"), "toolConfig"), "functionCallingConfig"), "toolConfig.functionCallingConfig"),
+      toolsOf(body, losses),
     ),
     parallelToolCalls: null,
     maxOutputTokens: number("maxOutputTokens"),
@@ -142,13 +141,16 @@ function lowered(value: unknown): unknown {
   return fields ? lowerTypes(fields) : value;
 }
 
-function choiceOf(config: JsonObject | null): ToolChoice | null {
-  if (!config) return null;
+/** How the model may call its tools, and which: a choice of several is a list that holds no others. */
+function readChoice(config: JsonObject | null, tools: readonly Tool[]): Pick<ChatRequest, "toolChoice" | "tools"> {
+  if (!config) return { toolChoice: null, tools };
   const mode = textOf(config.mode, "toolConfig.functionCallingConfig.mode")?.toUpperCase() ?? "AUTO";
-  if (mode === "NONE") return { kind: "none" };
-  if (mode !== "ANY") return { kind: "auto" };
+  if (mode === "NONE") return { toolChoice: { kind: "none" }, tools };
   const allowed = textsOf(member(config, "allowedFunctionNames"), "toolConfig.functionCallingConfig.allowedFunctionNames");
-  return allowed.length === 1 ? { kind: "tool", name: allowed[0] as string } : { kind: "required" };
+  if (mode === "ANY" && allowed.length === 1) return { toolChoice: { kind: "tool", name: allowed[0] as string }, tools };
+  const names = new Set(allowed);
+  const callable = names.size === 0 ? tools : tools.filter((tool) => tool.kind === "web_search" || names.has(tool.name));
+  return { toolChoice: { kind: mode === "ANY" ? "required" : "auto" }, tools: callable };
 }
 
 function formatOf(config: JsonObject): OutputFormat | null {

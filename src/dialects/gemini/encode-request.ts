@@ -93,13 +93,13 @@ function contentsOf({ turns }: ChatRequest, names: ToolNames, family: Family, lo
 
 const answeredIn = ({ blocks }: Turn): ReadonlySet<string> => new Set(blocks.flatMap((block) => (block.type === "tool_result" ? [block.id] : [])));
 
-const callOrder = (turn: Turn | undefined): readonly string[] =>
-  (turn?.blocks ?? []).flatMap((block) => (block.type === "tool_call" ? [block.id] : []));
+/** Where each call stands in its turn. */
+const callOrder = (turn: Turn | undefined): ReadonlyMap<string, number> =>
+  new Map((turn?.blocks ?? []).flatMap((block, i) => (block.type === "tool_call" ? [[block.id, i] as const] : [])));
 
-function userParts({ blocks }: Extract<Turn, { role: "user" }>, order: readonly string[], names: ToolNames): readonly JsonObject[] {
-  const results = blocks
-    .filter((block): block is ToolResultBlock => block.type === "tool_result")
-    .sort((a, b) => order.indexOf(a.id) - order.indexOf(b.id));
+function userParts({ blocks }: Extract<Turn, { role: "user" }>, order: ReadonlyMap<string, number>, names: ToolNames): readonly JsonObject[] {
+  const at = ({ id }: ToolResultBlock): number => order.get(id) ?? -1;
+  const results = blocks.filter((block): block is ToolResultBlock => block.type === "tool_result").sort((a, b) => at(a) - at(b));
   const shown = results.flatMap(({ content }) => content.filter(({ type }) => type !== "text").map(partOf));
   const rest = blocks.flatMap((block) => (block.type === "tool_result" ? [] : [partOf(block)]));
   return [...results.map((result) => responsePart(result, names)), ...shown, ...rest];

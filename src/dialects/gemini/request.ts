@@ -9,6 +9,12 @@ const MOST_OUTPUT_TOKENS = 10_000_000;
 const MOST_CANDIDATES = 128;
 const MAX_MODEL_LENGTH = 256;
 
+/** One may be read here and the other at the provider. */
+function onceNamed(fields: JsonObject, name: string, other: string, at: string): void {
+  if (Object.hasOwn(fields, name) && Object.hasOwn(fields, other))
+    throw invalid(at, `stands here twice, as ${name} and as ${other}; send one of them`);
+}
+
 function positiveInteger(config: JsonObject, name: string, most: number): number | null {
   const value = member(config, name);
   if (value === undefined || value === null) return null;
@@ -23,7 +29,10 @@ export function readRequest({ operation, model, stream }: CallPath, bytes: Buffe
     throw invalid("model", "in the path must be 1 to 256 characters, as in /v1beta/models/gemini-2.5-flash:generateContent");
   const isChat = operation === "chat";
   if (isChat && !Array.isArray(body.contents)) throw invalid("contents", "is required and must be an array");
+  onceNamed(body, "generationConfig", "generation_config", "generationConfig");
   const config = objectOf(member(body, "generationConfig"), "generationConfig") ?? {};
+  onceNamed(config, "maxOutputTokens", "max_output_tokens", "generationConfig.maxOutputTokens");
+  onceNamed(config, "candidateCount", "candidate_count", "generationConfig.candidateCount");
   return {
     dialect: "gemini",
     operation,

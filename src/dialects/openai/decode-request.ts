@@ -33,7 +33,10 @@ const READ = new Set(
     .split(" "),
 );
 
-const AUDIO_TYPES: Readonly<Record<string, string>> = { mp3: "audio/mpeg", wav: "audio/wav" };
+const AUDIO_TYPES: ReadonlyMap<string, string> = new Map([
+  ["mp3", "audio/mpeg"],
+  ["wav", "audio/wav"],
+]);
 
 export function decodeRequest(
   body: JsonObject,
@@ -218,7 +221,7 @@ function partOf(part: JsonObject, field: string, losses: Losses): readonly Part[
     case "input_audio": {
       const audio = requiredObject(part.input_audio, `${field}.input_audio`);
       const format = requiredText(audio.format, `${field}.input_audio.format`);
-      const mediaType = AUDIO_TYPES[format] ?? `audio/${format}`;
+      const mediaType = AUDIO_TYPES.get(format) ?? `audio/${format}`;
       return [{ type: "media", source: { kind: "base64", mediaType, data: requiredText(audio.data, `${field}.input_audio.data`) } }];
     }
     case "video_url": {

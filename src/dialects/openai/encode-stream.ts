@@ -1,4 +1,5 @@
 /** Neutral events, written as chat completion chunks. */
+import { GuardError } from "../../core/errors.ts";
 import type { Usage } from "../../core/usage.ts";
 import type { AnswerOptions, StreamEncoder } from "../codec.ts";
 import { restoredInput } from "../custom-tools.ts";
@@ -13,7 +14,12 @@ interface OpenBlock {
   readonly index: number;
   /** Of a tool that takes text: its input so far, which can only be written whole. */
   custom: string | null;
+  /** Of a tool call: whether nothing of its input came yet. */
+  isEmpty: boolean;
 }
+
+/** What a tool's input may be that is written whole. */
+const MOST_INPUT_CHARS = 4 * 1024 * 1024;
 
 export function openaiEncoder(options: AnswerOptions): StreamEncoder {
   const custom = customNames(options);
@@ -47,7 +53,7 @@ export function openaiEncoder(options: AnswerOptions): StreamEncoder {
     const isCall = block.type === "tool_call";
     const index = isCall ? (calls.get(choice) ?? 0) : 0;
     const isCustom = isCall && custom.has(block.name);
-    blocks.set(key, { choice, type: block.type, index, custom: isCustom ? "" : null });
+    blocks.set(key, { choice, type: block.type, index, custom: isCustom ? "" : null, isEmpty: true });
     if (!isCall) return "";
     calls.set(choice, index + 1);
     const { id, name } = block;
@@ -68,8 +74,10 @@ export function openaiEncoder(options: AnswerOptions): StreamEncoder {
       case "tool_call":
         if (block.custom !== null) {
           block.custom += piece;
+          if (block.custom.length > MOST_INPUT_CHARS) throw new GuardError("upstream_protocol", "the upstream wrote a tool's input without end");
           return "";
         }
+        block.isEmpty = false;
         return said(block.choice, `"tool_calls":[{"index":${block.index},"function":{"arguments":${JSON.stringify(piece)}}}]`);
       default:
         return "";
@@ -79,7 +87,10 @@ export function openaiEncoder(options: AnswerOptions): StreamEncoder {
   function close(key: number): string {
     const block = blocks.get(key);
     blocks.delete(key);
-    if (!block || block.custom === null) return "";
+    if (block?.type !== "tool_call") return "";
+    // Clients parse what they are told, and nothing is no JSON.
+    if (block.custom === null)
+      return block.isEmpty ? said(block.choice, `"tool_calls":[{"index":${block.index},"function":{"arguments":"{}"}}]`) : "";
     const input = JSON.stringify(restoredInput(block.custom));
     return said(block.choice, `"tool_calls":[{"index":${block.index},"custom":{"input":${input}}}]`);
   }

@@ -42,9 +42,11 @@ export function openaiObserver(options: ObserverOptions): StreamObserver {
 
   function parseKept(): EventReader {
     reader ??= new EventReader(options.countTokens);
-    for (const chunk of kept) reader.feed(chunk);
+    // Each is read once, also one that cannot be.
+    const unread = kept;
     kept = [];
     keptBytes = 0;
+    for (const chunk of unread) reader.feed(chunk);
     return reader;
   }
 

@@ -6,7 +6,10 @@ import { urlOf } from "../openai/encode-request.ts";
 
 export type Part = TextBlock | ImageBlock | FileBlock | MediaBlock;
 
-const AUDIO_TYPES: Readonly<Record<string, string>> = { mp3: "audio/mpeg", wav: "audio/wav" };
+const AUDIO_TYPES: ReadonlyMap<string, string> = new Map([
+  ["mp3", "audio/mpeg"],
+  ["wav", "audio/wav"],
+]);
 const AUDIO_FORMATS: Readonly<Record<string, string>> = { "audio/mpeg": "mp3", "audio/mp3": "mp3", "audio/wav": "wav", "audio/x-wav": "wav" };
 /** What a file without a word on it is. */
 const FILE_TYPE = "application/pdf";
@@ -66,7 +69,7 @@ function readPart(part: JsonObject, field: string, losses: Losses): readonly Par
     case "input_audio": {
       const audio = requiredObject(part.input_audio, `${field}.input_audio`);
       const format = requiredText(audio.format, `${field}.input_audio.format`);
-      const mediaType = AUDIO_TYPES[format] ?? `audio/${format}`;
+      const mediaType = AUDIO_TYPES.get(format) ?? `audio/${format}`;
       return [{ type: "media", source: { kind: "base64", mediaType, data: requiredText(audio.data, `${field}.input_audio.data`) } }];
     }
     default:

@@ -19,6 +19,8 @@ const joined = (group: string, member: string): string => (group.endsWith("_") ?
 export function readTools(value: unknown, losses: Losses): ReadTools {
   const tools: Tool[] = [];
   const taken = new Set<string>();
+  /** The next number behind a name that is taken. */
+  const numbers = new Map<string, number>();
   /** Names of grouped tools by both of their names. */
   const names = new Map<string, string>();
 
@@ -43,7 +45,10 @@ export function readTools(value: unknown, losses: Losses): ReadTools {
 
   function unused(wanted: string): string {
     let name = wanted;
-    for (let n = 2; taken.has(name); n += 1) name = `${wanted}_${n}`;
+    for (let n = numbers.get(wanted) ?? 2; taken.has(name); n += 1) {
+      name = `${wanted}_${n}`;
+      numbers.set(wanted, n + 1);
+    }
     return name;
   }
 

@@ -16,6 +16,7 @@ import { headerValue, listOfNames, rewritten } from "./reply-headers.ts";
 import type { Exchange, ResponseHandler } from "../../upstream/transport.ts";
 import { FREE } from "./token-count.ts";
 import { refusedBy, retold, type UpstreamHeaders } from "./refusal.ts";
+import { steadyWire, type SteadyWire } from "./steady-wire.ts";
 import { isStream, type Collector, type WholeAnswer, type Wire } from "./wire.ts";
 import type { AttemptSettings, Failure } from "./attempt-settings.ts";
 
@@ -36,7 +37,7 @@ export class Attempt implements ResponseHandler, Source {
   readonly #ctx: Context;
   readonly #call: Call;
   readonly #lease: Lease;
-  readonly #wire: Wire;
+  readonly #wire: SteadyWire;
   #resolve: ((result: Answer | Failure) => void) | undefined;
   #exchange: Exchange | undefined;
   #timer: Timer | undefined;
@@ -61,7 +62,7 @@ export class Attempt implements ResponseHandler, Source {
     this.#ctx = ctx;
     this.#call = call;
     this.#lease = lease;
-    this.#wire = wire;
+    this.#wire = steadyWire(wire);
   }
 
   send(dispatch: (handler: ResponseHandler) => Exchange): Promise<Answer | Failure> {
@@ -233,7 +234,7 @@ export class Attempt implements ResponseHandler, Source {
    */
   #closeStream(fault: GuardError | null): void {
     const observer = this.#observer as StreamObserver;
-    const { rest, complete, fault: said, isTold = false } = observer.end();
+    const { rest, complete, fault: said, isTold = false, isPartial = false } = observer.end();
     const error = complete
       ? null
       : (fault ?? (said && redactedError(said, this.#lease.credential)) ?? new GuardError("upstream_protocol", CUT_SHORT));
@@ -244,7 +245,7 @@ export class Attempt implements ResponseHandler, Source {
     }
     if (this.#resolve) this.#firstByte();
     if (rest && (!error || isTold)) this.#give(rest);
-    this.#charge(observer.usage(), error ? "counted" : "exact");
+    this.#charge(observer.usage(), error || isPartial ? "counted" : "exact");
     if (error) this.#finish({ kind: "failed", error, tokens: this.#usedTokens() }, this.#status, error);
     else this.#served();
     // Its own words were forwarded: another event would be a second failure.
@@ -258,10 +259,9 @@ export class Attempt implements ResponseHandler, Source {
   // --- whole answers
 
   #whole(): void {
-    const bytes = this.#body();
-    const read = this.#wire.whole(bytes);
-    if (read) this.#deliverWhole(read);
-    else this.fail(new GuardError("upstream_protocol", "the upstream's answer is not a JSON object of its dialect"), true);
+    const read = this.#wire.whole(this.#body());
+    if (GuardError.is(read)) this.fail(read, true);
+    else this.#deliverWhole(read);
   }
 
   #collect(chunk: Buffer): void {
@@ -333,7 +333,7 @@ export class Attempt implements ResponseHandler, Source {
     // A redirect or an answer that is no JSON is not something a client of this dialect can read.
     const readable = isWhole && this.#status >= 400 && String(this.#headers["content-type"] ?? "").includes("json");
     const { translated } = this.#wire;
-    const body = translated ? retold(bytes, translated, this.#settings.dialectOf(this.#call), error) : bytes;
+    const body = translated ? retold(bytes, translated, this.#settings.dialectOf(this.#call), error, credential) : bytes;
     this.#settle({ error, retryable: outcome.fault !== "request", answer: readable && body ? { status: this.#status, headers, body } : null });
   }
 

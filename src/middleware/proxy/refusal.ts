@@ -5,6 +5,7 @@ import type { Codec } from "../../dialects/codec.ts";
 import type { Dialect } from "../../dialects/dialect.ts";
 import { fieldsOf } from "../../dialects/usage.ts";
 import { rowOf } from "../../upstream/providers.ts";
+import { redacted } from "../../upstream/redacted.ts";
 
 export type UpstreamHeaders = Readonly<Record<string, string | string[] | undefined>>;
 
@@ -31,13 +32,15 @@ export function refusedBy(credential: Credential, status: number, headers: Upstr
  * A provider's refusal as the caller's dialect says it: the provider's own words and status, and what it calls the fault in `upstream_type`. Null = the body
  * says nothing.
  */
-export function retold(bytes: Buffer, theirs: Codec, ours: Dialect, error: GuardError): Buffer | null {
+export function retold(bytes: Buffer, theirs: Codec, ours: Dialect, error: GuardError, credential: Credential): Buffer | null {
   const said = read(bytes, theirs);
   if (!said || said.message === "") return null;
   const { status, retryAfterMs } = error;
   const body = ours.errorBody(new GuardError(error.code, said.message, { status, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) }));
   const inner = fieldsOf(body.error);
-  return Buffer.from(JSON.stringify(inner && said.kind !== null ? { ...body, error: { ...inner, upstream_type: said.kind } } : body));
+  const told = Buffer.from(JSON.stringify(inner && said.kind !== null ? { ...body, error: { ...inner, upstream_type: said.kind } } : body));
+  // A secret that was written with escapes is one again now.
+  return redacted(told, credential);
 }
 
 function read(bytes: Buffer, codec: Codec): ReturnType<Codec["decodeError"]> {

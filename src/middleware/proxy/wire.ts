@@ -122,7 +122,7 @@ const adaptedOf = ({ ctx, call, lease, collects }: Parts): AdaptedRequest => ({
 });
 
 /** Whether an answer of this type is the stream that was asked for. A translated one may come in any framing; what is plain JSON is none. */
-export const isStream = ({ stream, translated }: Wire, type: string): boolean =>
+export const isStream = ({ stream, translated }: Pick<Wire, "stream" | "translated">, type: string): boolean =>
   stream !== null && (type.includes("text/event-stream") || (translated !== null && !type.includes("json")));
 
 /** Sends the caller's bytes, and forwards the provider's. */
