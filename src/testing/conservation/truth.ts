@@ -62,8 +62,7 @@ export function truthAnswer(question: TruthQuestion): TruthAnswer {
   /** A key that nobody knows may be anybody's: then keys tell nothing. */
   const knowsKeys = exchanges.every(({ credential }) => credential !== null);
   // Not by whether it is a stream: some providers know nothing else, whatever the caller asked for.
-  const nameOfRow = (row: LedgerRow): string =>
-    requestOf ? row.requestId : JSON.stringify([knowsKeys ? row.credential : null, row.servedModel]);
+  const nameOfRow = (row: LedgerRow): string => (requestOf ? row.requestId : JSON.stringify([knowsKeys ? row.credential : null, row.servedModel]));
   const nameOf = ({ credential, entry }: Exchange): string =>
     requestOf ? (requestOf(entry) ?? "") : JSON.stringify([knowsKeys ? credential : null, entry.call?.model ?? null]);
   const violations: Violation[] = [];

@@ -52,7 +52,11 @@ export const vertexAi: ProviderRow = {
     needs: [["serviceAccount", "apiKey"]],
     lacks({ project, location, serviceAccount }, key) {
       if ((project ?? serviceAccount ?? undefined) !== undefined) return null;
-      const why = key.startsWith(GOOGLE_TOKEN) ? "with an access token" : (location ?? undefined) === undefined ? null : "with location: express mode has none";
+      const why = key.startsWith(GOOGLE_TOKEN)
+        ? "with an access token"
+        : (location ?? undefined) === undefined
+          ? null
+          : "with location: express mode has none";
       return why === null ? null : { field: "project", message: `is required (or serviceAccount) ${why}` };
     },
   },
