@@ -4,7 +4,9 @@ import { guardPrices } from "../guard-prices.ts";
 import { resolveOptions } from "../options.ts";
 import type { ResolvedCredential, ResolvedOptions } from "../options/resolved.ts";
 import { credentialSet } from "../pool/credential-set.ts";
+import { accessTokens } from "../upstream/access-tokens.ts";
 import { askProvider } from "../upstream/ask.ts";
+import { rowOf } from "../upstream/providers.ts";
 import { undiciTransport, type Transport } from "../upstream/transport.ts";
 import { cautions } from "./cautions.ts";
 import { checkStores, spoolFindings, spoolWarnings, storedKeysOf, type Finding } from "./check-stores.ts";
@@ -108,10 +110,17 @@ async function credentialFindings(options: ResolvedOptions): Promise<readonly Fi
   }
 }
 
-/** Lists the account's models: costs nothing and needs the key. */
+/** Lists the account's models, or asks for its token where there is no list: costs nothing and needs the key. */
 async function probe(credential: ResolvedCredential, transport: Transport): Promise<Finding> {
   const what = `credential ${credential.name}`;
+  const { paths, tokens } = rowOf(credential);
   try {
+    if (paths.models === undefined) {
+      const sendable = tokens ? await accessTokens(transport, systemClock).of(credential, tokens) : null;
+      const isIssued = sendable !== null && sendable.credential !== credential;
+      const detail = isIssued ? "its account gets an access token" : `not asked: ${credential.provider} has no list of an account's models`;
+      return { what, ok: true, detail };
+    }
     const question = { credential, to: "models", body: null, timeoutMs: PROBE_TIMEOUT_MS, maxBytes: MAX_LIST_BYTES } as const;
     const { status } = await askProvider(transport, systemClock, question);
     if (status < 400) return { what, ok: true, detail: `answers (${credential.origin})` };

@@ -33,6 +33,8 @@ interface CredentialRow {
   readonly provider: string;
   /** False when all its models are named in the configuration. */
   readonly asked: boolean;
+  /** Whether the configuration says what it offers. */
+  readonly named: boolean;
   /** What its provider lists, of what it may offer; null = unknown. */
   readonly listed: number | null;
   readonly problem: string | null;
@@ -87,6 +89,7 @@ async function askProviders(options: ResolvedOptions, { catalogue }: Offered, fl
       credential: name,
       provider,
       asked,
+      named: credential.models !== null,
       listed: catalogue.lists(name)?.size ?? null,
       problem: problems.get(name) ?? null,
       rpm,
@@ -186,8 +189,9 @@ const modelLine = ({ model, providerModel, credentials, aliases, price, ...limit
   price ? `${price.inputPerMtok} / ${price.outputPerMtok}` : "",
 ];
 
-function credentialLine({ credential, provider, asked, listed, problem, ...limits }: CredentialRow): readonly string[] {
-  const answer = asked ? `lists ${counted(listed ?? 0, "model")}` : "not asked: the configuration names all its models";
+function credentialLine({ credential, provider, asked, named, listed, problem, ...limits }: CredentialRow): readonly string[] {
+  const unasked = named ? "the configuration names all its models" : "the provider has no list of an account's; name them in models";
+  const answer = asked ? `lists ${counted(listed ?? 0, "model")}` : `not asked: ${unasked}`;
   return [credential, provider, limitsText(limits), problem ?? answer];
 }
 

@@ -45,6 +45,8 @@ export interface AccountRule {
   readonly takes?: readonly AccountField[];
   /** One of each list must be there. */
   readonly needs?: readonly (readonly (AccountField | "apiKey")[])[];
+  /** What else is missing, seeing what is there: the option and what to do about it. `account` is as it was written. */
+  lacks?(account: Readonly<Partial<Record<AccountField, unknown>>>, key: string): { readonly field: AccountField; readonly message: string } | null;
 }
 
 /** An account at a provider that requests may be sent with. */

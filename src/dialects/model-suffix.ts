@@ -44,17 +44,25 @@ export function withReasoning({ codec }: Dialect, call: Call, bytes: Buffer, { m
   const written = (each: ChatRequest): JsonObject => codec.encodeRequest(each, { losses: losses(true), family }).body;
   const before = written(request);
   const after = written({ ...request, reasoning: reasoningOf(call, request.reasoning) });
+  const silent = written({ ...request, reasoning: null });
   const body = JSON.parse(bytes.toString()) as JsonObject;
   const set = new Map<string, unknown>();
   const remove = new Set<string>();
   for (const key of new Set([...Object.keys(before), ...Object.keys(after)])) {
-    if (JSON.stringify(before[key]) === JSON.stringify(after[key])) continue;
-    const value = changed(body[key], before[key], after[key]);
+    const isOtherKind = silent[key] === undefined && isOfOtherType(body[key], after[key]);
+    if (!isOtherKind && JSON.stringify(before[key]) === JSON.stringify(after[key])) continue;
+    const value = isOtherKind ? after[key] : changed(body[key], before[key], after[key]);
     if (value === undefined) remove.add(key);
     else set.set(key, value);
   }
   if (set.size === 0 && remove.size === 0) return bytes;
   return editFields(bytes, { set, rename: NONE, remove }, (key) => Object.hasOwn(body, key));
+}
+
+/** What the caller wrote of reasoning has another `type` than what is wanted: the members of one go with no other. */
+function isOfOtherType(own: unknown, wanted: unknown): boolean {
+  const mine = fieldsOf(own)?.type;
+  return mine !== undefined && mine !== fieldsOf(wanted)?.type;
 }
 
 /** Of an object only the members that differ: others of the caller's stand beside them. */

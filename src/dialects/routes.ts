@@ -66,11 +66,15 @@ function decoded(name: string): string | null {
 
 const MODELS = /^\/(v1|v1beta)\/models(?:\/(.+))?$/s;
 
-/** Lists of models stand at the same path in two dialects; who speaks Anthropic's says so. The id is as it came. */
+/** What Google's clients send, whichever version stands in the path. */
+const isGoogles = (headers: CallerHeaders): boolean => headers["x-goog-api-key"] !== undefined || headers["x-goog-api-client"] !== undefined;
+
+/** Lists of models stand at the same path in three dialects; who speaks Anthropic's or Gemini's says so. The id is as it came. */
 function listing(path: string, headers: CallerHeaders): Matched | undefined {
   const [, version, id = null] = MODELS.exec(path) ?? [];
   if (version === undefined) return undefined;
-  const dialect = version === "v1beta" ? "gemini" : headers["anthropic-version"] === undefined ? "openai" : "anthropic";
+  const isGemini = version === "v1beta" || isGoogles(headers);
+  const dialect = isGemini ? "gemini" : headers["anthropic-version"] === undefined ? "openai" : "anthropic";
   const route = `/${version}/models${id === null ? "" : "/{id}"}`;
   return { kind: "models", method: "GET", route, dialect, id };
 }
@@ -87,5 +91,5 @@ export function matchAnywhere(match: PathMatcher, path: string, headers?: Caller
 /** What to speak to somebody whose path is none of ours. */
 export function likelyDialect(path: string, headers: CallerHeaders): DialectId {
   if (headers["anthropic-version"] !== undefined || /\/messages(?:\/|$)/.test(path)) return "anthropic";
-  return headers["x-goog-api-key"] !== undefined || /\/v1beta\/|:[a-z]+(?:Content|Tokens)$/.test(path) ? "gemini" : "openai";
+  return isGoogles(headers) || /\/v1beta\/|:[a-z]+(?:Content|Tokens)$/.test(path) ? "gemini" : "openai";
 }

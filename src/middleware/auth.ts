@@ -73,7 +73,8 @@ function unauthenticated(message: string): GuardError {
   return new GuardError("unauthenticated", message, { headers: { "www-authenticate": "Bearer" } });
 }
 
-const wrongKey = (): GuardError => unauthenticated("the key is missing, unknown or expired; send Authorization: Bearer <key>");
+const wrongKey = (): GuardError =>
+  unauthenticated("the key is missing, unknown or expired; send it as Authorization: Bearer <key>, x-api-key or x-goog-api-key");
 
 /** What a wrong key is told: fail2ban may know more of who presents it. */
 const refusalOf = (ctx: Context, error: GuardError): GuardError => ctx.gate?.refusal(error) ?? error;

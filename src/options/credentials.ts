@@ -2,6 +2,7 @@
 import { z } from "zod";
 import type { AccountField, Credential, ProviderRow } from "../core/credential.ts";
 import { hint } from "../core/nearest.ts";
+import { Secret } from "../core/secret.ts";
 import { checkBaseUrl, checkProxyUrl } from "../upstream/egress.ts";
 import { checkExtraHeaders } from "../upstream/headers.ts";
 import { serviceAccount } from "./service-account.ts";
@@ -51,7 +52,15 @@ const accountFields = {
   resourceUrl: matching(
     /^(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)+$/,
     "expected a host such as portal.qwen.ai",
-  ).optional(),
+  )
+    .superRefine((host, ctx) => {
+      try {
+        checkBaseUrl(`https://${host}`);
+      } catch (error) {
+        ctx.addIssue({ code: "custom", message: (error as Error).message.replace(/^base_url:? /, "") });
+      }
+    })
+    .optional(),
 } satisfies Record<AccountField, z.ZodType>;
 
 const ACCOUNT_FIELDS = Object.keys(accountFields) as readonly AccountField[];
@@ -103,6 +112,9 @@ export const unknownProvider = (provider: string, known: readonly string[]): Fie
   message: `expected one of ${known.join(", ")}${hint(provider, known)}`,
 });
 
+/** Written as text, or read already. */
+const keyOf = ({ apiKey }: Written): string => (apiKey instanceof Secret ? apiKey.reveal() : typeof apiKey === "string" ? apiKey : "");
+
 /** What a provider demands of its credentials. */
 export function demandsOf(row: ProviderRow, written: Written): readonly FieldProblem[] {
   const isThere = (field: string): boolean => written[field] !== undefined && written[field] !== null;
@@ -121,6 +133,8 @@ export function demandsOf(row: ProviderRow, written: Written): readonly FieldPro
     const elsewhere = row.id === "openai" ? " (an openai-compatible server may need none)" : "";
     problems.push({ field, message: `is required for the provider ${row.id}${or}${elsewhere}` });
   }
+  const lacking = row.account?.lacks?.(written, keyOf(written));
+  if (lacking) problems.push(lacking);
   return problems;
 }
 

@@ -33,7 +33,8 @@ const VALUES: readonly { readonly path: string; readonly refuse: (value: unknown
   },
   {
     path: "credentials[].provider",
-    refuse: (value, bringsMore) => (PROVIDERS.includes(String(value)) && !bringsMore ? "use openai or openai-compatible" : null),
+    refuse: (value, bringsMore) =>
+      PROVIDERS.includes(String(value)) && !bringsMore ? "use a provider of docs/credentials.md, or openai-compatible with a base_url" : null,
   },
 ];
 

@@ -35,12 +35,15 @@ export const PROVIDER_IDS: readonly string[] = [...ROWS.keys()];
 
 /**
  * A provider's path below the credential's base. A base that names a version itself (`https://open.example/api/paas/v4`) has it in place of the
- * path's own.
+ * path's own, and one that goes on as the path begins (`https://mine.openai.azure.com/openai/v1`, as Azure tells it) says that once.
  */
 export function upstreamPath({ basePath }: Credential, path: string): string {
-  return VERSIONED_BASE.test(basePath) && VERSIONED_PATH.test(path) ? basePath + path.replace(VERSIONED_PATH, "") : basePath + path;
+  if (VERSIONED_BASE.test(basePath) && VERSIONED_PATH.test(path)) return basePath + path.replace(VERSIONED_PATH, "");
+  return basePath.endsWith(AZURE) && path.startsWith(`${AZURE}/`) ? basePath + path.slice(AZURE.length) : basePath + path;
 }
 
+/** What the paths of no other provider begin with. */
+const AZURE = "/openai";
 const VERSIONED_BASE = /\/v\d+(?:beta\d*)?$/;
 const VERSIONED_PATH = /^\/v\d+(?:beta\d*)?(?=\/)/;
 

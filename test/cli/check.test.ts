@@ -1,4 +1,7 @@
+import { generateKeyPairSync } from "node:crypto";
 import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { fakeUpstream, type FakeUpstream } from "quotaguard/testing";
@@ -210,6 +213,36 @@ describe("check", () => {
     );
     expect(code).toBe(1);
     expect(checks.filter(({ ok }) => !ok)).toEqual([{ what: "credential gone", ok: false, detail: expect.stringContaining("ECONNREFUSED") }]);
+  });
+
+  test("a provider without a list: a service account is asked for its token, and a key is believed", async () => {
+    const server = createServer((req, res) => {
+      res.setHeader("content-type", "application/json");
+      res.end(req.url === "/token" ? JSON.stringify({ access_token: "ya29.canary", expires_in: 3_600 }) : "{}");
+    });
+    await new Promise<void>((resolve) => void server.listen(0, "127.0.0.1", resolve));
+    const at = (path: string): string => `http://127.0.0.1:${(server.address() as AddressInfo).port}${path}`;
+    const privateKey = generateKeyPairSync("rsa", { modulusLength: 2048 }).privateKey.export({ type: "pkcs8", format: "pem" });
+    const account = (path: string): string =>
+      JSON.stringify({ type: "service_account", project_id: "p", client_email: "c@p.test", private_key: privateKey, token_uri: at(path) });
+    const { code, checks } = await check(
+      yaml(
+        `  - { name: vertex, provider: vertex-ai, service_account: ${account("/token")} }\n` +
+          `  - { name: lost, provider: vertex-ai, service_account: ${account("/other")} }\n` +
+          `  - { name: azure, provider: azure, api_key: k-canary, base_url: "${at("")}" }\n` +
+          `  - { name: codex, provider: codex, api_key: k-canary, base_url: "${at("")}" }\n`,
+      ),
+    );
+    server.close();
+    server.closeAllConnections();
+    expect(code).toBe(1);
+    expect(checks.slice(-4)).toEqual([
+      { what: "credential vertex", ok: true, detail: "its account gets an access token" },
+      { what: "credential lost", ok: false, detail: expect.stringContaining("no access token was issued") },
+      { what: "credential azure", ok: true, detail: "not asked: azure has no list of an account's models" },
+      { what: "credential codex", ok: true, detail: "not asked: codex has no list of an account's models" },
+    ]);
+    expect(JSON.stringify(checks)).not.toMatch(/canary|PRIVATE/);
   });
 
   test("a limit in USD where nothing has a price", async () => {

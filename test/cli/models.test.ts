@@ -84,9 +84,9 @@ describe("models --json", () => {
     ]);
     const unlimited = { rpm: -1, tpm: -1, maxConcurrent: -1 };
     expect(credentials).toEqual([
-      { credential: "main", provider: "openai", asked: true, listed: 3, problem: null, ...unlimited, rpm: 60, tpm: 90_000 },
-      { credential: "spare", provider: "openai", asked: false, listed: null, problem: null, ...unlimited, maxConcurrent: 2 },
-      { credential: "box", provider: "openai-compatible", asked: true, listed: 2, problem: null, ...unlimited },
+      { credential: "main", provider: "openai", asked: true, named: true, listed: 3, problem: null, ...unlimited, rpm: 60, tpm: 90_000 },
+      { credential: "spare", provider: "openai", asked: false, named: true, listed: null, problem: null, ...unlimited, maxConcurrent: 2 },
+      { credential: "box", provider: "openai-compatible", asked: true, named: false, listed: 2, problem: null, ...unlimited },
     ]);
     // Each is asked once, for its list and nothing else.
     expect([...openai.log, ...local.log].map(({ method, path }) => [method, path])).toEqual([

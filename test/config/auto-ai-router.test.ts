@@ -378,7 +378,9 @@ describe("what is wrong there or not here yet", () => {
 
   test.each(["bedrock"])("%s is not yet available, in one line", (type) => {
     const text = routerWith("", `  - name: v\n    type: ${type}\n    project_id: p\n    location: l\n    credentials_file: f.json\n    api_key: k\n`);
-    expect(problemsOf(text)).toEqual(["config.yaml:9:5: credentials[1].type: not yet available in this version; use openai or openai-compatible"]);
+    expect(problemsOf(text)).toEqual([
+      "config.yaml:9:5: credentials[1].type: not yet available in this version; use a provider of docs/credentials.md, or openai-compatible with a base_url",
+    ]);
   });
 
   test("a model's place in the file is named, whatever was left out before it", () => {

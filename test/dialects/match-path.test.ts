@@ -92,6 +92,10 @@ test("a list of models is in the dialect of who asks", () => {
   expect(matchPath("/v1beta/models", false, { "anthropic-version": "2023-06-01" })).toMatchObject({ dialect: "gemini", route: "/v1beta/models" });
   expect(matchPath("/v1beta/models/x", true)).toMatchObject({ dialect: "gemini", route: "/v1beta/models/{id}", id: "x" });
   expect(matchPath("/models", true, { "anthropic-version": "2023-06-01" })).toMatchObject({ dialect: "anthropic" });
+  for (const headers of [{ "x-goog-api-key": "k" }, { "x-goog-api-client": "google-genai-sdk/3" }]) {
+    expect(matchPath("/v1/models", false, headers)).toMatchObject({ dialect: "gemini", route: "/v1/models" });
+    expect(callerDialect(undefined, "/v1/nothing", headers)).toBe("gemini");
+  }
 });
 
 test("a path of nobody's is refused in what its caller most likely speaks", () => {

@@ -46,6 +46,21 @@ describe("over HTTP", () => {
     expect(spend?.used).toBeCloseTo((2 * (3 + data.usage.output_tokens)) / 1_000, 6);
   });
 
+  test("official clients list the models, and find one, as each knows them", async () => {
+    const at = await start({ models: PRICED });
+    const google = new GoogleGenAI({ apiKey: KEY, httpOptions: { baseUrl: `${at.url}/llm` } });
+    const names: (string | undefined)[] = [];
+    for await (const { name } of await google.models.list()) names.push(name);
+    expect(names).toContain("models/gpt-4o-mini");
+    expect((await google.models.get({ model: "gpt-4o-mini" })).name).toBe("models/gpt-4o-mini");
+    const claude = new Anthropic({ apiKey: KEY, baseURL: `${at.url}/llm`, maxRetries: 0 });
+    const ids: string[] = [];
+    for await (const { id } of claude.models.list()) ids.push(id);
+    expect(ids).toContain("gpt-4o-mini");
+    expect((await claude.models.retrieve("gpt-4o-mini")).id).toBe("gpt-4o-mini");
+    await expect(google.models.get({ model: "nobody-s" })).rejects.toMatchObject({ status: 404 });
+  });
+
   test("what is held is sent as the cap, in the provider's own field", async () => {
     const at = await start({
       models: PRICED,

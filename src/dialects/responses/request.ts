@@ -19,6 +19,9 @@ export function readRequest({ operation }: CallPath, bytes: Buffer, body: JsonOb
     throw invalid("model", `is required and must be a string of 1 to ${MAX_MODEL_LENGTH} characters`);
   const isAbsent = (input === undefined || input === null) && STORED.some((field) => (body[field] ?? null) !== null);
   if (!isAbsent && typeof input !== "string" && !Array.isArray(input)) throw invalid("input", "is required and must be a string or an array");
+  // It would be answered before it is thought of, and billed when nobody counts any more.
+  if (flagOf(body.background, "background") === true)
+    throw invalid("background", "must not be true: what it will cost is not known when it is answered; stream instead");
   const isCapped = cap !== undefined && cap !== null;
   if (isCapped && (typeof cap !== "number" || !Number.isInteger(cap) || cap < 1 || cap > MOST_OUTPUT_TOKENS))
     throw invalid("max_output_tokens", `must be an integer from 1 to ${MOST_OUTPUT_TOKENS}`);

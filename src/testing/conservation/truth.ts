@@ -61,10 +61,10 @@ export function truthAnswer(question: TruthQuestion): TruthAnswer {
     .map((entry): Exchange => ({ entry, credential: credentialOf(entry), told: (entry.status ?? 0) < 300 ? entry.told : null }));
   /** A key that nobody knows may be anybody's: then keys tell nothing. */
   const knowsKeys = exchanges.every(({ credential }) => credential !== null);
-  const nameOfRow = (row: LedgerRow): string =>
-    requestOf ? row.requestId : JSON.stringify([knowsKeys ? row.credential : null, row.servedModel, row.stream]);
+  // Not by whether it is a stream: some providers know nothing else, whatever the caller asked for.
+  const nameOfRow = (row: LedgerRow): string => (requestOf ? row.requestId : JSON.stringify([knowsKeys ? row.credential : null, row.servedModel]));
   const nameOf = ({ credential, entry }: Exchange): string =>
-    requestOf ? (requestOf(entry) ?? "") : JSON.stringify([knowsKeys ? credential : null, entry.call?.model ?? null, entry.call?.stream ?? false]);
+    requestOf ? (requestOf(entry) ?? "") : JSON.stringify([knowsKeys ? credential : null, entry.call?.model ?? null]);
   const violations: Violation[] = [];
   const exact: Tally = { requests: 0, settledTokens: 0, billedTokens: 0 };
   const apart: Tally = { requests: 0, settledTokens: 0, billedTokens: 0 };

@@ -47,7 +47,19 @@ export const vertexAi: ProviderRow = {
   ...gemini,
   id: "vertex-ai",
   baseUrl: "https://aiplatform.googleapis.com",
-  account: { takes: ["project", "location", "serviceAccount"], needs: [["serviceAccount", "apiKey"]] },
+  account: {
+    takes: ["project", "location", "serviceAccount"],
+    needs: [["serviceAccount", "apiKey"]],
+    lacks({ project, location, serviceAccount }, key) {
+      if ((project ?? serviceAccount ?? undefined) !== undefined) return null;
+      const why = key.startsWith(GOOGLE_TOKEN)
+        ? "with an access token"
+        : (location ?? undefined) === undefined
+          ? null
+          : "with location: express mode has none";
+      return why === null ? null : { field: "project", message: `is required (or serviceAccount) ${why}` };
+    },
+  },
   // Of express mode.
   paths: pathsBelow("/v1"),
   of({ project, location = DEFAULT_LOCATION, serviceAccount }: AccountFields) {

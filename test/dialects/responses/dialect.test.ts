@@ -42,6 +42,8 @@ describe("a Responses request", () => {
     ["max_output_tokens", { max_output_tokens: 0 }],
     ["max_output_tokens", { max_output_tokens: "many" }],
     ["stream", { stream: 1 }],
+    ["background", { background: true }],
+    ["background", { background: "yes" }],
   ])("%s is refused by its name", (field, more) => {
     expect(refusalOf(() => read({ ...BODY, ...more }))).toMatchObject({ code: "body_invalid", param: field });
   });

@@ -58,6 +58,15 @@ describe("suffix-beats-body", () => {
     expect((off.body.output_config as JsonObject | undefined)?.effort).toBeUndefined();
   });
 
+  test("Anthropic's thinking of one type leaves nothing of it to another", async () => {
+    const own = { type: "enabled", budget_tokens: 5_000 };
+    const asks = (model: string) => sent("/v1/messages", { model, max_tokens: 9_000, odd: { type: "kept" }, thinking: own, ...turns });
+    expect((await asks("claude-opus-4-6(none)")).body.thinking).toEqual({ type: "disabled" });
+    const { body } = await asks("claude-opus-4-6(max)");
+    expect(body).toMatchObject({ thinking: { type: "adaptive" }, output_config: { effort: "max" }, odd: { type: "kept" } });
+    expect(body.thinking).toEqual({ type: "adaptive" });
+  });
+
   test("translated", async () => {
     const { body } = await sent(
       "/v1/messages",

@@ -38,6 +38,13 @@ test("qwen: a login goes to the host that it named, with the portal's headers an
   for (const resourceUrl of ["https://portal.qwen.ai", "portal.qwen.ai/x", "portal.qwen.ai:1", "a b", "localhost"]) {
     expect(() => of("qwen", { resourceUrl })).toThrow("credentials[0].resourceUrl: expected a host such as portal.qwen.ai");
   }
+  for (const [resourceUrl, why] of [
+    ["169.254.169.254", "is an instance metadata service"],
+    ["metadata.google.internal", "is an instance metadata service"],
+    ["0x7f.1", "unusual form"],
+  ] as const) {
+    expect(() => of("qwen", { resourceUrl })).toThrow(new RegExp(`^credentials\\[0\\]\\.resourceUrl: .*${why}`));
+  }
 });
 
 test("qwen: a day's allowance that is spent is a lack of room, an account without money is not", () => {

@@ -29,6 +29,17 @@ test.each([
   expect(configured({ provider, apiKey: "k", baseUrl: "http://10.0.0.1:1/v1" })).toMatchObject({ origin: "http://10.0.0.1:1", basePath: "" });
 });
 
+test.each(["", "/openai", "/openai/", "/openai/v1", "/openai/v1/"])("azure: its address with %j behind it, as its pages tell it", async (rest) => {
+  upstream.answers((_seen, res) => res.end("{}"));
+  const at = { provider: "azure", apiKey: "k", baseUrl: `${upstream.url}${rest}` };
+  await asked(upstream, configured(at), { model: "gpt-4o" });
+  await asked(upstream, configured({ ...at, apiVersion: "2024-10-21" }), { model: "gpt-4o" });
+  expect(upstream.seen.map(({ url }) => url)).toEqual([
+    "/openai/v1/chat/completions",
+    "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
+  ]);
+});
+
 test("azure: the deployment stands in the path of a version, the key in a header of its own", async () => {
   upstream.answers((_seen, res) => res.end("{}"));
   expect(() => configured({ provider: "azure", apiKey: "k" })).toThrow(

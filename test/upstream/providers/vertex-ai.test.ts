@@ -135,6 +135,17 @@ test.each([
   expect(configured({ provider: "vertex-ai", serviceAccount: keyOf(), ...more }).origin).toBe(url);
 });
 
+test("what is missing is named, and what would do", () => {
+  const of = (more: Readonly<Record<string, unknown>>) => () => configured({ provider: "vertex-ai", ...more });
+  expect(of({})).toThrow("credentials[0].serviceAccount: is required for the provider vertex-ai (or apiKey)");
+  expect(of({ apiKey: "ya29.t" })).toThrow("credentials[0].project: is required (or serviceAccount) with an access token");
+  expect(of({ apiKey: "AIza-k", location: "global" })).toThrow(
+    "credentials[0].project: is required (or serviceAccount) with location: express mode has none",
+  );
+  expect(of({ apiKey: "AIza-k" })).not.toThrow();
+  expect(of({ apiKey: "ya29.t", project: "p", location: "global" })).not.toThrow();
+});
+
 test("express mode: a key and no project; a token of Google's own goes as one", async () => {
   issuing();
   await asked(upstream, configured({ provider: "vertex-ai", apiKey: "AQ.k", baseUrl: upstream.url }), { model: "m" });
