@@ -5,6 +5,7 @@ import type { Step } from "../core/step.ts";
 import { andThen, type MaybePromise } from "../core/time.ts";
 import type { Usage } from "../core/usage.ts";
 import type { Pool } from "../pool/pool.ts";
+import { refuseStored } from "./credentials/stored-conversations.ts";
 
 export interface CredentialsOptions {
   readonly pool: Pool;
@@ -19,8 +20,9 @@ export interface CredentialsOptions {
 /** Sets `ctx.choice`, or refuses with `model_not_found`. */
 export function credentialsStep({ pool, tokensOf, usageOf, holderOf }: CredentialsOptions): Step {
   return function credentials(ctx) {
-    return andThen(ctx.call(), (call) =>
-      andThen(holderOf(ctx, call), (credential) => {
+    return andThen(ctx.call(), (call) => {
+      refuseStored(ctx, call);
+      return andThen(holderOf(ctx, call), (credential) => {
         ctx.choice = pool.choose({
           model: call.model,
           costed: ctx,
@@ -30,7 +32,7 @@ export function credentialsStep({ pool, tokensOf, usageOf, holderOf }: Credentia
           scopes: ctx.scopes,
           usage: usageOf && (() => usageOf(call)),
         });
-      }),
-    );
+      });
+    });
   };
 }

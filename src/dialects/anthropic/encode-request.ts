@@ -92,7 +92,7 @@ function messagesOf(turns: readonly Message[]): readonly JsonObject[] {
     if (last?.role === turn.role) messages[messages.length - 1] = { role: turn.role, content: [...last.content, ...turn.content] };
     else messages.push(turn);
   }
-  return messages[0]?.role === "user" ? messages : [{ role: "user", content: "." }, ...messages];
+  return messages[0]?.role === "user" ? messages : [{ role: "user", content: [{ type: "text", text: "." }] }, ...messages];
 }
 
 type Written = Readonly<Record<string, unknown>> & { readonly type: string };

@@ -35,7 +35,7 @@ describe("a request for Claude", () => {
   });
 
   test("system-only-input-keeps-a-user-turn; without a cap the one that is held is sent, else the default", () => {
-    expect(sent({ turns: [], system: [text("a")] }).messages).toEqual([{ role: "user", content: "." }]);
+    expect(sent({ turns: [], system: [text("a")] }).messages).toEqual([{ role: "user", content: [text(".")] }]);
     expect(sent({}).max_tokens).toBe(32_000);
     expect(sent({}, { outputCap: 50 }).max_tokens).toBe(50);
     expect(sent({ maxOutputTokens: 10 }, { outputCap: 50 }).max_tokens).toBe(10);
