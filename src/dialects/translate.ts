@@ -5,7 +5,7 @@ import type { AnswerOptions, Codec, EncodeOptions, StreamDecoder } from "./codec
 import { collectedAnswer } from "./collected-answer.ts";
 import type { ObserverOptions, StreamObserver } from "./dialect.ts";
 import type { ChatAnswer, ChatEvent, ChatRequest, JsonObject } from "./message.ts";
-import { fieldsOf } from "./usage.ts";
+import { parsedObject } from "./parsed-object.ts";
 
 /** Text kept before its tokens are counted. */
 const KEPT_TEXT = 16 * 1024;
@@ -54,7 +54,7 @@ export function translation({ from, to, request, encoding, answering, unwrap }: 
   return {
     body,
     answer(bytes) {
-      const parsed = parse(bytes);
+      const parsed = parsedObject(bytes.toString());
       const answer = parsed && to.decodeAnswer(unwrap ? unwrap(parsed) : parsed, toolName);
       return answer && written(answer);
     },
@@ -76,14 +76,6 @@ export function translation({ from, to, request, encoding, answering, unwrap }: 
       });
     },
   };
-}
-
-function parse(bytes: Buffer): JsonObject | null {
-  try {
-    return fieldsOf(JSON.parse(bytes.toString()));
-  } catch {
-    return null;
-  }
 }
 
 function textOf(block: ChatAnswer["choices"][number]["blocks"][number]): string {

@@ -2,7 +2,7 @@ import { GuardError } from "../core/errors.ts";
 import type { StreamObserver } from "./dialect.ts";
 import type { JsonObject } from "./message.ts";
 import { isComment, sseReader, type SseEvent } from "./sse-reader.ts";
-import { fieldsOf } from "./usage.ts";
+import { parsedObject } from "./parsed-object.ts";
 
 /** Takes each event of a stream out of what its provider puts around it, before `inner` watches and forwards it. */
 export function unwrappedObserver(inner: StreamObserver, unwrap: (body: JsonObject) => JsonObject): StreamObserver {
@@ -30,19 +30,11 @@ export function unwrappedObserver(inner: StreamObserver, unwrap: (body: JsonObje
   };
 }
 
-function parse(data: string): JsonObject | null {
-  try {
-    return fieldsOf(JSON.parse(data));
-  } catch {
-    return null;
-  }
-}
-
-const isWhole = (data: string): boolean => parse(data) !== null;
+const isWhole = (data: string): boolean => parsedObject(data) !== null;
 
 /** What is no object, such as the end's mark, stays as it is. One line: the data of an event must not end it. */
 function unwrappedData(data: string, unwrap: (body: JsonObject) => JsonObject): string {
-  const body = parse(data);
+  const body = parsedObject(data);
   if (!body) {
     if (data.includes("\n")) throw new GuardError("upstream_protocol", "the upstream sent an event that is no JSON");
     return data;

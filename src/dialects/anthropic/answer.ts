@@ -4,6 +4,7 @@ import type { AnswerOptions } from "../codec.ts";
 import { settledStop, type AssistantBlock, type ChatAnswer, type JsonObject, type StopReason } from "../message.ts";
 import { anthropicUsage, fieldsOf } from "../usage.ts";
 import { toolId } from "./encode-request.ts";
+import { parsedObject } from "../parsed-object.ts";
 
 const text = (value: unknown): string => (typeof value === "string" ? value : "");
 
@@ -100,18 +101,10 @@ function encodeBlock(block: AssistantBlock): readonly JsonObject[] {
     case "redacted_thinking":
       return block.signature.family === "anthropic" ? [{ type: "redacted_thinking", data: block.signature.value }] : [];
     case "tool_call":
-      return [{ type: "tool_use", id: toolId(block.id), name: block.name, input: inputOf(block.input) }];
+      return [{ type: "tool_use", id: toolId(block.id), name: block.name, input: parsedObject(block.input) ?? {} }];
     // An answer holds no images here.
     default:
       return [];
-  }
-}
-
-function inputOf(json: string): JsonObject {
-  try {
-    return fieldsOf(JSON.parse(json)) ?? {};
-  } catch {
-    return {};
   }
 }
 

@@ -5,6 +5,7 @@ import { settledStop, type ChatEvent, type JsonObject, type StopReason } from ".
 import { isComment, sseReader, type SseEvent } from "../sse-reader.ts";
 import { anthropicUsage, fieldsOf } from "../usage.ts";
 import { decodeError, stopOf } from "./answer.ts";
+import { parsedObject } from "../parsed-object.ts";
 
 const MOST_BLOCKS = 10_000;
 
@@ -124,7 +125,7 @@ export function anthropicDecoder({ toolName, unwrap }: DecodeOptions): StreamDec
       if (over) break;
       if (isComment(event)) out.push({ type: "ping" });
       else {
-        const body = parse(event.data);
+        const body = parsedObject(event.data);
         if (body) one(unwrap ? unwrap(body) : body, out);
       }
     }
@@ -135,12 +136,4 @@ export function anthropicDecoder({ toolName, unwrap }: DecodeOptions): StreamDec
     push: (chunk) => take(reader.push(chunk)),
     end: () => take(reader.end()),
   };
-}
-
-function parse(data: string): JsonObject | null {
-  try {
-    return fieldsOf(JSON.parse(data));
-  } catch {
-    return null;
-  }
 }

@@ -21,6 +21,7 @@ import type {
 import { namesIn, toolNames, type NameRule, type ToolNames } from "../tool-names.ts";
 import { objectSchema } from "./tool-schema.ts";
 import { thinkingOf } from "./thinking.ts";
+import { parsedObject } from "../parsed-object.ts";
 
 const NAMES: NameRule = { maxLength: 128, allowed: /[a-zA-Z0-9_-]/ };
 /** The API wants a cap, and nobody named one. */
@@ -173,7 +174,7 @@ class Writer {
             type: "tool_use",
             id: toolId(block.id),
             name: this.#names.sent(block.name),
-            input: inputOf(block.isCustom ? flattenedInput(block.input) : block.input),
+            input: parsedObject(block.isCustom ? flattenedInput(block.input) : block.input) ?? {},
             ...cacheControl(block.cache),
           },
         ];
@@ -193,15 +194,6 @@ class Writer {
 
 /** Anthropic's ids are of these characters alone; the same id gives the same one. */
 export const toolId = (id: string): string => id.replaceAll(/[^a-zA-Z0-9_-]/g, "_") || "tool";
-
-/** The input as an object; what is no JSON object becomes an empty one. */
-function inputOf(json: string): JsonObject {
-  try {
-    return fieldsOf(JSON.parse(json)) ?? {};
-  } catch {
-    return {};
-  }
-}
 
 const sourceOf = (source: MediaSource): JsonObject =>
   source.kind === "url" ? { type: "url", url: source.url } : { type: "base64", media_type: source.mediaType, data: source.data };

@@ -11,6 +11,7 @@ import { encodeRequest } from "./encode-request.ts";
 import { anthropicEncoder } from "./encode-stream.ts";
 import { errorBody, errorEvent } from "./errors.ts";
 import { readRequest, rewriteRequest } from "./request.ts";
+import { parsedObject } from "../parsed-object.ts";
 
 /** Messages from and to the neutral form. */
 export const anthropicCodec: Codec = {
@@ -26,16 +27,8 @@ export const anthropicCodec: Codec = {
 
 const same = (name: string): string => name;
 
-function parse(text: string): JsonObject | null {
-  try {
-    return fieldsOf(JSON.parse(text));
-  } catch {
-    return null;
-  }
-}
-
 function readResponse(bytes: Buffer): { readonly usage: Usage } | { readonly text: string } | null {
-  const body = parse(bytes.toString());
+  const body = parsedObject(bytes.toString());
   if (!body) return null;
   const usage = anthropicUsage(body.usage);
   if (usage) return { usage };
@@ -52,7 +45,7 @@ function eventData(text: string, type: string, from: "first" | "last"): JsonObje
   const at = from === "first" ? text.indexOf(marker) : text.lastIndexOf(marker);
   if (at < 0) return null;
   const end = text.indexOf("\n", at);
-  return parse(text.slice(at + 6, end < 0 ? undefined : end).trimEnd());
+  return parsedObject(text.slice(at + 6, end < 0 ? undefined : end).trimEnd());
 }
 
 /** The first event tells the input, the last but one the output. */

@@ -4,7 +4,7 @@ import type { AnswerOptions } from "../codec.ts";
 import { losses } from "../losses.ts";
 import { settledStop, type AssistantBlock, type ChatAnswer, type JsonObject, type StopReason } from "../message.ts";
 import { fieldsOf, geminiUsage } from "../usage.ts";
-import { mediumPart } from "./encode-request.ts";
+import { argsOf, mediumPart } from "./encode-request.ts";
 import { member } from "./names.ts";
 import { modelPart } from "./parts.ts";
 
@@ -145,15 +145,6 @@ export const signatureOf = (signature: { readonly family: string; readonly value
 
 export function callPart(id: string, name: string, input: string, signature?: { readonly family: string; readonly value: string }): JsonObject {
   return { functionCall: { id, name, args: argsOf(input) }, ...signatureOf(signature) };
-}
-
-function argsOf(json: string): JsonObject {
-  try {
-    const value: unknown = JSON.parse(json === "" ? "{}" : json);
-    return fieldsOf(value) ?? { value };
-  } catch {
-    return {};
-  }
 }
 
 export function decodeError(body: JsonObject): { readonly message: string; readonly kind: string | null } | null {

@@ -6,6 +6,7 @@ import { isComment, sseReader, type SseEvent } from "../sse-reader.ts";
 import { fieldsOf } from "../usage.ts";
 import { answerBlocks, decodeError, isBlocked, stopOf, usageIn } from "./answer.ts";
 import { member } from "./names.ts";
+import { parsedObject } from "../parsed-object.ts";
 
 const MOST_CHOICES = 128;
 const MOST_BLOCKS = 10_000;
@@ -120,7 +121,7 @@ export function geminiDecoder({ toolName, unwrap }: DecodeOptions): StreamDecode
       if (over) break;
       if (isComment(event)) out.push({ type: "ping" });
       else {
-        const body = parse(event.data);
+        const body = parsedObject(event.data);
         if (body) fragment(unwrap ? unwrap(body) : body, out);
       }
     }
@@ -141,12 +142,4 @@ export function geminiDecoder({ toolName, unwrap }: DecodeOptions): StreamDecode
       return out;
     },
   };
-}
-
-function parse(data: string): JsonObject | null {
-  try {
-    return fieldsOf(JSON.parse(data));
-  } catch {
-    return null;
-  }
 }

@@ -17,9 +17,9 @@ import type {
   Turn,
 } from "../message.ts";
 import { namesIn, toolNames, type NameRule, type ToolNames } from "../tool-names.ts";
-import { fieldsOf } from "../usage.ts";
 import { cleanSchema } from "./clean-schema.ts";
 import { thinkingConfig } from "./thinking.ts";
+import { fieldsOf } from "../usage.ts";
 
 const NAMES: NameRule = { maxLength: 64, allowed: /[a-zA-Z0-9_.:-]/, first: /[a-zA-Z_]/ };
 const MOST_STOPS = 5;
@@ -151,7 +151,7 @@ function callPart(block: Extract<AssistantBlock, { type: "tool_call" }>, names: 
 }
 
 /** Arguments are an object here: another value is kept inside one. */
-function argsOf(json: string): JsonObject {
+export function argsOf(json: string): JsonObject {
   try {
     const value: unknown = JSON.parse(json === "" ? "{}" : json);
     return fieldsOf(value) ?? { value };

@@ -3,7 +3,6 @@ import type { Usage } from "../../core/usage.ts";
 import type { Codec } from "../codec.ts";
 import type { Dialect, DialectRoute, ObserverOptions, StreamObserver } from "../dialect.ts";
 import { lazyObserver } from "../lazy-observer.ts";
-import type { JsonObject } from "../message.ts";
 import { fieldsOf } from "../usage.ts";
 import { decodeAnswer, decodeError, encodeAnswer, encodeUsage, usageIn } from "./answer.ts";
 import { decodeRequest } from "./decode-request.ts";
@@ -13,6 +12,7 @@ import { geminiEncoder } from "./encode-stream.ts";
 import { errorBody, errorEvent } from "./errors.ts";
 import { member } from "./names.ts";
 import { readRequest, rewriteRequest } from "./request.ts";
+import { parsedObject } from "../parsed-object.ts";
 
 /** GenerateContent from and to the neutral form. */
 export const geminiCodec: Codec = {
@@ -28,16 +28,8 @@ export const geminiCodec: Codec = {
 
 const same = (name: string): string => name;
 
-function parse(text: string): JsonObject | null {
-  try {
-    return fieldsOf(JSON.parse(text));
-  } catch {
-    return null;
-  }
-}
-
 function readResponse(bytes: Buffer): { readonly usage: Usage } | { readonly text: string } | null {
-  const body = parse(bytes.toString());
+  const body = parsedObject(bytes.toString());
   if (!body) return null;
   const usage = usageIn(body);
   if (usage) return { usage };
@@ -51,7 +43,7 @@ const observer = (options: ObserverOptions): StreamObserver =>
 /** The last fragment says why it is the last, and what was used. With several answers all of them must have ended: then the stream is read in full. */
 function usageAtEnd(_head: string, tail: string): { readonly usage: Usage } | null {
   const at = tail.lastIndexOf("data: {");
-  const body = at < 0 ? null : parse(tail.slice(at + 6).trimEnd());
+  const body = at < 0 ? null : parsedObject(tail.slice(at + 6).trimEnd());
   const candidates = body?.candidates;
   if (!body || !Array.isArray(candidates) || candidates.length !== 1) return null;
   const candidate = fieldsOf(candidates[0]);

@@ -6,6 +6,7 @@ import { settledStop } from "../message.ts";
 import { isComment, sseReader, type SseEvent } from "../sse-reader.ts";
 import { fieldsOf, openaiUsage } from "../usage.ts";
 import { decodeError, imageFrom, PLACEHOLDER, stopOf } from "./answer.ts";
+import { parsedObject } from "../parsed-object.ts";
 
 /** More than any model calls in one answer. */
 const MOST_CALLS = 1_000;
@@ -152,7 +153,7 @@ export function openaiDecoder({ toolName, unwrap }: DecodeOptions): StreamDecode
       if (isComment(event)) out.push({ type: "ping" });
       else if (event.data === "[DONE]") done = true;
       else {
-        const parsed = parse(event.data);
+        const parsed = parsedObject(event.data);
         if (parsed) chunk(unwrap ? unwrap(parsed) : parsed, out);
       }
     }
@@ -181,12 +182,4 @@ export function openaiDecoder({ toolName, unwrap }: DecodeOptions): StreamDecode
       return out;
     },
   };
-}
-
-function parse(data: string): JsonObject | null {
-  try {
-    return fieldsOf(JSON.parse(data));
-  } catch {
-    return null;
-  }
 }

@@ -6,6 +6,7 @@ import { isComment, sseReader, type SseEvent } from "../sse-reader.ts";
 import { fieldsOf, openaiUsage } from "../usage.ts";
 import { BETWEEN_THOUGHTS, callStart, imageIn, messageParts, signatureIn, stopOf, text, thoughtParts } from "./answer.ts";
 import { decodeError } from "./errors.ts";
+import { parsedObject } from "../parsed-object.ts";
 
 /** Items and parts of them. */
 const MOST_PARTS = 20_000;
@@ -274,7 +275,7 @@ export function responsesDecoder({ toolName, unwrap }: DecodeOptions): StreamDec
       if (over) break;
       if (isComment(event)) out.push({ type: "ping" });
       else {
-        const body = parse(event.data);
+        const body = parsedObject(event.data);
         if (body) one(unwrap ? unwrap(body) : body, out);
       }
     }
@@ -293,11 +294,3 @@ const kindOf = ({ type }: JsonObject): Kind | null => (typeof type === "string" 
 const wholeInput = (fields: JsonObject): string => text(fields.arguments) || text(fields.input);
 
 const isRefusal = ({ content }: JsonObject): boolean => Array.isArray(content) && content.some((value) => text(fieldsOf(value)?.refusal) !== "");
-
-function parse(data: string): JsonObject | null {
-  try {
-    return fieldsOf(JSON.parse(data));
-  } catch {
-    return null;
-  }
-}

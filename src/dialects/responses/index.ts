@@ -2,7 +2,6 @@ import type { Usage } from "../../core/usage.ts";
 import type { Codec } from "../codec.ts";
 import type { Dialect, ObserverOptions, StreamObserver } from "../dialect.ts";
 import { lazyObserver } from "../lazy-observer.ts";
-import type { JsonObject } from "../message.ts";
 import { errorBody } from "../openai/response.ts";
 import { fieldsOf, openaiUsage } from "../usage.ts";
 import { decodeAnswer, encodeAnswer, encodeUsage } from "./answer.ts";
@@ -12,6 +11,7 @@ import { encodeRequest } from "./encode-request.ts";
 import { responsesEncoder } from "./encode-stream.ts";
 import { decodeError, errorEvent } from "./errors.ts";
 import { readRequest, rewriteRequest } from "./request.ts";
+import { parsedObject } from "../parsed-object.ts";
 
 /** Responses from and to the neutral form. */
 export const responsesCodec: Codec = {
@@ -27,16 +27,8 @@ export const responsesCodec: Codec = {
 
 const same = (name: string): string => name;
 
-function parse(text: string): JsonObject | null {
-  try {
-    return fieldsOf(JSON.parse(text));
-  } catch {
-    return null;
-  }
-}
-
 function readResponse(bytes: Buffer): { readonly usage: Usage } | { readonly text: string } | null {
-  const body = parse(bytes.toString());
+  const body = parsedObject(bytes.toString());
   if (!body) return null;
   const usage = openaiUsage(body.usage);
   if (usage) return { usage };
@@ -52,7 +44,7 @@ const TERMINAL = /(?:^|[\r\n])data: ?(\{"type":"response\.(?:completed|incomplet
 /** The last event tells all of it, if it is short enough to be seen whole. */
 function usageAtEnd(_head: string, tail: string): { readonly usage: Usage } | null {
   const data = [...tail.matchAll(TERMINAL)].at(-1)?.[1];
-  const usage = data === undefined ? null : openaiUsage(fieldsOf(parse(data)?.response)?.usage);
+  const usage = data === undefined ? null : openaiUsage(fieldsOf(parsedObject(data)?.response)?.usage);
   return usage && { usage };
 }
 
