@@ -142,6 +142,7 @@ export function credentialControl(parts: CredentialControlParts): GuardCredentia
     forPlugin(plugin): PluginCredentials {
       return {
         list: (): readonly CredentialView[] => lent.credentials(),
+        get: (name) => credentials.find(name),
         upsert: (credential) => upsert(plugin, credential),
         remove: (name) => credentials.ownerOf(name) === plugin && credentials.remove(name),
         disable: (name, reason, until = null) => pauses.pause(name, { reason, until }),

@@ -39,7 +39,7 @@ export interface GuardedFetchParts {
 /** `fetch` for code whose URLs may come from anywhere: a private address is dialled only where an origin in `allow` names it. No cookies are kept. */
 export function guardedFetch({ clock, transport, signal: ending }: GuardedFetchParts): GuardedFetch {
   return async function fetchGuarded(input, init = {}) {
-    const { maxBytes = MOST_BYTES, timeoutMs = TIMEOUT_MS, allow = [], ...plain } = init;
+    const { maxBytes = MOST_BYTES, timeoutMs = TIMEOUT_MS, allow = [], proxyUrl = null, ...plain } = init;
     const url = new URL(input);
     if (url.protocol !== "http:" && url.protocol !== "https:") throw new TypeError(`fetch: ${url.protocol} is not http: or https:`);
     // Said here, because whoever says it otherwise repeats the URL.
@@ -56,7 +56,7 @@ export function guardedFetch({ clock, transport, signal: ending }: GuardedFetchP
 
     const path = url.pathname + url.search;
     const headers = headersOf(request.headers);
-    const outgoing = { origin: url.origin, path, method: request.method, headers, body, allowPrivate, proxyUrl: null };
+    const outgoing = { origin: url.origin, path, method: request.method, headers, body, allowPrivate, proxyUrl };
     const asking = collected(transport(), clock, outgoing, { timeoutMs: leftMs, maxBytes });
     const giveUp = (): void => asking.giveUp(new GuardError("upstream_unreachable", "the call was given up"));
     signal.addEventListener("abort", giveUp, { once: true });

@@ -95,7 +95,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
     offers,
     health,
     slots,
-    strategy: strategy.pick,
+    strategy,
     now: clock.now,
     ...(metrics ? { rejected: metrics.selectionRejected } : {}),
   });

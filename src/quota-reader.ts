@@ -28,11 +28,12 @@ export function quotaReader(facts: Pick<QuotaFacts, "report">, clock: Clock): Qu
     let before = told.get(credential);
     if (!before) told.set(credential, (before = new Map<string, Told>()));
     const at = clock.monotonic();
-    for (const { group, remainingRatio, resetsAt } of readings) {
+    for (const reading of readings) {
+      const { group, remainingRatio } = reading;
       const last = before.get(group);
       if (last && at - last.at < AGAIN_MS && Math.abs(last.remainingRatio - remainingRatio) < HARDLY) continue;
       before.set(group, { remainingRatio, at });
-      facts.report({ credential: credential.name, group, remainingRatio, resetsAt, observedAt: now, source: "headers" });
+      facts.report({ ...reading, credential: credential.name, observedAt: now, source: "headers" });
     }
   };
 }

@@ -99,7 +99,7 @@ export interface Verdict {
 type Body = Readonly<Record<string, unknown>>;
 
 /** A quota as an answer's headers tell it. */
-export type QuotaReading = Pick<QuotaFact, "group" | "remainingRatio" | "resetsAt">;
+export type QuotaReading = Omit<QuotaFact, "credential" | "observedAt" | "source">;
 
 /**
  * Below the base URL's path. An operation without a path is not offered. `{model}` stands for the model's name. `stream` = where streamed chats go, if

@@ -10,7 +10,7 @@ import type { RecordStore } from "./store.ts";
 import type { StrategyFunction } from "./strategy.ts";
 import type { Clock, MaybePromise } from "./time.ts";
 
-export type { QuotaFact } from "./quota-fact.ts";
+export type { QuotaFact, QuotaSource, QuotaUnit } from "./quota-fact.ts";
 
 /**
  * A service inside the guard. Its value may carry more than this: whatever API it has for the host's code. Set up in the order of `plugins` once the store
@@ -91,6 +91,8 @@ export interface GuardedFetchInit extends RequestInit {
   readonly timeoutMs?: number;
   /** Origins (`http://127.0.0.1:8317`) that may be private because the operator's options name them. */
   readonly allow?: readonly string[];
+  /** An HTTP proxy that the operator's options name; null or absent = none. */
+  readonly proxyUrl?: string | null;
 }
 
 export interface PluginLock {
@@ -141,6 +143,8 @@ export interface RefreshedToken {
 /** The accounts that requests are sent with. All changes count at once, for this process. */
 export interface PluginCredentials {
   list(): readonly CredentialView[];
+  /** What requests are sent with, its key included, whoever brought it; undefined = nobody has the name. Tokens are renewed: ask each time. */
+  get(name: string): Credential | undefined;
   /**
    * Adds one, or replaces one that this plugin added. Requests that run keep the one they have.
    *

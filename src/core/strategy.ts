@@ -27,3 +27,17 @@ export interface StrategyCall {
  * throws, or returns somebody else, falls back to round-robin and is counted.
  */
 export type StrategyFunction = (candidates: readonly StrategyCandidate[], call: StrategyCall) => StrategyCandidate | null;
+
+/** How near an account is to the end of its quota. A worse one is never preferred: `ok` before `high` (above the switch threshold) before `critical`. */
+export type QuotaLevel = "ok" | "high" | "critical";
+
+/** What a strategy makes of a candidate. */
+export interface Judgement {
+  readonly level: QuotaLevel;
+  /** The higher the better, among those of one level. */
+  readonly score: number;
+  /** What the score is made of, each 0 to 1 and before its weight. */
+  readonly parts: Readonly<Record<string, number>>;
+  /** For people. */
+  readonly reason: string;
+}

@@ -1,6 +1,7 @@
 /** What plugins give at run time: credentials, new tokens, what is left of quotas. Checked as the configuration is. */
 import { z } from "zod";
 import { ConfigError } from "../core/errors.ts";
+import { QUOTA_SOURCES, QUOTA_UNITS, type QuotaFact } from "../core/quota-fact.ts";
 import { LAST_MOMENT_MS } from "../core/time.ts";
 import { schemaProblems } from "../options.ts";
 import { credentialSchema } from "./credentials.ts";
@@ -17,7 +18,19 @@ const factSchema = z.object({
   remainingRatio: z.number("expected a number from 0 to 1").min(0).max(1),
   resetsAt: instant("expected ms since the epoch, or null").nullable(),
   observedAt: instant("expected ms since the epoch"),
-  source: z.string().regex(/^\P{Cc}{1,32}$/u, "expected 1 to 32 characters"),
+  source: z.enum(QUOTA_SOURCES),
+  models: z
+    .array(z.string().regex(/^\P{Cc}{1,256}$/u, "expected patterns of models, such as claude-*"))
+    .max(100)
+    .optional(),
+  windowMs: z
+    .number()
+    .min(1)
+    .max(400 * 24 * 60 * 60_000)
+    .optional(),
+  limit: z.number().min(0).max(9e15).optional(),
+  unit: z.enum(QUOTA_UNITS).optional(),
+  confidence: z.number("expected a number from 0 to 1").min(0).max(1).optional(),
 });
 
 /** Checks what a plugin gives. Throws ConfigError, each line naming a field of `what`. */
@@ -33,4 +46,4 @@ export const parsePluginCredential = (input: unknown, what: string) => parsed(up
 
 export const parseToken = (input: unknown, what: string) => parsed(tokenSchema, input, what);
 
-export const parseQuotaFact = (input: unknown, what: string) => parsed(factSchema, input, what);
+export const parseQuotaFact = (input: unknown, what: string): QuotaFact => parsed(factSchema, input, what);

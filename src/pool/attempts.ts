@@ -26,6 +26,8 @@ export interface Asking {
   /** Input and output together. Asked at most once an attempt, and only where tokens are limited. */
   readonly tokens: () => number;
   readonly scopes?: Scopes | undefined;
+  /** What should stay on one account; see {@link StrategyRequest.session}. Asked only by strategies that keep sessions together. */
+  readonly session?: (() => string | null) | undefined;
   /** What it will probably use. Asked only by strategies that want to know the price. */
   readonly usage?: (() => Usage) | undefined;
 }
@@ -34,17 +36,18 @@ export interface Asking {
 export class Attempts implements Choice, StrategyRequest {
   readonly #parts: AttemptParts;
   readonly #offer: Offer;
-  readonly #pick: Strategy;
+  readonly #strategy: Strategy;
   readonly #asking: Asking;
   /** Tried, kept out, or found without room: none of them is looked at again for this request. */
   #seen: Candidate[] | undefined;
+  #tried: Candidate[] | undefined;
   #shortages: Shortage[] | undefined;
   #leases = 0;
 
-  constructor(parts: AttemptParts, offer: Offer, pick: Strategy, asking: Asking) {
+  constructor(parts: AttemptParts, offer: Offer, strategy: Strategy, asking: Asking) {
     this.#parts = parts;
     this.#offer = offer;
-    this.#pick = pick;
+    this.#strategy = strategy;
     this.#asking = asking;
   }
 
@@ -54,6 +57,14 @@ export class Attempts implements Choice, StrategyRequest {
 
   get scopes(): Scopes | undefined {
     return this.#asking.scopes;
+  }
+
+  get session(): string | null {
+    return this.#asking.session?.() ?? null;
+  }
+
+  wasTried(candidate: Candidate): boolean {
+    return this.#tried?.includes(candidate) ?? false;
   }
 
   usage(): Usage | null {
@@ -70,13 +81,14 @@ export class Attempts implements Choice, StrategyRequest {
   }
 
   #from(first: number): MaybePromise<Lease | null> {
-    const { tiers } = this.#offer;
+    const tiers = this.#strategy.spansPriorities ? this.#offer.wholes : this.#offer.tiers;
     for (let i = first; i < tiers.length; i += 1) {
       const tier = tiers[i] as Tier;
       for (let open = this.#open(tier); open.length > 0; open = this.#open(tier)) {
         // A strategy remembers who could not be picked, so it is asked although one is left; not when there is only one.
-        const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#pick(tier, open, this);
+        const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#strategy.pick(tier, open, this, false);
         (this.#seen ??= []).push(candidate);
+        (this.#tried ??= []).push(candidate);
         const pass = this.#parts.health.enter(candidate);
         if (!pass) {
           this.#parts.rejected("breaker");

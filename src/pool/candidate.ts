@@ -1,5 +1,6 @@
 import type { Credential } from "../core/credential.ts";
 import type { Scopes } from "../core/scope.ts";
+import type { Judgement } from "../core/strategy.ts";
 import type { Usage } from "../core/usage.ts";
 
 /** A credential that may serve a model, and the model's name there. One object per pair until what is offered changes. */
@@ -16,20 +17,28 @@ export interface Candidate {
 /** Candidates of one priority, in the order of the config; the next tier is used when none of this one is left. */
 export type Tier = readonly Candidate[];
 
-/** What a strategy may want to know about the request. Read only by strategies of a host's own. */
+/** What a strategy may want to know about the request. */
 export interface StrategyRequest {
   /** After aliases. */
   readonly model: string;
   readonly scopes: Scopes | undefined;
+  /** What belongs together and should stay on one account, as nobody else can name it; null = it stands alone. */
+  readonly session: string | null;
   /** What it will probably use; null = nobody can say. */
   usage(): Usage | null;
+  /** Whether the candidate had its turn in this very request: that it is not open then says nothing about others' requests. */
+  wasTried(candidate: Candidate): boolean;
 }
 
-/**
- * Picks one of the candidates that may be used now: `open` is a part of `tier` in the same order and never empty. The tier is the set that a cursor
- * belongs to. Synchronous.
- */
-export type Strategy = (tier: Tier, open: readonly Candidate[], request: StrategyRequest) => Candidate;
-
-/** One of ours: it goes by the candidates alone. */
-export type PlainStrategy = (tier: Tier, open: readonly Candidate[]) => Candidate;
+/** How one of several candidates is picked. */
+export interface Strategy {
+  /** Priorities are one of its own measures: all candidates are one tier, only fallbacks come after the others. */
+  readonly spansPriorities?: boolean;
+  /**
+   * Picks one of those that may be used now: `open` is a part of `tier` in the same order and never empty. The tier is the set that a cursor belongs to.
+   * Synchronous. With `look` it only says whom it would pick: nothing that it remembers changes.
+   */
+  pick(tier: Tier, open: readonly Candidate[], request: StrategyRequest, look: boolean): Candidate;
+  /** What it makes of each of them, in their order. Changes nothing. Absent = it goes by their order. */
+  judge?(tier: Tier, request: StrategyRequest): readonly Judgement[];
+}

@@ -29,7 +29,10 @@ export interface ModelLists {
 export interface Offer {
   readonly name: string;
   readonly candidates: readonly Candidate[];
+  /** By priority, highest first; fallbacks last. */
   readonly tiers: readonly Tier[];
+  /** For who weighs priorities by themselves: all, then the fallbacks. */
+  readonly wholes: readonly Tier[];
 }
 
 /** Where a request keeps the offer that it was costed over. Two guards may have to do with one request. */
@@ -186,11 +189,14 @@ const candidate = (credential: Credential, name: string, model: string): Candida
   key: `${credential.name}/${name}`,
 });
 
-const offerOf = (name: string, candidates: readonly Candidate[]): Offer => ({ name, candidates, tiers: tiersOf(candidates) });
+export const offerOf = (name: string, candidates: readonly Candidate[]): Offer => ({
+  name,
+  candidates,
+  tiers: ranked(candidates, ({ credential }) => (credential.isFallback ? -1e9 : 0) + credential.priority),
+  wholes: ranked(candidates, ({ credential }) => (credential.isFallback ? 0 : 1)),
+});
 
-/** Fallbacks come last, then by priority, highest first. */
-function tiersOf(candidates: readonly Candidate[]): readonly Tier[] {
-  const rank = ({ credential }: Candidate): number => (credential.isFallback ? -1e9 : 0) + credential.priority;
-  const groups = Map.groupBy(candidates, rank);
-  return [...groups].toSorted(([a], [b]) => b - a).map(([, tier]) => tier);
+/** Those of one rank together, highest first. */
+function ranked(candidates: readonly Candidate[], rank: (candidate: Candidate) => number): readonly Tier[] {
+  return [...Map.groupBy(candidates, rank)].toSorted(([a], [b]) => b - a).map(([, tier]) => tier);
 }

@@ -3,9 +3,9 @@ import type { Choice } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Scopes } from "../core/scope.ts";
 import { Attempts, type Asking, type AttemptParts } from "./attempts.ts";
-import type { Candidate, Strategy } from "./candidate.ts";
+import type { Candidate, Strategy, Tier } from "./candidate.ts";
 import type { Health } from "./health.ts";
-import type { Offer, Offers, OfferSlot } from "./offers.ts";
+import { offerOf, type Offer, type Offers, type OfferSlot } from "./offers.ts";
 import type { Slots } from "./slots.ts";
 
 export interface PoolOptions {
@@ -76,7 +76,7 @@ export function credentialPool(options: PoolOptions): Pool {
     const fits = (candidate: Candidate): boolean => (credential === null || candidate.credential.name === credential) && !except?.(candidate);
     const candidates = offer.candidates.filter(fits);
     if (candidates.length === 0) throw new GuardError("no_credential", "no credential of this gateway can carry this operation");
-    return { name: offer.name, candidates, tiers: offer.tiers.map((tier) => tier.filter(fits)).filter((tier) => tier.length > 0) };
+    return offerOf(offer.name, candidates);
   }
 
   return {
@@ -87,8 +87,8 @@ export function credentialPool(options: PoolOptions): Pool {
     },
     chooseAny(request) {
       const offer = narrowed(offers.any(request.operation), request);
-      const pick = request.affinity === null ? strategy : byAffinity(request.affinity);
-      return new Attempts(parts, offer, pick, { opId: request.opId, tokens: noTokens, scopes: request.scopes });
+      const chosenBy = request.affinity === null ? strategy : byAffinity(request.affinity);
+      return new Attempts(parts, offer, chosenBy, { opId: request.opId, tokens: noTokens, scopes: request.scopes });
     },
     inFlight: (name) => open.get(name) ?? 0,
   };
@@ -97,7 +97,7 @@ export function credentialPool(options: PoolOptions): Pool {
 /** Rendezvous hashing: the same text finds the same credential, whatever becomes of the others. */
 function byAffinity(text: string): Strategy {
   const score = ({ credential }: Candidate): string => createHash("sha256").update(`${text}\n${credential.name}`).digest("base64url");
-  return function pickByAffinity(_tier, open) {
+  function pick(_tier: Tier, open: readonly Candidate[]): Candidate {
     let [best] = open as [Candidate];
     let highest = score(best);
     for (const candidate of open) {
@@ -105,5 +105,7 @@ function byAffinity(text: string): Strategy {
       if (mine > highest) [best, highest] = [candidate, mine];
     }
     return best;
-  };
+  }
+
+  return { pick };
 }

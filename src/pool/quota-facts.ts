@@ -1,6 +1,6 @@
 /** What is known to be left of accounts' quotas: the newest word on each, shared by all processes. */
 import type { Logger } from "../core/logger.ts";
-import type { QuotaFact } from "../core/quota-fact.ts";
+import { QUOTA_SOURCES, QUOTA_UNITS, type QuotaFact } from "../core/quota-fact.ts";
 import type { RecordStore } from "../core/store.ts";
 import type { Clock } from "../core/time.ts";
 import { recordMirror } from "./record-mirror.ts";
@@ -58,8 +58,8 @@ export function quotaFacts({ records, clock, logger }: QuotaFactsOptions): Quota
     const [credential, group] = partsOf(key);
     const fact = live(credential, group, now);
     if (!fact) return undefined;
-    const { remainingRatio, resetsAt, observedAt, source } = fact;
-    return { value: { remainingRatio, resetsAt, observedAt, source }, ttlMs: Math.max(1, Math.ceil(endOf(fact) - now)) };
+    const { credential: _credential, group: _group, ...value } = fact;
+    return { value, ttlMs: Math.max(1, Math.ceil(endOf(fact) - now)) };
   }
 
   function heard(key: string, value: unknown): void {
@@ -143,15 +143,23 @@ function partsOf(key: string): readonly [credential: string, group: string] {
 
 function factOf(credential: string, group: string, value: unknown): QuotaFact | null {
   if (typeof value !== "object" || value === null || credential === "") return null;
-  const { remainingRatio, resetsAt, observedAt, source } = value as Partial<Record<keyof QuotaFact, unknown>>;
+  const { remainingRatio, resetsAt, observedAt, source, models, windowMs, limit, unit, confidence } = value as Partial<
+    Record<keyof QuotaFact, unknown>
+  >;
   const isWhole =
-    typeof remainingRatio === "number" &&
-    remainingRatio >= 0 &&
-    remainingRatio <= 1 &&
+    isRatio(remainingRatio) &&
     (resetsAt === null || Number.isFinite(resetsAt)) &&
     Number.isFinite(observedAt) &&
-    typeof source === "string";
-  return isWhole
-    ? Object.freeze({ credential, group, remainingRatio, resetsAt: resetsAt as number | null, observedAt: observedAt as number, source })
-    : null;
+    isOneOf(QUOTA_SOURCES, source) &&
+    isAbsentOr(models, isTexts) &&
+    isAbsentOr(windowMs, Number.isFinite) &&
+    isAbsentOr(limit, Number.isFinite) &&
+    isAbsentOr(unit, (given) => isOneOf(QUOTA_UNITS, given)) &&
+    isAbsentOr(confidence, isRatio);
+  return isWhole ? Object.freeze({ ...(value as Omit<QuotaFact, "credential" | "group">), credential, group }) : null;
 }
+
+const isRatio = (value: unknown): boolean => typeof value === "number" && value >= 0 && value <= 1;
+const isTexts = (value: unknown): boolean => Array.isArray(value) && value.every((each) => typeof each === "string");
+const isOneOf = (known: readonly string[], value: unknown): boolean => typeof value === "string" && known.includes(value);
+const isAbsentOr = (value: unknown, fits: (value: unknown) => boolean): boolean => value === undefined || fits(value);

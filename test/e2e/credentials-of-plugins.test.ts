@@ -271,7 +271,7 @@ test("times that no calendar has are refused, so operators can go on looking", a
   const { kit, mine } = await withPlugin(["a"]);
   const { credentials } = mine.host;
   const now = kit.clock.now();
-  const fact = { credential: "a", group: "5h", remainingRatio: 1, resetsAt: now + 60_000, observedAt: now, source: "api" };
+  const fact = { credential: "a", group: "5h", remainingRatio: 1, resetsAt: now + 60_000, observedAt: now, source: "poll" as const };
   await expect(credentials.disable("a", "for good", Number.MAX_SAFE_INTEGER)).rejects.toThrow(/^until: /);
   await expect(credentials.report({ ...fact, observedAt: -1e16 })).rejects.toThrow(/^report: observedAt: /);
   await expect(credentials.report({ ...fact, resetsAt: 1e16 })).rejects.toThrow(/^report: resetsAt: /);
@@ -291,7 +291,7 @@ describe("what is left of a quota", () => {
     const { host } = mine;
     const second = await kit.another();
     const now = kit.clock.now();
-    const fact = { credential: "a", group: "5h", remainingRatio: 0.25, resetsAt: now + 60_000, observedAt: now, source: "api" };
+    const fact = { credential: "a", group: "5h", remainingRatio: 0.25, resetsAt: now + 60_000, observedAt: now, source: "poll" as const };
     await host.credentials.report(fact);
     expect(kit.credential("a").quotas).toEqual([fact]);
     let waitedMs = 0;
@@ -403,7 +403,7 @@ describe("a strategy of somebody else's", () => {
     );
     const kit = await accounts(["a", "b"], { plugins: [mine.value], router: { strategy: "fullest" } });
     const report = (credential: string, remainingRatio: number): Promise<void> =>
-      mine.host.credentials.report({ credential, group: "5h", remainingRatio, resetsAt: null, observedAt: kit.clock.now(), source: "api" });
+      mine.host.credentials.report({ credential, group: "5h", remainingRatio, resetsAt: null, observedAt: kit.clock.now(), source: "poll" as const });
     await report("a", 0.1);
     await report("b", 0.2);
     expect(await kit.several(2)).toBe("bb");

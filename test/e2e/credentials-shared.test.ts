@@ -36,7 +36,7 @@ describe.skipIf(url === undefined)("on one Redis", () => {
     const start = await processes();
     const [one, two] = [await start(), await start()];
     const now = Date.now();
-    const fact = { credential: "a", group: "5h", remainingRatio: 0.5, resetsAt: now + 60_000, observedAt: now, source: "api" };
+    const fact = { credential: "a", group: "5h", remainingRatio: 0.5, resetsAt: now + 60_000, observedAt: now, source: "poll" as const };
     const said = performance.now();
     one.paused.set("a", { reason: "billing", since: now, until: null });
     one.facts.report(fact);

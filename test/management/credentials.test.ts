@@ -10,7 +10,7 @@ test("credentials are listed as they stand, times as dates", async () => {
     remainingRatio: 0.4,
     resetsAt: Date.UTC(2026, 0, 2),
     observedAt: Date.UTC(2026, 0, 1),
-    source: "api",
+    source: "poll" as const,
   };
   admin.credentials = () => [{ ...(main as NonNullable<typeof main>), quotas: [fact] }];
   const shown = {
@@ -18,7 +18,9 @@ test("credentials are listed as they stand, times as dates", async () => {
     state: "ready",
     until: null,
     reason: null,
-    quotas: [{ group: "5h", remainingRatio: 0.4, resetsAt: "2026-01-02T00:00:00.000Z", observedAt: "2026-01-01T00:00:00.000Z", source: "api" }],
+    quotas: [
+      { group: "5h", remainingRatio: 0.4, resetsAt: "2026-01-02T00:00:00.000Z", observedAt: "2026-01-01T00:00:00.000Z", source: "poll" as const },
+    ],
   };
   expect((await ask("/credentials")).body).toMatchObject({ credentials: [shown] });
   expect((await ask("/credentials/main")).body).toMatchObject(shown);

@@ -21,6 +21,7 @@ export function fakeControl(): CredentialControl & { readonly asked: string[] } 
     asked,
     forPlugin: (plugin): PluginCredentials => ({
       list: note(plugin, "list", []),
+      get: note(plugin, "get", undefined),
       upsert: note(plugin, "upsert", undefined),
       remove: note(plugin, "remove", false),
       disable: note(plugin, "disable", Promise.resolve()),

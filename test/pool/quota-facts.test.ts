@@ -20,7 +20,7 @@ function kit() {
     remainingRatio,
     resetsAt: clock.now() + 60 * MINUTE,
     observedAt: clock.now(),
-    source: "api",
+    source: "poll",
     ...more,
   });
   return { clock, records, start, fact };
@@ -94,7 +94,7 @@ test("thirty-two groups are kept of a credential: who was seen longest ago makes
 
 test("what is no fact is passed over", async () => {
   const { clock, records, start } = kit();
-  await records.put("quota/a/x", { remainingRatio: 2, resetsAt: null, observedAt: clock.now(), source: "api" });
+  await records.put("quota/a/x", { remainingRatio: 2, resetsAt: null, observedAt: clock.now(), source: "poll" });
   await records.put("quota/a/y", null);
   expect((await start()).of("a")).toEqual([]);
 });

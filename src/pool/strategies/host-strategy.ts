@@ -67,17 +67,19 @@ export function hostStrategy({ fn, inFlight, remainingRatio, costUsd, failed }: 
     return found;
   }
 
-  return function pickAsTold(tier, open, request) {
-    usage = undefined;
-    usageOf = () => request.usage();
-    let picked: Candidate | null = null;
-    try {
-      picked = ask(open, Object.freeze({ model: request.model, scopes: request.scopes ?? NO_SCOPES }));
-    } catch (error) {
-      failed(error);
-    } finally {
-      usageOf = nobodyKnows;
-    }
-    return picked ?? inTurn(tier, open);
+  return {
+    pick(tier, open, request, look) {
+      usage = undefined;
+      usageOf = () => request.usage();
+      let picked: Candidate | null = null;
+      try {
+        picked = ask(open, Object.freeze({ model: request.model, scopes: request.scopes ?? NO_SCOPES }));
+      } catch (error) {
+        failed(error);
+      } finally {
+        usageOf = nobodyKnows;
+      }
+      return picked ?? inTurn.pick(tier, open, request, look);
+    },
   };
 }

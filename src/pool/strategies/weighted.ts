@@ -1,4 +1,4 @@
-import type { Candidate, PlainStrategy, Tier } from "../candidate.ts";
+import type { Candidate, Strategy, Tier } from "../candidate.ts";
 import { setStates } from "./set-states.ts";
 
 /** Weights are counted in millionths: credits stay whole numbers, so a share is exact however long the gateway runs. */
@@ -19,11 +19,12 @@ const begin = (tier: Tier): Credits => ({
  * Smooth weighted round-robin, as nginx does it: each turn everybody who may be used earns their weight, the richest is taken and pays what all
  * earned. Weights 5, 1, 1 give a a b a c a a, not five in a row.
  */
-export function weighted(): PlainStrategy {
+export function weighted(): Strategy {
   const creditsOf = setStates(begin);
 
-  return function pickByWeight(tier, open) {
-    const { weights, credits } = creditsOf(tier);
+  function pick(tier: Tier, open: readonly Candidate[], _request: unknown, look: boolean): Candidate {
+    const { weights, credits: kept } = creditsOf(tier);
+    const credits = look ? kept.slice() : kept;
     let earned = 0;
     let forfeited = 0;
     let picked = -1;
@@ -43,5 +44,7 @@ export function weighted(): PlainStrategy {
     }
     credits[picked] = (credits[picked] as number) - earned + forfeited;
     return tier[picked] as Candidate;
-  };
+  }
+
+  return { pick };
 }

@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import type { StrategyCall, StrategyCandidate, StrategyFunction } from "../../../src/core/strategy.ts";
 import { NO_USAGE, type Usage } from "../../../src/core/usage.ts";
 import { hostStrategy } from "../../../src/pool/strategies/host-strategy.ts";
-import { nameOf, numberedTier } from "./strategy-kit.ts";
+import { PLAIN, nameOf, numberedTier } from "./strategy-kit.ts";
 
 const USAGE: Usage = { ...NO_USAGE, inputTokens: 10, outputTokens: 20 };
 
@@ -10,7 +10,7 @@ function kit(fn: StrategyFunction) {
   const failures: string[] = [];
   const load = new Map<string, number>();
   let priced = 0;
-  const pick = hostStrategy({
+  const { pick } = hostStrategy({
     fn,
     inFlight: (name) => load.get(name) ?? 0,
     remainingRatio: (name) => (name === "1" ? 0.25 : null),
@@ -21,7 +21,7 @@ function kit(fn: StrategyFunction) {
     failed: (error) => void failures.push((error as Error).message),
   });
   const tier = numberedTier(3);
-  const turn = (open = tier): string => nameOf(pick(tier, open, { model: "m", scopes: { team: "data" }, usage: () => USAGE }));
+  const turn = (open = tier): string => nameOf(pick(tier, open, { ...PLAIN, scopes: { team: "data" }, usage: () => USAGE }, false));
   return { turn, tier, failures, load, priced: () => priced };
 }
 

@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import type { Tier } from "../../../src/pool/candidate.ts";
 import { roundRobin } from "../../../src/pool/strategies/round-robin.ts";
 import { candidate } from "../pool-kit.ts";
-import { countsOf, nameOf, numberedTier, someOpen, turns } from "./strategy-kit.ts";
+import { PLAIN, countsOf, nameOf, numberedTier, someOpen, turns } from "./strategy-kit.ts";
 
 const others = (count: number): Tier => Array.from({ length: count }, (_, i) => candidate(`other-${i}`));
 
@@ -18,33 +18,33 @@ test("passes over those that cannot be used, and keeps their places", () => {
 });
 
 test("is not skewed by the traffic of models that have other candidates", () => {
-  const pick = roundRobin();
+  const strategy = roundRobin();
   const [openai, vertex] = [others(3), numberedTier(4)];
   const seen: string[] = [];
   for (let i = 0; i < 8; i += 1) {
-    turns(pick, openai, 10);
-    seen.push(nameOf(pick(vertex, vertex)));
+    turns(strategy, openai, 10);
+    seen.push(nameOf(strategy.pick(vertex, vertex, PLAIN, false)));
   }
   expect(seen).toEqual(["1", "2", "3", "4", "1", "2", "3", "4"]);
 });
 
 test("is one rotation for all models that the same candidates offer", () => {
-  const pick = roundRobin();
+  const strategy = roundRobin();
   const [one, two] = [numberedTier(3), numberedTier(3)];
-  expect([one, two, one, two].map((tier) => nameOf(pick(tier, tier)))).toEqual(["1", "2", "3", "1"]);
+  expect([one, two, one, two].map((tier) => nameOf(strategy.pick(tier, tier, PLAIN, false)))).toEqual(["1", "2", "3", "1"]);
 });
 
 test("begins anew for the oldest set only, when there are more sets than it remembers", () => {
-  const pick = roundRobin();
+  const strategy = roundRobin();
   const [first, last] = [numberedTier(2), others(2)];
-  turns(pick, first, 1);
-  for (let i = 0; i < 9_998; i += 1) turns(pick, [candidate(`${i}-a`), candidate(`${i}-b`)], 1);
-  turns(pick, last, 1);
+  turns(strategy, first, 1);
+  for (let i = 0; i < 9_998; i += 1) turns(strategy, [candidate(`${i}-a`), candidate(`${i}-b`)], 1);
+  turns(strategy, last, 1);
   // As a list that has changed makes them: the same candidates in a new tier.
-  expect(turns(pick, numberedTier(2), 1)).toEqual(["2"]);
-  turns(pick, [candidate("one"), candidate("more")], 1);
-  expect(turns(pick, numberedTier(2), 1)).toEqual(["1"]);
-  expect(turns(pick, others(2), 1)).toEqual(["other-1"]);
+  expect(turns(strategy, numberedTier(2), 1)).toEqual(["2"]);
+  turns(strategy, [candidate("one"), candidate("more")], 1);
+  expect(turns(strategy, numberedTier(2), 1)).toEqual(["1"]);
+  expect(turns(strategy, others(2), 1)).toEqual(["other-1"]);
 });
 
 test("takes the first that can be used at or after the last one's successor, whatever comes and goes", () => {
@@ -53,12 +53,12 @@ test("takes the first that can be used at or after the last one's successor, wha
       fc.integer({ min: 1, max: 8 }).chain((size) => fc.tuple(fc.constant(size), someOpen(size, { maxLength: 40 }))),
       ([size, steps]) => {
         const tier = numberedTier(size);
-        const pick = roundRobin();
+        const strategy = roundRobin();
         let successor = 0;
         for (const places of steps) {
           const expected = places.find((place) => place >= successor) ?? Math.min(...places);
           const open = places.map((place) => tier[place] as Tier[number]);
-          expect(pick(tier, open)).toBe(tier[expected]);
+          expect(strategy.pick(tier, open, PLAIN, false)).toBe(tier[expected]);
           successor = (expected + 1) % size;
         }
       },

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import type { Candidate, PlainStrategy, Tier } from "../../../src/pool/candidate.ts";
+import type { Candidate, Strategy, StrategyRequest, Tier } from "../../../src/pool/candidate.ts";
 import { candidate } from "../pool-kit.ts";
 
 /** Candidates by name, each with a weight of its own where one is given: `tierOf({ a: 5, b: 1 })`. */
@@ -10,12 +10,15 @@ export const numberedTier = (count: number): Tier => Array.from({ length: count 
 
 export const nameOf = ({ credential }: Candidate): string => credential.name;
 
+/** A request that says nothing about itself. */
+export const PLAIN: StrategyRequest = { model: "m", scopes: undefined, session: null, usage: () => null, wasTried: () => false };
+
 /** Who is picked in `count` turns; `closed` says who cannot be used in a turn. */
-export const turns = (pick: PlainStrategy, tier: Tier, count: number, closed: (turn: number) => string = () => ""): string[] =>
+export const turns = (strategy: Strategy, tier: Tier, count: number, closed: (turn: number) => string = () => ""): string[] =>
   Array.from({ length: count }, (_, turn) => {
     const names = closed(turn);
     const open = names === "" ? tier : tier.filter((each) => !names.includes(nameOf(each)));
-    return nameOf(pick(tier, open));
+    return nameOf(strategy.pick(tier, open, PLAIN, false));
   });
 
 export function countsOf(names: readonly string[]): Readonly<Record<string, number>> {

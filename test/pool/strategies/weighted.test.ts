@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { weighted } from "../../../src/pool/strategies/weighted.ts";
 import type { Candidate } from "../../../src/pool/candidate.ts";
-import { countsOf, nameOf, someOpen, tierOf, turns } from "./strategy-kit.ts";
+import { PLAIN, countsOf, nameOf, someOpen, tierOf, turns } from "./strategy-kit.ts";
 
 test("spreads the turns of the heavy one instead of taking them in a row", () => {
   expect(turns(weighted(), tierOf({ a: 5, b: 1, c: 1 }), 14).join("")).toBe("aabacaa".repeat(2));
@@ -46,14 +46,16 @@ describe("shares", () => {
 
   test("hold although each request's second try leaves out what its first one took", () => {
     const tier = tierOf({ a: 3, b: 2, c: 1 });
-    const pick = weighted();
+    const strategy = weighted();
     const firsts: string[] = [];
     for (let i = 0; i < 6_000; i += 1) {
-      const first = pick(tier, tier);
+      const first = strategy.pick(tier, tier, PLAIN, false);
       firsts.push(nameOf(first));
-      pick(
+      strategy.pick(
         tier,
         tier.filter((each) => each !== first),
+        PLAIN,
+        false,
       );
     }
     const counts = countsOf(firsts);
@@ -67,20 +69,20 @@ describe("shares", () => {
 describe("who comes back", () => {
   test("has saved nothing up, and waits for a turn like at the start", () => {
     const tier = tierOf({ a: 5, b: 1, c: 1 });
-    const pick = weighted();
+    const strategy = weighted();
     // After four turns c is the next but one.
-    expect(turns(pick, tier, 4).join("")).toBe("aaba");
-    turns(pick, tier, 60, () => "c");
-    const after = turns(pick, tier, 14);
+    expect(turns(strategy, tier, 4).join("")).toBe("aaba");
+    turns(strategy, tier, 60, () => "c");
+    const after = turns(strategy, tier, 14);
     expect(after.slice(0, 3)).not.toContain("c");
     expect(countsOf(after).c).toBeLessThanOrEqual(2);
   });
 
   test("gets no run of turns however long it was away", () => {
     const tier = tierOf({ a: 1, b: 1 });
-    const pick = weighted();
-    turns(pick, tier, 101, () => "b");
-    expect(countsOf(turns(pick, tier, 10))).toEqual({ a: 5, b: 5 });
+    const strategy = weighted();
+    turns(strategy, tier, 101, () => "b");
+    expect(countsOf(turns(strategy, tier, 10))).toEqual({ a: 5, b: 5 });
   });
 
   test("leaves the others' shares as they were, whatever comes and goes", () => {
@@ -90,14 +92,14 @@ describe("who comes back", () => {
         weights.chain((given) => fc.tuple(fc.constant(given), someOpen(given.length, { maxLength: 200 }))),
         ([given, steps]) => {
           const tier = tierOf(Object.fromEntries(given.map((weight, i) => [`c${i}`, weight])));
-          const pick = weighted();
+          const strategy = weighted();
           for (const places of steps) {
             const open = places.map((place) => tier[place] as Candidate);
-            expect(open).toContain(pick(tier, open));
+            expect(open).toContain(strategy.pick(tier, open, PLAIN, false));
           }
           // However it was left, a full round pays it back: nobody is more than the number of candidates away from their share.
           const total = given.reduce((sum, weight) => sum + weight, 0);
-          const counts = countsOf(turns(pick, tier, 10 * total));
+          const counts = countsOf(turns(strategy, tier, 10 * total));
           given.forEach((weight, i) => expect(Math.abs((counts[`c${i}`] ?? 0) - 10 * weight)).toBeLessThanOrEqual(given.length));
         },
       ),
@@ -106,8 +108,8 @@ describe("who comes back", () => {
 });
 
 test("other models with the same candidates share the turns, with other weights they do not", () => {
-  const pick = weighted();
+  const strategy = weighted();
   const heavy = tierOf({ a: 5, b: 1 });
-  expect(turns(pick, heavy, 2).join("") + turns(pick, tierOf({ a: 5, b: 1 }), 4).join("")).toBe("aaabaa");
-  expect(turns(pick, tierOf({ a: 1, b: 1 }), 2).join("")).toBe("ab");
+  expect(turns(strategy, heavy, 2).join("") + turns(strategy, tierOf({ a: 5, b: 1 }), 4).join("")).toBe("aaabaa");
+  expect(turns(strategy, tierOf({ a: 1, b: 1 }), 2).join("")).toBe("ab");
 });
