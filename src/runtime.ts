@@ -343,7 +343,7 @@ async function assemble(
       transport,
       retryBudget: retryBudget(clock, options.resilience.retryBudget),
       maxRetries: options.resilience.maxRetries,
-      onHeaders: quotaReader(lent.quotas, clock),
+      onAnswer: quotaReader(lent.quotas, clock),
       ...attempts,
     }),
     models,

@@ -1,6 +1,6 @@
 import type { DialectId, Family, Operation, WireId } from "./call.ts";
 import type { GuardError } from "./errors.ts";
-import type { QuotaFact } from "./quota-fact.ts";
+import type { QuotaMeasure } from "./quota-fact.ts";
 import type { Secret } from "./secret.ts";
 import type { MaybePromise } from "./time.ts";
 
@@ -98,8 +98,8 @@ export interface Verdict {
 
 type Body = Readonly<Record<string, unknown>>;
 
-/** A quota as an answer's headers tell it. */
-export type QuotaReading = Omit<QuotaFact, "credential" | "observedAt" | "source">;
+/** A quota as an answer tells it. */
+export type QuotaReading = QuotaMeasure;
 
 /**
  * Below the base URL's path. An operation without a path is not offered. `{model}` stands for the model's name. `stream` = where streamed chats go, if
@@ -160,8 +160,13 @@ export interface ProviderRow {
   classify(status: number, headers: Headers, body: Buffer | string, nowMs: number): Verdict;
   /** Ms until the provider says to come back; null = it did not say. `isRateLimit` = a lack of room is why it refused, not the account or an outage. */
   retryAfterMs(headers: Headers, nowMs: number, isRateLimit: boolean): number | null;
-  /** What the headers of any answer say is left of the account's quotas. */
-  quotas?(headers: Headers, nowMs: number): readonly QuotaReading[];
+  /**
+   * What the headers of any answer say is left of the account's quotas. `model` = the one that was asked, as the provider knows it: a quota of each model by
+   * itself has it in its `group` and in its `models`.
+   */
+  quotas?(headers: Headers, nowMs: number, model: string): readonly QuotaReading[];
+  /** What else the refusal of a call says has run out, for which quota, and when it is back. Asked for a status outside 2xx, with the answer's start as its `body`. */
+  faultQuotas?(status: number, headers: Headers, body: Buffer | string, nowMs: number, model: string): readonly QuotaReading[];
 }
 
 /** How a credential is exchanged for a token that lives for a while. */
@@ -199,6 +204,8 @@ export type AttemptOutcome =
       readonly isAccountWide: boolean;
       /** Ms until the provider says to come back; null = it did not say. */
       readonly waitMs: number | null;
+      /** It says nothing about the credential's use for answers: only that its token is not right, where it is 401. */
+      readonly isAside?: boolean;
     }
   /** No answer, or half of one: connection, protocol or timeout. */
   | { readonly kind: "failed"; readonly error: GuardError; readonly tokens: number | null }

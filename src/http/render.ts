@@ -7,6 +7,13 @@ import { dialect } from "../dialects/index.ts";
 /** SDKs sleep through a short wait by themselves; beyond this they must hand the refusal to their caller instead of hammering or hanging. */
 const SDK_WAIT_MS = 10_000;
 
+/** A provider may name weeks. Nobody is told to wait longer than a day: then somebody has looked again. */
+const MOST_TOLD_MS = 24 * 60 * 60_000;
+
+/** The wait that a caller is told of. */
+export const toldWait = (waitMs: number | null): { readonly retryAfterMs?: number } =>
+  waitMs === null ? {} : { retryAfterMs: Math.min(waitMs, MOST_TOLD_MS) };
+
 /** The error as a GuardError: whatever else was thrown is a fault of ours, logged and not shown. */
 export function asGuardError(thrown: unknown, ctx: Context): GuardError {
   if (GuardError.is(thrown)) {

@@ -1,7 +1,7 @@
 /** What plugins give at run time: credentials, new tokens, what is left of quotas. Checked as the configuration is. */
 import { z } from "zod";
 import { ConfigError } from "../core/errors.ts";
-import { QUOTA_SOURCES, QUOTA_UNITS, type QuotaFact } from "../core/quota-fact.ts";
+import { QUOTA_GROUP, QUOTA_SOURCES, QUOTA_UNITS, type QuotaFact } from "../core/quota-fact.ts";
 import { LAST_MOMENT_MS } from "../core/time.ts";
 import { schemaProblems } from "../options.ts";
 import { credentialSchema } from "./credentials.ts";
@@ -14,7 +14,7 @@ const upsertSchema = credentialSchema.extend({ expiresAt: instantOrNever() });
 const tokenSchema = z.object({ apiKey: secret(), expiresAt: instantOrNever() });
 const factSchema = z.object({
   credential: z.string(),
-  group: z.string().regex(/^\P{Cc}{1,64}$/u, "expected 1 to 64 characters"),
+  group: z.string().regex(QUOTA_GROUP, "expected 1 to 320 characters"),
   remainingRatio: z.number("expected a number from 0 to 1").min(0).max(1),
   resetsAt: instant("expected ms since the epoch, or null").nullable(),
   observedAt: instant("expected ms since the epoch"),

@@ -110,7 +110,7 @@ export function credentialHealth(options: HealthOptions): CredentialHealth {
         case "refused": {
           const { status, fault } = outcome;
           if (status === 401) onUnauthorized?.(candidate.credential);
-          if (isOutdated(candidate, fault)) {
+          if (outcome.isAside || isOutdated(candidate, fault)) {
             broken.leave(candidate, pass, "nothing", 0);
             return;
           }

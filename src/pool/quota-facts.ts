@@ -1,29 +1,33 @@
 /** What is known to be left of accounts' quotas: the newest word on each, shared by all processes. */
 import type { Logger } from "../core/logger.ts";
-import { QUOTA_SOURCES, QUOTA_UNITS, type QuotaFact } from "../core/quota-fact.ts";
+import { isQuotaFact, type QuotaFact } from "../core/quota-fact.ts";
+import { MOST_AHEAD_MS } from "../core/reset-time.ts";
 import type { RecordStore } from "../core/store.ts";
 import type { Clock } from "../core/time.ts";
+import { matchesAny } from "./patterns.ts";
+import { endOf, rolledOver } from "./quota-age.ts";
 import { recordMirror } from "./record-mirror.ts";
 
-/** No account has as many quotas; the one that was seen longest ago makes room. */
-const MAX_GROUPS = 32;
-const MAX_CREDENTIALS = 10_000;
+export { confidenceOf } from "./quota-age.ts";
 
-/** Where nobody knows when a quota is whole again, what was seen a day ago says nothing. */
-const UNDATED_MS = 24 * 60 * 60_000;
-/** A quota that is whole again later than this was misread. */
-const MOST_AHEAD_MS = 400 * 24 * 60 * 60_000;
+/** Providers that count each model by itself tell two of each; the one that was seen longest ago makes room. */
+const MAX_GROUPS = 64;
+const MAX_CREDENTIALS = 10_000;
 
 export interface QuotaFactsOptions {
   readonly records: RecordStore;
   readonly clock: Clock;
   readonly logger: Logger;
+  /** Something new is known of a credential, from here or elsewhere. Never throws. */
+  readonly changed?: (credential: string) => void;
 }
 
 export interface QuotaFacts {
+  /** True while nothing is known of anybody: the hot path asks no further. */
+  readonly isEmpty: boolean;
   /** Takes a fact over unless a newer one of its group is known, or its time has passed. */
   report(fact: QuotaFact): void;
-  /** What still holds, in the order of arrival. */
+  /** What still holds, in the order of arrival. Once its time has come, a quota whose window is known is whole again, for one more window. */
   of(credential: string): readonly QuotaFact[];
   /** What is left of the scarcest quota; null = nobody knows. */
   remainingRatio(credential: string): number | null;
@@ -32,25 +36,47 @@ export interface QuotaFacts {
   close(): void;
 }
 
-export function quotaFacts({ records, clock, logger }: QuotaFactsOptions): QuotaFacts {
-  const known = new Map<string, Map<string, QuotaFact>>();
+/** What is known of one credential. */
+interface Known {
+  /** As they were seen, by group. */
+  readonly seen: Map<string, QuotaFact>;
+  /** As they hold until `holdsUntil`; asked by each request. */
+  held: readonly QuotaFact[];
+  /** Wall clock, ms: when the first of them ends, or its quota is whole again. */
+  holdsUntil: number;
+}
+
+/** Whether a request for a model counts in the fact's quota. `model` = as the provider calls it. */
+export const countsIn = ({ models }: QuotaFact, model: string): boolean => models === undefined || matchesAny(models, model);
+
+/**
+ * Whether a quota that had run out has room again: somebody has seen some of it since, and nobody knows of another that has none. What came with a refusal, or
+ * was guessed, shows no room. `model` = as the provider calls it; null = of all models of the account.
+ */
+export function showsRoom(facts: readonly QuotaFact[], model: string | null, sinceMs: number): boolean {
+  const meant = facts.filter((fact) => (model === null ? fact.models === undefined : countsIn(fact, model)));
+  const isSeen = ({ source, observedAt }: QuotaFact): boolean => (source === "headers" || source === "poll") && observedAt > sinceMs;
+  return meant.some(isSeen) && meant.every(({ remainingRatio }) => remainingRatio > 0);
+}
+
+export function quotaFacts({ records, clock, logger, changed = () => undefined }: QuotaFactsOptions): QuotaFacts {
+  const known = new Map<string, Known>();
   const mirror = recordMirror({ records, prefix: "quota/", clock, logger, standing, heard });
 
-  const endOf = ({ resetsAt, observedAt }: QuotaFact): number => resetsAt ?? observedAt + UNDATED_MS;
-  const isOver = (fact: QuotaFact, now: number): boolean => endOf(fact) <= now;
-
+  /** As it was seen. */
   function live(credential: string, group: string, now: number): QuotaFact | undefined {
-    const groups = known.get(credential);
-    const fact = groups?.get(group);
-    if (!groups || !fact || !isOver(fact, now)) return fact;
+    const fact = known.get(credential)?.seen.get(group);
+    if (!fact || endOf(fact) > now) return fact;
     // The store's record ends by itself at the same time.
-    drop(credential, groups, group);
+    drop(credential, group);
     return undefined;
   }
 
-  function drop(credential: string, groups: Map<string, QuotaFact>, group: string): void {
-    groups.delete(group);
-    if (groups.size === 0) known.delete(credential);
+  function drop(credential: string, group: string): void {
+    const entry = known.get(credential);
+    if (!entry?.seen.delete(group)) return;
+    entry.holdsUntil = -Infinity;
+    if (entry.seen.size === 0) known.delete(credential);
   }
 
   function standing(key: string): { value: Omit<QuotaFact, "credential" | "group">; ttlMs: number } | undefined {
@@ -64,14 +90,13 @@ export function quotaFacts({ records, clock, logger }: QuotaFactsOptions): Quota
 
   function heard(key: string, value: unknown): void {
     const [credential, group] = partsOf(key);
-    const groups = known.get(credential);
     if (value === undefined) {
-      if (groups) drop(credential, groups, group);
+      drop(credential, group);
       return;
     }
     const now = clock.now();
     const fact = factOf(credential, group, value);
-    if (!fact || isOver(fact, now)) return;
+    if (!fact || endOf(fact) <= now) return;
     const before = live(credential, group, now);
     // Two processes wrote at the same time, and the older word came last.
     if (before && isNewer(before, fact)) mirror.write(key);
@@ -80,26 +105,49 @@ export function quotaFacts({ records, clock, logger }: QuotaFactsOptions): Quota
 
   function put(fact: QuotaFact): void {
     const { credential, group } = fact;
-    let groups = known.get(credential);
-    if (!groups) {
+    let entry = known.get(credential);
+    if (!entry) {
       if (known.size >= MAX_CREDENTIALS) return;
-      known.set(credential, (groups = new Map<string, QuotaFact>()));
+      known.set(credential, (entry = { seen: new Map<string, QuotaFact>(), held: NONE, holdsUntil: -Infinity }));
     }
-    groups.set(group, fact);
-    if (groups.size <= MAX_GROUPS) return;
-    const oldest = [...groups.values()].reduce((a, b) => (b.observedAt < a.observedAt ? b : a));
-    groups.delete(oldest.group);
-    mirror.write(keyOf(oldest));
+    entry.seen.set(group, fact);
+    entry.holdsUntil = -Infinity;
+    if (entry.seen.size > MAX_GROUPS) {
+      const oldest = [...entry.seen.values()].reduce((a, b) => (b.observedAt < a.observedAt ? b : a));
+      remove(oldest);
+    }
+    changed(credential);
+  }
+
+  /** Here and in the store. */
+  function remove({ credential, group }: QuotaFact): void {
+    drop(credential, group);
+    mirror.write(keyOf(credential, group));
   }
 
   function of(credential: string): readonly QuotaFact[] {
-    const groups = known.get(credential);
-    if (!groups) return NONE;
+    const found = known.get(credential);
+    if (!found) return NONE;
     const now = clock.now();
-    return [...groups.keys()].flatMap((group) => live(credential, group, now) ?? []);
+    if (now < found.holdsUntil) return found.held;
+    const held: QuotaFact[] = [];
+    let holdsUntil = Infinity;
+    for (const group of [...found.seen.keys()]) {
+      const fact = live(credential, group, now);
+      if (!fact) continue;
+      const rolled = rolledOver(fact, now);
+      held.push(rolled ?? fact);
+      holdsUntil = Math.min(holdsUntil, rolled ? endOf(fact) : (fact.resetsAt ?? endOf(fact)));
+    }
+    found.held = held;
+    found.holdsUntil = holdsUntil;
+    return held;
   }
 
   return {
+    get isEmpty() {
+      return known.size === 0;
+    },
     report(fact) {
       const now = clock.now();
       // A clock that is ahead must not outlast those that are right.
@@ -110,11 +158,14 @@ export function quotaFacts({ records, clock, logger }: QuotaFactsOptions): Quota
         observedAt: Math.min(fact.observedAt, now),
         resetsAt: resetsAt === null ? null : Math.min(resetsAt, latest),
       });
-      if (isOver(seen, now)) return;
-      const before = live(seen.credential, seen.group, now);
+      const { credential, group } = seen;
+      const before = live(credential, group, now);
       if (before && !isNewer(seen, before)) return;
-      put(seen);
-      mirror.write(keyOf(seen));
+      for (const other of known.get(credential)?.seen.values() ?? NONE) if (disproves(seen, other)) remove(other);
+      if (endOf(seen) > now) {
+        put(seen);
+        mirror.write(keyOf(credential, group));
+      } else if (before) remove(before);
     },
     of,
     remainingRatio(credential) {
@@ -133,8 +184,18 @@ const NONE: readonly QuotaFact[] = [];
 const isNewer = (one: QuotaFact, other: QuotaFact): boolean =>
   one.observedAt === other.observedAt ? one.remainingRatio < other.remainingRatio : one.observedAt > other.observedAt;
 
+/**
+ * A refusal that names none of the provider's windows speaks of the same quotas as those that are told with numbers, under a name of its own. It counts until
+ * somebody sees room in all that its models count in: otherwise a quota that was given back early would stay at 0 until the time that the refusal named.
+ */
+function disproves(newer: QuotaFact, { source, windowMs, models, observedAt, group }: QuotaFact): boolean {
+  if (source !== "error" || windowMs !== undefined || group === newer.group) return false;
+  const isSeen = (newer.source === "headers" || newer.source === "poll") && newer.remainingRatio > 0 && newer.observedAt > observedAt;
+  return isSeen && (newer.models === undefined || (models?.every((model) => countsIn(newer, model)) ?? false));
+}
+
 /** No credential's name has a slash. */
-const keyOf = ({ credential, group }: QuotaFact): string => `${credential}/${group}`;
+const keyOf = (credential: string, group: string): string => `${credential}/${group}`;
 
 function partsOf(key: string): readonly [credential: string, group: string] {
   const slash = key.indexOf("/");
@@ -143,23 +204,6 @@ function partsOf(key: string): readonly [credential: string, group: string] {
 
 function factOf(credential: string, group: string, value: unknown): QuotaFact | null {
   if (typeof value !== "object" || value === null || credential === "") return null;
-  const { remainingRatio, resetsAt, observedAt, source, models, windowMs, limit, unit, confidence } = value as Partial<
-    Record<keyof QuotaFact, unknown>
-  >;
-  const isWhole =
-    isRatio(remainingRatio) &&
-    (resetsAt === null || Number.isFinite(resetsAt)) &&
-    Number.isFinite(observedAt) &&
-    isOneOf(QUOTA_SOURCES, source) &&
-    isAbsentOr(models, isTexts) &&
-    isAbsentOr(windowMs, Number.isFinite) &&
-    isAbsentOr(limit, Number.isFinite) &&
-    isAbsentOr(unit, (given) => isOneOf(QUOTA_UNITS, given)) &&
-    isAbsentOr(confidence, isRatio);
-  return isWhole ? Object.freeze({ ...(value as Omit<QuotaFact, "credential" | "group">), credential, group }) : null;
+  const fact = { ...value, group };
+  return isQuotaFact(fact) ? Object.freeze({ ...fact, credential }) : null;
 }
-
-const isRatio = (value: unknown): boolean => typeof value === "number" && value >= 0 && value <= 1;
-const isTexts = (value: unknown): boolean => Array.isArray(value) && value.every((each) => typeof each === "string");
-const isOneOf = (known: readonly string[], value: unknown): boolean => typeof value === "string" && known.includes(value);
-const isAbsentOr = (value: unknown, fits: (value: unknown) => boolean): boolean => value === undefined || fits(value);

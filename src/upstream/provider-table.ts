@@ -2,6 +2,7 @@
 import type { DialectId, Family } from "../core/call.ts";
 import { ConfigError } from "../core/errors.ts";
 import { hint } from "../core/nearest.ts";
+import { isQuotaMeasure } from "../core/quota-fact.ts";
 import type { ProviderDefinition, ProviderRow, Verdict } from "../core/provider.ts";
 import { isPromise, type MaybePromise } from "../core/time.ts";
 import { checkBaseUrl } from "./egress.ts";
@@ -25,8 +26,6 @@ export type RowFailure = (member: string, error: unknown) => void;
 
 const ID = /^[a-z0-9][a-z0-9._-]{0,63}$/;
 const HEADER_VALUE = /^[\t\x20-\x7e]*$/;
-/** As a quota fact's. */
-const GROUP = /^\P{Cc}{1,64}$/u;
 const MODEL = /^\P{Cc}{1,256}$/u;
 const FAMILIES = ["openai", "anthropic", "gemini"] as const satisfies readonly Family[];
 const MAX_READINGS = 32;
@@ -42,6 +41,7 @@ const FUNCTIONS = [
   "unwrap",
   "requestHeaders",
   "quotas",
+  "faultQuotas",
 ] as const satisfies readonly (keyof ProviderRow)[];
 
 const MEMBERS = ["paths", "baseUrl", "dialect", "capField", "forwardedHeaders", "models", "streamsOnly", "family", ...FUNCTIONS];
@@ -128,6 +128,7 @@ function believed(row: ProviderRow, base: ProviderRow, failed: RowFailure): Part
     ...optional("unwrap", isFields, (body) => body),
     ...optional("requestHeaders", isHeaders, () => ({})),
     ...optional("quotas", isReadings, () => []),
+    ...optional("faultQuotas", isReadings, () => []),
   };
 
   /** A member that rows need not have: where the extended row has none either, `nothing` is done. */
@@ -150,7 +151,7 @@ function believed(row: ProviderRow, base: ProviderRow, failed: RowFailure): Part
   }
 }
 
-type OptionalFunction = "adapt" | "unwrap" | "requestHeaders" | "quotas";
+type OptionalFunction = "adapt" | "unwrap" | "requestHeaders" | "quotas" | "faultQuotas";
 type AnyFunction = (...said: unknown[]) => unknown;
 
 const isFields = (value: unknown): boolean => typeof value === "object" && value !== null && !Array.isArray(value) && !isPromise(value);
@@ -161,18 +162,7 @@ const isHeaders = (value: unknown): boolean =>
     ([name, text]: readonly [string, unknown]) => HEADER.test(name) && typeof text === "string" && HEADER_VALUE.test(text),
   );
 
-function isReadings(value: unknown): boolean {
-  return (
-    Array.isArray(value) &&
-    value.length <= MAX_READINGS &&
-    value.every((each: unknown) => {
-      if (!isFields(each)) return false;
-      const { group, remainingRatio, resetsAt } = each as Members;
-      const isRatio = typeof remainingRatio === "number" && remainingRatio >= 0 && remainingRatio <= 1;
-      return typeof group === "string" && GROUP.test(group) && isRatio && (resetsAt === null || isWait(resetsAt));
-    })
-  );
-}
+const isReadings = (value: unknown): boolean => Array.isArray(value) && value.length <= MAX_READINGS && value.every(isQuotaMeasure);
 
 const FAULTS: readonly unknown[] = ["request", "credential", "capacity"];
 

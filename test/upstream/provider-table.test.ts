@@ -107,13 +107,17 @@ test("a plugin's row may adapt, unwrap, add headers and read quotas; what it doe
     adapt: (body: object) => ({ ...body, mine: true }),
     unwrap: ({ data }: { data: unknown }) => data,
     requestHeaders: () => ({ "x-mine": "1" }),
-    quotas: () => [{ group: "day", remainingRatio: 0.5, resetsAt: null }],
+    quotas: (_headers: object, _nowMs: number, model: string) => [
+      { group: model, remainingRatio: 0.5, resetsAt: null, windowMs: 5, unit: "tokens", models: ["a*"] },
+    ],
+    faultQuotas: (status: number) => [{ group: String(status), remainingRatio: 0, resetsAt: 7 }],
   });
   expect(mine).toMatchObject({ paths: { chat: "/v2/{model}/chat" }, family: "anthropic", models: ["a"] });
   expect(mine.adapt?.({ a: 1 }, about)).toEqual({ a: 1, mine: true });
   expect(mine.unwrap?.({ data: { b: 2 } })).toEqual({ b: 2 });
   expect(mine.requestHeaders?.({}, about)).toEqual({ "x-mine": "1" });
-  expect(mine.quotas?.({}, 0)).toEqual([{ group: "day", remainingRatio: 0.5, resetsAt: null }]);
+  expect(mine.quotas?.({}, 0, "m")).toEqual([{ group: "m", remainingRatio: 0.5, resetsAt: null, windowMs: 5, unit: "tokens", models: ["a*"] }]);
+  expect(mine.faultQuotas?.(429, {}, "", 0, "m")).toEqual([{ group: "429", remainingRatio: 0, resetsAt: 7 }]);
   expect(failures).toEqual([]);
 
   const wrong = add({
@@ -123,13 +127,16 @@ test("a plugin's row may adapt, unwrap, add headers and read quotas; what it doe
     unwrap: () => null,
     requestHeaders: () => ({ "x-mine": "a\r\nb" }),
     quotas: () => [{ group: "day", remainingRatio: 2, resetsAt: null }],
+    faultQuotas: () => [{ group: "day", remainingRatio: 0, resetsAt: null, unit: "bananas" as "usd" }],
   });
   // The extended row drops an empty list of tools.
   expect(wrong.adapt?.({ tools: [] }, about)).toEqual({});
   expect(wrong.unwrap?.({ data: 1 })).toEqual({ data: 1 });
   expect(wrong.requestHeaders?.({}, about)).toEqual({});
-  expect(wrong.quotas?.({ "x-ratelimit-limit-tokens": "4", "x-ratelimit-remaining-tokens": "1" }, 0)).toMatchObject([{ group: "tokens" }]);
-  expect(failures.map(([member]) => member)).toEqual(["adapt", "unwrap", "requestHeaders", "quotas"]);
+  expect(wrong.quotas?.({ "x-ratelimit-limit-tokens": "4", "x-ratelimit-remaining-tokens": "1" }, 0, "m")).toMatchObject([{ group: "tokens/m" }]);
+  const spent = { error: { type: "tokens" } };
+  expect(wrong.faultQuotas?.(429, { "retry-after": "2" }, JSON.stringify(spent), 0, "m")).toMatchObject([{ group: "tokens/m", resetsAt: 2_000 }]);
+  expect(failures.map(([member]) => member)).toEqual(["adapt", "unwrap", "requestHeaders", "quotas", "faultQuotas"]);
 });
 
 test.each<[unknown, string]>([

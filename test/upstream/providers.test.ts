@@ -158,7 +158,7 @@ describe("classify", () => {
 describe("retryAfterMs", () => {
   const { retryAfterMs } = providerRow("openai");
   const now = Date.parse("2026-11-20T10:00:00Z");
-  const day = 24 * 60 * 60 * 1000;
+  const days = (count: number): number => count * 24 * 60 * 60 * 1000;
 
   it.each([
     [{ "retry-after": "2" }, 2_000],
@@ -171,9 +171,11 @@ describe("retryAfterMs", () => {
     [{ "retry-after-ms": "250.4" }, 251],
     [{ "retry-after-ms": "250", "retry-after": "9" }, 250],
     [{ "retry-after-ms": "-1", "retry-after": "9" }, 9_000],
-    [{ "retry-after": "1000000000000" }, day],
-    [{ "retry-after-ms": "99999999999999999999" }, day],
-    [{ "retry-after": "Fri, 20 Nov 2037 10:00:30 GMT" }, day],
+    [{ "retry-after": "604800" }, days(7)],
+    [{ "retry-after": "1795169100" }, 300_000],
+    [{ "retry-after": "1000000000000" }, days(400)],
+    [{ "retry-after-ms": "99999999999999999999" }, days(400)],
+    [{ "retry-after": "Sat, 20 Nov 2027 10:00:00 GMT" }, days(365)],
     [{ "x-ratelimit-reset-requests": "6m0s" }, 360_000],
     [{ "x-ratelimit-reset-requests": "1h2m3.5s" }, 3_723_500],
     [{ "x-ratelimit-reset-tokens": "20ms" }, 20],
@@ -197,7 +199,8 @@ describe("retryAfterMs", () => {
       9_000,
     ],
     [{ "retry-after": "junk", "x-ratelimit-reset-tokens": "2s" }, 2_000],
-    [{ "x-ratelimit-reset-requests": "400h" }, day],
+    [{ "x-ratelimit-reset-requests": "400h" }, days(400 / 24)],
+    [{ "x-ratelimit-reset-requests": "5" }, 5_000],
   ])("%j → %s", (headers, expected) => {
     expect(retryAfterMs(headers, now, true)).toBe(expected);
   });
@@ -213,11 +216,11 @@ describe("retryAfterMs", () => {
     { "retry-after": "0x10" },
     { "retry-after": "2026-11-20" },
     { "retry-after": "Fri, 20 Nov 2026 09:00:00 GMT" },
+    { "retry-after": "Fri, 20 Nov 2037 10:00:30 GMT" },
     { "retry-after": "Fri, 99 Zzz 2026 10:00:30 GMT" },
     { "retry-after": ["1", "2"] },
     { "retry-after": `Mon ${"9".repeat(1e5)}` },
     { "x-ratelimit-reset-requests": "-1s" },
-    { "x-ratelimit-reset-requests": "5" },
     { "x-ratelimit-reset-requests": "5 minutes" },
     { "x-ratelimit-reset-requests": "1s".repeat(1e4) },
   ])("ignores %j", (headers) => {

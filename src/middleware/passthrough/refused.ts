@@ -2,7 +2,7 @@
 import type { Answer } from "../../core/answer.ts";
 import type { AttemptOutcome, Credential } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
-import { refusalHeaders } from "../../http/render.ts";
+import { refusalHeaders, toldWait } from "../../http/render.ts";
 import { responseHeaders } from "../../upstream/headers.ts";
 import { rowOf } from "../../upstream/providers.ts";
 import { redacted } from "../../upstream/redacted.ts";
@@ -24,13 +24,12 @@ export function refusedAnswer(credential: Credential, status: number, headers: H
   const body = redacted(bytes ?? Buffer.alloc(0), credential);
   const verdict = row.classify(status, headers, body, nowMs);
   const waitMs = row.retryAfterMs(headers, nowMs, status === 429 && verdict.fault === "capacity") ?? verdict.waitMs;
-  const wait = waitMs === null ? {} : { retryAfterMs: waitMs };
   const outcome: AttemptOutcome = { kind: "refused", status, fault: verdict.fault, isAccountWide: verdict.isAccountWide, waitMs };
   if (status < 400) {
     const error = new GuardError("upstream_protocol", `the provider answered with a redirect (${status}), which is never followed; check base_url`);
     return { outcome, error, answer: null };
   }
-  const error = new GuardError("upstream_refused", `the provider answered with status ${status}`, { status, ...wait });
+  const error = new GuardError("upstream_refused", `the provider answered with status ${status}`, { status, ...toldWait(waitMs) });
   const isReadable = bytes !== null && String(headers["content-type"] ?? "").includes("json");
   const returned = responseHeaders(headers);
   if (waitMs !== null) returned.push(...refusalHeaders(error, false));

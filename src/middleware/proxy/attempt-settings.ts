@@ -1,6 +1,6 @@
 import type { Answer } from "../../core/answer.ts";
 import type { Call } from "../../core/call.ts";
-import type { Credential } from "../../core/credential.ts";
+import type { Lease } from "../../core/credential.ts";
 import type { GuardError } from "../../core/errors.ts";
 import type { UpstreamHeaders } from "./refusal.ts";
 import type { WireSettings } from "./wire.ts";
@@ -13,8 +13,8 @@ export interface AttemptSettings extends WireSettings {
   /** Whole answers only. */
   readonly requestTimeoutMs: number;
   readonly countTokens: (text: string) => number;
-  /** Is shown the headers of each answer of a provider's. */
-  readonly onHeaders?: (credential: Credential, headers: UpstreamHeaders) => void;
+  /** Is shown each answer of a provider's, before anything is concluded from it; `body` = of a refusal, as far as it was read, else null. */
+  readonly onAnswer?: (lease: Lease, status: number, headers: UpstreamHeaders, body: Buffer | null) => void;
   /** Input tokens of a call, for when the provider does not say. */
   readonly inputTokens: (call: Call) => number;
 }

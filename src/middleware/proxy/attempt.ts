@@ -2,7 +2,7 @@
 import type { Answer, Sink, Source } from "../../core/answer.ts";
 import type { Call } from "../../core/call.ts";
 import type { Context } from "../../core/context.ts";
-import { NEVER_SENT, type AttemptOutcome, type Lease } from "../../core/credential.ts";
+import type { AttemptOutcome, Lease } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import { nanoToUsd } from "../../core/money.ts";
 import type { Timer } from "../../core/time.ts";
@@ -14,7 +14,7 @@ import { redacted, redactedError } from "../../upstream/redacted.ts";
 import { larger, tokensCharged, usageCharged } from "./charging.ts";
 import { headerValue, listOfNames, rewritten } from "./reply-headers.ts";
 import type { Exchange, ResponseHandler } from "../../upstream/transport.ts";
-import { FREE } from "./token-count.ts";
+import { countOutcome, FREE } from "./token-count.ts";
 import { refusedBy, retold, type UpstreamHeaders } from "./refusal.ts";
 import { steadyWire, type SteadyWire } from "./steady-wire.ts";
 import { isStream, type Collector, type WholeAnswer, type Wire } from "./wire.ts";
@@ -88,8 +88,9 @@ export class Attempt implements ResponseHandler, Source {
   head(status: number, headers: UpstreamHeaders): void {
     this.#status = status;
     this.#headers = headers;
-    this.#settings.onHeaders?.(this.#lease.credential, headers);
-    if (status < 200 || status >= 300) this.#phase = "error";
+    const isRefusal = status < 200 || status >= 300;
+    if (!isRefusal) this.#settings.onAnswer?.(this.#lease, status, headers, null);
+    if (isRefusal) this.#phase = "error";
     else if (isStream(this.#wire, String(headers["content-type"] ?? ""))) {
       const watching = { hideUsage: !this.#call.wantsUsage, countTokens: this.#settings.countTokens };
       const collects = this.#wire.stream === "collects";
@@ -324,6 +325,7 @@ export class Attempt implements ResponseHandler, Source {
   #refused(isWhole: boolean): void {
     const { credential } = this.#lease;
     const bytes = redacted(this.#body(), credential);
+    this.#settings.onAnswer?.(this.#lease, this.#status, this.#headers, bytes);
     const { error, outcome } = refusedBy(credential, this.#status, this.#headers, bytes, this.#ctx.services.clock.now());
     this.#ctx.charged = { kind: "nothing" };
     this.#ctx.fault = outcome.fault;
@@ -384,8 +386,7 @@ export class Attempt implements ResponseHandler, Source {
     this.#phase = "over";
     this.#timer?.cancel();
     this.#ctx.onGone(undefined);
-    // Who cannot count can still answer.
-    this.#lease.release(this.#call.operation === "count_tokens" && outcome.kind !== "served" ? NEVER_SENT : outcome);
+    this.#lease.release(this.#call.operation === "count_tokens" ? countOutcome(outcome) : outcome);
     this.#ctx.services.recorder.attempt(this.#ctx, this.#lease, status, error?.code ?? null);
   }
 

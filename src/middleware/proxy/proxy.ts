@@ -35,6 +35,8 @@ export interface ProxyOptions extends AttemptSettings {
 export function proxyStep(options: ProxyOptions): Step {
   const { transport, retryBudget, maxRetries } = options;
   const sender = senderOf(transport, options.services.clock);
+  /** Counting has limits of its own at providers: they say nothing of those of answers. */
+  const counting: AttemptSettings = { ...options, onAnswer: () => undefined };
   const pause = backoff(options.random ?? Math.random);
 
   /** The request as this credential's provider wants it. */
@@ -64,7 +66,7 @@ export function proxyStep(options: ProxyOptions): Step {
       throw error;
     }
     if (ctx.gone) throw neverSent(ctx, lease);
-    const current = new Attempt(options, ctx, call, lease, wire);
+    const current = new Attempt(call.operation === "count_tokens" ? counting : options, ctx, call, lease, wire);
     return current.send((handler) => sender.send(lease.credential, (credential) => outgoing(ctx, credential, wire), handler));
   }
 

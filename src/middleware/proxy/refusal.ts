@@ -4,6 +4,7 @@ import { GuardError } from "../../core/errors.ts";
 import type { Codec } from "../../dialects/codec.ts";
 import type { Dialect } from "../../dialects/dialect.ts";
 import { fieldsOf } from "../../dialects/usage.ts";
+import { toldWait } from "../../http/render.ts";
 import { rowOf } from "../../upstream/providers.ts";
 import { redacted } from "../../upstream/redacted.ts";
 
@@ -23,7 +24,7 @@ export function refusedBy(credential: Credential, status: number, headers: Upstr
   const waitMs = row.retryAfterMs(headers, nowMs, isRateLimit) ?? usualWaitMs;
   const error = new GuardError("upstream_refused", `the provider answered with status ${status}`, {
     status: status >= 400 ? status : 502,
-    ...(waitMs === null ? {} : { retryAfterMs: waitMs }),
+    ...toldWait(waitMs),
   });
   return { error, outcome: { kind: "refused", status, fault, isAccountWide, waitMs } };
 }

@@ -1,6 +1,7 @@
 /** Calls that only count tokens: nobody bills them, and where no provider can count we say what we would have held. */
 import type { Answer } from "../../core/answer.ts";
 import type { Charged } from "../../core/context.ts";
+import { NEVER_SENT, type AttemptOutcome } from "../../core/credential.ts";
 import { NO_USAGE } from "../../core/usage.ts";
 import type { Dialect } from "../../dialects/dialect.ts";
 import type { Failure } from "./attempt-settings.ts";
@@ -14,6 +15,12 @@ export const FREE: Charged = Object.freeze({
   billedNanoUsd: 0,
   priceVersion: null,
 });
+
+/** What an attempt to count says of its credential. Who cannot count can still answer: only that its token is refused is true of both. */
+export function countOutcome(outcome: AttemptOutcome): AttemptOutcome {
+  if (outcome.kind === "refused") return { ...outcome, isAside: true };
+  return outcome.kind === "served" ? outcome : NEVER_SENT;
+}
 
 /** What a provider says that does not know the operation. */
 const UNKNOWN_OPERATION: ReadonlySet<number> = new Set([404, 405, 501]);

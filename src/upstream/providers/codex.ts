@@ -5,10 +5,13 @@
 import { createHash } from "node:crypto";
 import type { AdaptedRequest, Credential, QuotaReading, Verdict } from "../../core/credential.ts";
 import type { ProviderRow } from "../../core/provider.ts";
+import { fromUsedPercent } from "../../core/quota-reading.ts";
+import { resetTime } from "../../core/reset-time.ts";
 import { fieldsOf } from "../../dialects/usage.ts";
 import { bearer } from "./openai.ts";
+import { MINUTE_MS } from "./readings.ts";
 import { CAPACITY, errorFields, REQUEST, startOf, usualVerdict, verdict, type Headers } from "./verdicts.ts";
-import { atMostADay, decimal, momentMs, usualWait } from "./waits.ts";
+import { decimal, plausibleWait, usualWait } from "./waits.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
 
@@ -117,10 +120,10 @@ function classify(status: number, headers: Headers, body: Buffer | string, nowMs
   const error = fieldsOf(fields?.error) ?? fieldsOf(fields?.detail) ?? fields ?? {};
   const codes = [error.type, error.code];
   if (codes.includes("usage_limit_reached")) {
-    const at = momentMs(error.resets_at);
+    const at = resetTime(error.resets_at, nowMs);
     const seconds = Number(error.resets_in_seconds);
     const waitMs = at === null ? (Number.isFinite(seconds) ? seconds * 1_000 : null) : at - nowMs;
-    return verdict("capacity", true, atMostADay(waitMs));
+    return verdict("capacity", true, plausibleWait(waitMs));
   }
   if (typeof error.message === "string" && /selected model is at capacity/i.test(error.message)) return CAPACITY;
   if (codes.some((code) => typeof code === "string" && CALLERS_FAULT.has(code))) return REQUEST;
@@ -134,14 +137,13 @@ function quotas(headers: Headers, nowMs: number): readonly QuotaReading[] {
     ["primary", "session"],
     ["secondary", "weekly"],
   ] as const) {
-    const used = decimal(headers[`x-codex-${place}-used-percent`]);
-    if (used === null) continue;
+    const remainingRatio = fromUsedPercent(headers[`x-codex-${place}-used-percent`]);
+    if (remainingRatio === null) continue;
     const minutes = decimal(headers[`x-codex-${place}-window-minutes`]);
     const named = minutes === null ? otherwise : minutes >= 6 * DAY_MINUTES ? "weekly" : minutes <= DAY_MINUTES ? "session" : otherwise;
     const group = readings.has(named) ? place : named;
-    const afterSeconds = decimal(headers[`x-codex-${place}-reset-after-seconds`]);
-    const resetsAt = momentMs(headers[`x-codex-${place}-reset-at`]) ?? (afterSeconds === null ? null : nowMs + afterSeconds * 1_000);
-    readings.set(group, { group, remainingRatio: Math.min(Math.max(1 - used / 100, 0), 1), resetsAt });
+    const resetsAt = resetTime(headers[`x-codex-${place}-reset-at`], nowMs) ?? resetTime(headers[`x-codex-${place}-reset-after-seconds`], nowMs);
+    readings.set(group, { group, remainingRatio, resetsAt, ...(minutes ? { windowMs: minutes * MINUTE_MS } : {}) });
   }
   return [...readings.values()];
 }

@@ -4,10 +4,10 @@
  */
 import type { AdaptedRequest, Credential, TokenExchange } from "../../core/credential.ts";
 import type { ProviderRow } from "../../core/provider.ts";
+import { resetTime } from "../../core/reset-time.ts";
 import { Secret } from "../../core/secret.ts";
 import { fieldsOf } from "../../dialects/usage.ts";
 import { bearer, openAiCompatible } from "./openai.ts";
-import { momentMs } from "./waits.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
 
@@ -37,7 +37,7 @@ const tokens: TokenExchange = {
     const api = fieldsOf(endpoints)?.api;
     const origin = typeof api === "string" ? api.replace(/\/+$/, "") : API;
     if (typeof token !== "string" || (!isRelayed(credential) && !HOSTS.has(origin))) return null;
-    const expiresAt = momentMs(end) ?? nowMs + LIFE_MS;
+    const expiresAt = resetTime(end, nowMs) ?? nowMs + LIFE_MS;
     return { token: new Secret(token), expiresAt, ...(isRelayed(credential) ? {} : { origin }) };
   },
 };

@@ -2,6 +2,7 @@
 import type { Credential } from "../../core/credential.ts";
 import type { ProviderRow } from "../../core/provider.ts";
 import { googleVerdict } from "./google.ts";
+import { googleFaultQuotas } from "./google-quotas.ts";
 import { usualWait } from "./waits.ts";
 
 export function googleKey(headers: Record<string, string>, { apiKey }: Credential): void {
@@ -24,4 +25,5 @@ export const gemini: ProviderRow = {
   authorize: googleKey,
   classify: googleVerdict,
   retryAfterMs: usualWait,
+  faultQuotas: googleFaultQuotas,
 };

@@ -1,8 +1,9 @@
 /** What Google's APIs have in common: the form of their errors (AIP-193) and where they say when to come back. */
 import type { Verdict } from "../../core/credential.ts";
+import { durationMs } from "../../core/reset-time.ts";
 import { fieldsOf } from "../../dialects/usage.ts";
 import { ACCOUNT, CAPACITY, CREDENTIAL, errorFields, REQUEST, startOf, usualVerdict, verdict, type Headers } from "./verdicts.ts";
-import { atMostADay, durationMs } from "./waits.ts";
+import { plausibleWait } from "./waits.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
 
@@ -11,24 +12,40 @@ interface GoogleError {
   readonly message: string;
   /** Of its `ErrorInfo`. */
   readonly reason: string | null;
+  /** Of its `ErrorInfo`. */
+  readonly metadata: Fields;
+  /** Of its `QuotaFailure`: what was too much. */
+  readonly violations: readonly Fields[];
   /** Ms; null = not said. */
   readonly waitMs: number | null;
 }
 
-const textOf = (value: unknown): string | null => (typeof value === "string" ? value : null);
+export const textOf = (value: unknown): string | null => (typeof value === "string" ? value : null);
 
 /** What an error of Google's says; null = it is none. Streams that fail before they begin wrap it into a list. */
-function googleError(start: string): GoogleError | null {
+export function googleError(start: string): GoogleError | null {
   const error = fieldsOf(errorFields(start.replace(/^\s*\[([^]*)\]\s*$/, "$1"))?.error);
   if (!error) return null;
-  const listed: readonly unknown[] = Array.isArray(error.details) ? error.details : [];
-  const details = listed.flatMap((detail): readonly Fields[] => {
-    const fields = fieldsOf(detail);
-    return fields ? [fields] : [];
-  });
+  const details = allFields(error.details);
   const message = textOf(error.message) ?? "";
   const info = detailOf(details, "ErrorInfo");
-  return { status: textOf(error.status), message, reason: textOf(info?.reason), waitMs: waitOf(details, info, message) };
+  return {
+    status: textOf(error.status),
+    message,
+    reason: textOf(info?.reason),
+    metadata: fieldsOf(info?.metadata) ?? {},
+    violations: allFields(detailOf(details, "QuotaFailure")?.violations),
+    waitMs: waitOf(details, info, message),
+  };
+}
+
+/** Those of a list that are objects. */
+function allFields(value: unknown): readonly Fields[] {
+  const listed: readonly unknown[] = Array.isArray(value) ? value : [];
+  return listed.flatMap((each): readonly Fields[] => {
+    const fields = fieldsOf(each);
+    return fields ? [fields] : [];
+  });
 }
 
 const detailOf = (details: readonly Fields[], type: string): Fields | undefined =>
@@ -40,7 +57,7 @@ function waitOf(details: readonly Fields[], info: Fields | undefined, message: s
     durationMs(detailOf(details, "RetryInfo")?.retryDelay) ??
     durationMs(fieldsOf(info?.metadata)?.quotaResetDelay) ??
     durationMs(/\bafter ((?:\d+(?:\.\d+)?(?:ms|[smhd]))+)/.exec(message)?.[1]);
-  return atMostADay(said);
+  return plausibleWait(said);
 }
 
 export function googleVerdict(status: number, headers: Headers, body: Buffer | string): Verdict {

@@ -1,9 +1,10 @@
 /** Providers that speak OpenAI's dialect and differ in little: an address, a header, a word in their errors. */
 import type { AccountFields, Credential, Verdict } from "../../core/credential.ts";
 import type { ProviderRow } from "../../core/provider.ts";
+import { resetTime } from "../../core/reset-time.ts";
 import { openAi, openAiCompatible } from "./openai.ts";
 import { ACCOUNT, ACCOUNT_CAPACITY, CREDENTIAL, startOf, usualVerdict, type Headers } from "./verdicts.ts";
-import { atMostADay, momentMs, usualWait } from "./waits.ts";
+import { plausibleWait, usualWait } from "./waits.ts";
 
 const keyed = { needs: [["apiKey"]] } as const;
 
@@ -38,8 +39,8 @@ const openRouter: ProviderRow = {
   classify: (status, headers, body) => (status === 402 ? ACCOUNT : usualVerdict(status, headers, body)),
   // A moment, where others write a duration.
   retryAfterMs(headers, nowMs, isRateLimit) {
-    const resetAt = isRateLimit ? momentMs(headers["x-ratelimit-reset"]) : null;
-    return usualWait(headers, nowMs, isRateLimit) ?? atMostADay(resetAt === null ? null : resetAt - nowMs);
+    const resetAt = isRateLimit ? resetTime(headers["x-ratelimit-reset"], nowMs) : null;
+    return usualWait(headers, nowMs, isRateLimit) ?? plausibleWait(resetAt === null ? null : resetAt - nowMs);
   },
 };
 

@@ -1,21 +1,40 @@
 import type { Credential, QuotaReading } from "../../core/credential.ts";
 import type { ProviderRow } from "../../core/provider.ts";
-import { usualVerdict, type Headers } from "./verdicts.ts";
-import { decimal, durationMs, usualWait } from "./waits.ts";
+import { fieldsOf } from "../../dialects/usage.ts";
+import { DAY_MS, HOUR_MS, MINUTE_MS, numbersOf, ofModel } from "./readings.ts";
+import { errorFields, startOf, usualVerdict, type Headers } from "./verdicts.ts";
+import { usualWait } from "./waits.ts";
 
 export function bearer(headers: Record<string, string>, { apiKey }: Credential): void {
   if (apiKey) headers.authorization = `Bearer ${apiKey.reveal()}`;
 }
 
-/** `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, as OpenAI writes them and most of its kind do too. */
-function openAiQuotas(headers: Headers, nowMs: number): readonly QuotaReading[] {
-  return ["requests", "tokens"].flatMap((group): readonly QuotaReading[] => {
-    const limit = decimal(headers[`x-ratelimit-limit-${group}`]);
-    const remaining = decimal(headers[`x-ratelimit-remaining-${group}`]);
-    if (limit === null || remaining === null || limit <= 0) return [];
-    const resetMs = durationMs(headers[`x-ratelimit-reset-${group}`]);
-    return [{ group, remainingRatio: Math.min(remaining / limit, 1), resetsAt: resetMs === null ? null : nowMs + resetMs }];
-  });
+const LIMITS = ["requests", "tokens"] as const;
+
+/** They are limits of a minute, or of whatever is long enough to be whole again only then. */
+const windowOf = (untilResetMs: number): number =>
+  untilResetMs <= MINUTE_MS ? MINUTE_MS : untilResetMs <= HOUR_MS ? HOUR_MS : Math.max(DAY_MS, untilResetMs);
+
+/** `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, as OpenAI writes them and most of its kind do too: those of the model that was asked. */
+function openAiQuotas(headers: Headers, nowMs: number, model: string): readonly QuotaReading[] {
+  return LIMITS.flatMap((unit) =>
+    numbersOf(unit, model, nowMs, {
+      remaining: headers[`x-ratelimit-remaining-${unit}`],
+      limit: headers[`x-ratelimit-limit-${unit}`],
+      reset: headers[`x-ratelimit-reset-${unit}`],
+      unit,
+      windowMs: windowOf,
+    }),
+  );
+}
+
+/** A refusal names what has run out in its type, and when it may be tried again in its headers. */
+function openAiFaultQuotas(status: number, headers: Headers, body: Buffer | string, nowMs: number, model: string): readonly QuotaReading[] {
+  if (status !== 429) return [];
+  const type = fieldsOf(errorFields(startOf(body))?.error)?.type;
+  const unit = LIMITS.find((known) => known === type);
+  const waitMs = unit && usualWait(headers, nowMs, true);
+  return unit && waitMs ? [{ ...ofModel(unit, model), remainingRatio: 0, resetsAt: nowMs + waitMs, unit }] : [];
 }
 
 /** Any server that speaks OpenAI's HTTP dialect: vLLM, Ollama, LM Studio, another gateway. */
@@ -30,6 +49,7 @@ export const openAiCompatible: ProviderRow = {
   classify: usualVerdict,
   retryAfterMs: usualWait,
   quotas: openAiQuotas,
+  faultQuotas: openAiFaultQuotas,
 };
 
 /** Reasoning models of OpenAI refuse `max_tokens`, which their API reference marks as deprecated. */

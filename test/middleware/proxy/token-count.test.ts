@@ -38,7 +38,7 @@ describe("a count of tokens", () => {
     const claude = await provider("claude", ANTHROPIC, refusal(status));
     const { post, ended, last } = await gateway([claude]);
     expect(await outcome(await post(COUNT, body))).toEqual([200, "true", { input_tokens: 5 }]);
-    expect(ended).toMatchObject([{ outcome: { kind: "abandoned", tokens: null } }]);
+    expect(ended).toMatchObject([{ outcome: { kind: "refused", status, isAside: true } }]);
     expect([last().fault, last().failure]).toEqual([undefined, undefined]);
   });
 

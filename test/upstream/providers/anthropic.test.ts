@@ -73,7 +73,8 @@ test.each<[string, Record<string, string>, boolean, number | null]>([
   ["the latest of two", { "5h-status": "rejected", "5h-reset": at(60_000), "7d-status": "rejected", "7d-reset": at(3_600_000) }, true, 3_600_000],
   ["a window that is not rejected tells nothing", { "5h-status": "allowed_warning", "5h-reset": at(60_000), reset: at(5_000) }, false, 5_000],
   ["a window of some models", { "7d_oi-status": "rejected", "7d_oi-reset": "2026-11-20T10:00:30Z" }, false, 30_000],
-  ["a week is believed for a day", { "7d-status": "rejected", "7d-reset": at(7 * 86_400_000) }, true, 86_400_000],
+  ["a week", { "7d-status": "rejected", "7d-reset": at(7 * 86_400_000) }, true, 7 * 86_400_000],
+  ["a family's week", { "7d_opus-status": "rejected", "7d_opus-reset": at(90_000) }, false, 90_000],
 ])("429: %s", (_what, unified, isAccountWide, waitMs) => {
   const headers = Object.fromEntries(Object.entries(unified).map(([name, value]) => [`anthropic-ratelimit-unified-${name}`, value]));
   expect(judged(key, 429, error("rate_limit_error"), headers, NOW)).toEqual({ fault: "capacity", isAccountWide, waitMs });
@@ -91,22 +92,58 @@ test("429: retry-after, else the exhausted limit", () => {
   expect(judged(key, 529, "", limits, NOW).waitMs).toBeNull();
 });
 
-test("quotas: how much of each window and limit is left, clamped; what is not said is not known", () => {
+const read = (headers: Record<string, string>, model = "claude-sonnet-4-5") => rowOf(key).quotas?.(headers, NOW, model);
+const unifiedHeaders = (of: Record<string, string>): Record<string, string> =>
+  Object.fromEntries(Object.entries(of).map(([name, value]) => [`anthropic-ratelimit-unified-${name}`, value]));
+
+test("quotas: a window's utilization is a fraction that is used; a rejected one has nothing left, whatever it says", () => {
+  const headers = unifiedHeaders({
+    status: "allowed",
+    reset: at(60_000),
+    "5h-status": "allowed_warning",
+    "5h-utilization": "0.25",
+    "5h-reset": at(60_000),
+    "7d-status": "rejected",
+    "7d-utilization": "0.98",
+    "7d-reset": "2026-11-24T10:00:00Z",
+    "7d_opus-utilization": "1.2",
+    "overage-status": "allowed",
+  });
+  expect(read(headers)).toEqual([
+    { group: "5h", remainingRatio: 0.75, resetsAt: NOW + 60_000, windowMs: 5 * 3_600_000 },
+    { group: "7d", remainingRatio: 0, resetsAt: NOW + 4 * 86_400_000, windowMs: 7 * 86_400_000 },
+    { group: "7d_opus", models: ["*opus*"], remainingRatio: 0, resetsAt: null, windowMs: 7 * 86_400_000 },
+  ]);
+  expect(read({})).toEqual([]);
+  expect(read(unifiedHeaders({ "5h-status": "allowed", "7d-utilization": "much" }))).toEqual([]);
+});
+
+test("quotas: a window of models that nobody knows is that of the model that was asked; that it has run out, only a refusal says", () => {
+  const week = { resetsAt: NOW + 60_000, windowMs: 7 * 86_400_000 };
+  const mine = { group: "7d_oi/claude-sonnet-4-5", models: ["claude-sonnet-4-5"] };
+  expect(read(unifiedHeaders({ "7d_oi-status": "allowed", "7d_oi-utilization": "0.4", "7d_oi-reset": at(60_000) }))).toEqual([
+    { ...mine, ...week, remainingRatio: 0.6 },
+  ]);
+  const rejected = unifiedHeaders({ "7d_oi-status": "rejected", "7d_oi-utilization": "1", "7d_oi-reset": at(60_000) });
+  expect(read(rejected)).toEqual([]);
+  expect(rowOf(key).faultQuotas?.(429, rejected, "", NOW, "claude-sonnet-4-5")).toEqual([{ ...mine, ...week, remainingRatio: 0 }]);
+  expect(rowOf(key).faultQuotas?.(529, rejected, "", NOW, "claude-sonnet-4-5")).toEqual([]);
+});
+
+test("quotas: limits of a minute are each model's own, with their size", () => {
   const headers = {
-    "anthropic-ratelimit-unified-5h-utilization": "0.25",
-    "anthropic-ratelimit-unified-5h-reset": at(60_000),
-    "anthropic-ratelimit-unified-7d-utilization": "1.2",
-    "anthropic-ratelimit-unified-7d_oi-status": "rejected",
+    "anthropic-ratelimit-requests-limit": "x",
     "anthropic-ratelimit-tokens-limit": "1000",
     "anthropic-ratelimit-tokens-remaining": "400",
     "anthropic-ratelimit-tokens-reset": "2026-11-20T10:00:30Z",
-    "anthropic-ratelimit-requests-limit": "x",
+    "anthropic-ratelimit-input-tokens-limit": "50",
+    "anthropic-ratelimit-input-tokens-remaining": "60",
+    "anthropic-ratelimit-output-tokens-limit": "0",
+    "anthropic-ratelimit-output-tokens-remaining": "0",
   };
-  expect(rowOf(key).quotas?.(headers, NOW)).toEqual([
-    { group: "5h", remainingRatio: 0.75, resetsAt: NOW + 60_000 },
-    { group: "7d", remainingRatio: 0, resetsAt: null },
-    { group: "7d_oi", remainingRatio: 0, resetsAt: null },
-    { group: "tokens", remainingRatio: 0.4, resetsAt: NOW + 30_000 },
+  const own = { models: ["claude-opus-4-5"], windowMs: 60_000 };
+  expect(read(headers, "claude-opus-4-5")).toEqual([
+    { ...own, group: "tokens/claude-opus-4-5", remainingRatio: 0.4, resetsAt: NOW + 30_000, limit: 1_000, unit: "tokens" },
+    { ...own, group: "input-tokens/claude-opus-4-5", remainingRatio: 1, resetsAt: null, limit: 50, unit: "input_tokens" },
   ]);
-  expect(rowOf(key).quotas?.({}, NOW)).toEqual([]);
 });

@@ -114,3 +114,26 @@ test("antigravity: nobody is asked twice where the operator's own address has no
   expect((await asked(upstream, of("antigravity"))).status).toBe(503);
   expect(upstream.seen).toHaveLength(1);
 });
+
+test("a plan that is spent for a model is back when the refusal says", () => {
+  const now = Date.parse("2026-11-20T10:00:00Z");
+  const spent = (metadata: object, details: readonly unknown[] = []) =>
+    rowOf(of("antigravity")).faultQuotas?.(
+      429,
+      {},
+      JSON.stringify({
+        error: {
+          status: "RESOURCE_EXHAUSTED",
+          details: [{ "@type": "type.googleapis.com/google.rpc.ErrorInfo", reason: "QUOTA_EXHAUSTED", metadata }, ...details],
+        },
+      }),
+      now,
+      "claude-sonnet-4-5",
+    );
+  const whole = { group: "plan/claude-sonnet-4-5", models: ["claude-sonnet-4-5"], remainingRatio: 0 };
+  expect(spent({ quotaResetTimeStamp: "2026-11-24T10:00:00Z", quotaResetDelay: "96h0m0s" })).toEqual([{ ...whole, resetsAt: now + 345_600_000 }]);
+  expect(spent({ quotaResetDelay: "2h0m1s" })).toEqual([{ ...whole, resetsAt: now + 7_201_000 }]);
+  expect(spent({ model: "gemini-3-flash", quotaResetDelay: "1s" })).toMatchObject([{ group: "plan/gemini-3-flash", models: ["gemini-3-flash"] }]);
+  // Nobody says when.
+  expect(spent({})).toEqual([]);
+});

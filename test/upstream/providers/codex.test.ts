@@ -93,7 +93,7 @@ test.each<[number, unknown, string, boolean, number | null]>([
   [429, { error: { type: "usage_limit_reached", resets_at: NOW / 1_000 + 90 } }, "capacity", true, 90_000],
   [403, { error: { type: "usage_limit_reached", resets_in_seconds: 60 } }, "capacity", true, 60_000],
   [429, { error: { type: "usage_limit_reached" } }, "capacity", true, null],
-  [429, { error: { type: "usage_limit_reached", resets_in_seconds: 9e9 } }, "capacity", true, 86_400_000],
+  [429, { error: { type: "usage_limit_reached", resets_in_seconds: 604_800 } }, "capacity", true, 604_800_000],
   [400, { error: { message: "The selected model is at capacity" } }, "capacity", false, null],
   [400, { error: { code: "context_length_exceeded" } }, "request", false, null],
   [403, { error: { code: "cyber_policy" } }, "request", false, null],
@@ -105,18 +105,26 @@ test.each<[number, unknown, string, boolean, number | null]>([
 });
 
 test("quotas: a window's length names it, not its place", () => {
-  const quotas = (headers: Record<string, string>) => rowOf(credential).quotas?.(headers, NOW);
+  const quotas = (headers: Record<string, string>) => rowOf(credential).quotas?.(headers, NOW, "gpt-5");
   const weekFirst = {
     "x-codex-primary-used-percent": "40",
     "x-codex-primary-window-minutes": "10080",
     "x-codex-primary-reset-at": String(NOW / 1_000 + 5),
   };
   expect(quotas({ ...weekFirst, "x-codex-secondary-used-percent": "130", "x-codex-secondary-window-minutes": "300" })).toEqual([
-    { group: "weekly", remainingRatio: 0.6, resetsAt: NOW + 5_000 },
-    { group: "session", remainingRatio: 0, resetsAt: null },
+    { group: "weekly", remainingRatio: 0.6, resetsAt: NOW + 5_000, windowMs: 7 * 86_400_000 },
+    { group: "session", remainingRatio: 0, resetsAt: null, windowMs: 5 * 3_600_000 },
   ]);
   expect(quotas({ "x-codex-primary-used-percent": "0", "x-codex-primary-reset-after-seconds": "10" })).toEqual([
     { group: "session", remainingRatio: 1, resetsAt: NOW + 10_000 },
   ]);
   expect(quotas({ "x-codex-primary-used-percent": "many" })).toEqual([]);
+});
+
+test("quotas: hundredths may have a fraction; a moment within the next hour is one", () => {
+  const read = (used: string, resetAt: string) =>
+    rowOf(credential).quotas?.({ "x-codex-primary-used-percent": used, "x-codex-primary-reset-at": resetAt }, NOW, "gpt-5")?.[0];
+  expect(read("37.4", String(NOW / 1_000 + 600))).toEqual({ group: "session", remainingRatio: 0.626, resetsAt: NOW + 600_000 });
+  expect(read("0.5", "2026-11-18T00:00:00Z")?.remainingRatio).toBe(0.995);
+  expect(read("80.5", "1795000060000")).toMatchObject({ remainingRatio: 0.195, resetsAt: NOW + 60_000 });
 });

@@ -72,7 +72,7 @@ test("what their errors mean", () => {
   expect(judged(openRouter, 402, { error: { code: 402, message: "Insufficient credits" } })).toEqual(account);
   expect(judged(deepSeek, 402, { error: { message: "Insufficient Balance" } })).toEqual(account);
   expect(judged(openRouter, 403, { error: { code: 403, message: "Your input was flagged" } }).fault).toBe("request");
-  expect(judged(openRouter, 429, "", { "x-ratelimit-reset": "61000" }, 1_000).waitMs).toBe(60_999_000);
+  expect(judged(openRouter, 429, "", { "x-ratelimit-reset": "1795000061" }, 1_795_000_000_000).waitMs).toBe(61_000);
   expect(judged(openRouter, 429, "", { "x-ratelimit-reset": "1795000060000" }, 1_795_000_000_000).waitMs).toBe(60_000);
   expect(judged(openRouter, 500, "", { "x-ratelimit-reset": "1795000060000" }, 1_795_000_000_000).waitMs).toBeNull();
   expect(judged(xai, 403, { error: "bad-credentials: the token is wrong, model not found" }).fault).toBe("credential");
