@@ -16,7 +16,7 @@ import { credentialHealth } from "./pool/health.ts";
 import type { Offers } from "./pool/offers.ts";
 import type { Pauses } from "./pool/pauses.ts";
 import { credentialPool, type Pool } from "./pool/pool.ts";
-import { quotaFacts, type QuotaFacts } from "./pool/quota-facts.ts";
+import { quotaFacts, showsRoom, type QuotaFacts } from "./pool/quota-facts.ts";
 import { hostStrategy } from "./pool/strategies/host-strategy.ts";
 import { lateStrategy } from "./pool/strategies/late-strategy.ts";
 
@@ -59,7 +59,12 @@ export async function lending({ options, services, store, local, nodes, holds, o
   const { credentials } = offers;
   let unauthorized: (credential: Credential) => void = () => undefined;
   const expired = expiry({ credentials, clock });
-  const quotas = quotaFacts({ records: store.records, clock, logger });
+  const quotas = quotaFacts({
+    records: store.records,
+    clock,
+    logger,
+    changed: (name) => health.quotaSeen(name, (model, since) => showsRoom(quotas.of(name), model, since)),
+  });
   const health = credentialHealth({
     clock,
     logger,
@@ -77,7 +82,9 @@ export async function lending({ options, services, store, local, nodes, holds, o
       return now !== undefined && hasSameProof(now, credential);
     },
   });
-  await Promise.all([health.load(), quotas.load()]);
+  // What is known of quotas may end cooldowns.
+  await health.load();
+  await quotas.load();
   await liftReplaced({ credentials, records: store.records, health, logger });
   const slots = credentialSlots({
     store: store.limits,

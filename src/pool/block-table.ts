@@ -46,6 +46,8 @@ export interface BlockTable {
   /** False = what stands lasts as long or longer. */
   set(place: string, penalty: Penalty): boolean;
   delete(place: string): boolean;
+  /** All that stand for a credential or for a model on it, by their places. */
+  of(credential: string, now: number): readonly (readonly [place: string, penalty: Penalty])[];
   /** The longer one of the candidate's own and its credential's. */
   blockOf(candidate: Candidate, now: number): Block | null;
   blocks(now: number): readonly Block[];
@@ -59,15 +61,17 @@ export function blockTable({ reason, ...options }: PenaltiesOptions & { readonly
   const table = penalties(options);
   const { clock } = options;
 
-  function blockOf(place: string, { code, since, until }: Penalty): Block {
+  /** Null = a single request may look whether it is over. */
+  function blockOf(place: string, { code, since, until, probeAt = Infinity }: Penalty, now: number): Block | null {
+    if (probeAt <= now) return null;
     const slash = place.indexOf("/");
     const [credential, model] = slash < 0 ? [place, null] : [place.slice(0, slash), place.slice(slash + 1)];
-    return { reason, credential, model, code, since, until };
+    return { reason, credential, model, code, since, until: until === null ? null : Math.min(until, probeAt) };
   }
 
   function find(place: string, now: number): Block | null {
     const penalty = table.get(place, now);
-    return penalty ? blockOf(place, penalty) : null;
+    return penalty ? blockOf(place, penalty, now) : null;
   }
 
   return {
@@ -78,7 +82,8 @@ export function blockTable({ reason, ...options }: PenaltiesOptions & { readonly
     set: table.set,
     delete: table.delete,
     blockOf: ({ key, credential }, now) => (table.size === 0 ? null : longer(find(key, now), find(credential.name, now))),
-    blocks: (now) => table.all(now).map(([place, penalty]) => blockOf(place, penalty)),
+    blocks: (now) => table.all(now).flatMap(([place, penalty]) => blockOf(place, penalty, now) ?? []),
+    of: (credential, now) => table.all(now).filter(([place]) => isPlaceOf(place, credential, null)),
     lift(credential, model) {
       const meant = table.all(clock.now()).filter(([place]) => isPlaceOf(place, credential, model));
       for (const [place] of meant) table.delete(place);

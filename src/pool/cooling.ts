@@ -5,14 +5,17 @@ import type { RecordStore } from "../core/store.ts";
 import type { Clock } from "../core/time.ts";
 import { blockTable, isPlaceOf, type BlockTable } from "./block-table.ts";
 import type { Candidate } from "./candidate.ts";
+import type { Penalty } from "./penalties.ts";
 
 const CREDENTIAL_MS = 30 * 60_000;
 const CAPACITY_MS = 60_000;
 const FIRST_BACKOFF_MS = 1_000;
 const MOST_BACKOFF_MS = 30 * 60_000;
 
-/** Nobody is believed about more than a day: then somebody looks again. */
-const MOST_NAMED_MS = 24 * 60 * 60_000;
+/** Providers give quotas back before the time that they named: once a day a single request looks. */
+const PROBE_AFTER_MS = 24 * 60 * 60_000;
+/** The next one goes when this one has not come back by then. */
+const PROBE_MS = 60_000;
 
 /** Pairs that were at their rate limit and have not been served since. Beyond it the oldest begins anew. */
 const MAX_BACKOFFS = 10_000;
@@ -35,8 +38,15 @@ export interface Trouble {
 }
 
 export interface Cooling extends Pick<BlockTable, "isEmpty" | "blockOf" | "blocks" | "load" | "close"> {
+  /** A request of the candidate's is about to be sent. If it is the one that looks whether a long cooldown is over, the others wait for it. */
+  entered(candidate: Candidate): void;
   failed(candidate: Candidate, trouble: Trouble, hasOthers: () => boolean): void;
   served(candidate: Candidate): void;
+  /**
+   * Something new is known of an account's quotas: ends those cooldowns that are about one which has room again. `model` = as the provider calls it; null = of
+   * all models of the account.
+   */
+  quotaSeen(credential: string, hasRoom: (model: string | null, sinceMs: number) => boolean): void;
   /** Ends those of a credential (for one model; null = all). Returns how many there were. */
   lift(credential: string, model: string | null): number;
 }
@@ -76,19 +86,44 @@ export function cooling({ records, clock, logger }: CoolingOptions): Cooling {
     load: table.load,
     close: table.close,
 
-    failed({ key, credential, name }, trouble, hasOthers) {
+    entered({ key, credential }) {
+      if (table.isEmpty) return;
+      const now = clock.now();
+      for (const place of [key, credential.name]) {
+        const penalty = table.get(place, now);
+        if (penalty && (penalty.probeAt ?? Infinity) <= now) table.set(place, { ...penalty, probeAt: now + PROBE_MS, isProbed: true });
+      }
+    },
+
+    failed({ key, credential, name, model }, trouble, hasOthers) {
       const { status, waitMs } = trouble;
       // A refusal that says "now" names no time.
-      const namedMs = waitMs !== null && waitMs > 0 ? Math.min(Math.ceil(waitMs), MOST_NAMED_MS) : null;
+      const namedMs = waitMs !== null && waitMs > 0 ? Math.ceil(waitMs) : null;
       const isOnlyOne = !hasOthers();
-      // Better the provider's own refusal than one of ours on a guess.
-      if (isOnlyOne && namedMs === null) return;
       const isWhole = trouble.isAccountWide || name === "";
       const place = isWhole ? credential.name : key;
       const since = clock.now();
+      const standing = table.get(place, since);
+      if (standing?.isProbed && standing.code === status) {
+        // It was the one that looked, and nothing has changed. The time that was named before still counts, unless there is another now.
+        if (namedMs !== null) table.delete(place);
+        else if (table.set(place, { ...standing, probeAt: since + PROBE_AFTER_MS, isProbed: false })) return;
+      }
+      // Better the provider's own refusal than one of ours on a guess.
+      if (isOnlyOne && namedMs === null) return;
       const forMs = isOnlyOne && namedMs !== null ? namedMs : lengthMs(trouble, namedMs, place, since);
-      const until = since + forMs;
-      if (!table.set(place, { code: status, since, until, isFirm: forMs === namedMs })) return;
+      const isLong = forMs > PROBE_AFTER_MS;
+      const until = since + (isLong ? PROBE_AFTER_MS : forMs);
+      const penalty: Penalty = {
+        code: status,
+        since,
+        until: since + forMs,
+        isFirm: forMs === namedMs,
+        ...(isLong ? { probeAt: until } : {}),
+        // An account without money has the same status, and room in all its limits.
+        ...(status === 429 && trouble.fault === "capacity" ? { quotaOf: isWhole ? "" : model } : {}),
+      };
+      if (!table.set(place, penalty)) return;
       const told = { credential: credential.name, model: isWhole ? null : name, code: status, until };
       // A key that is refused mends itself for nobody: a person has to look.
       if (trouble.fault === "credential") logger.warn(told, "a credential is refused by its provider and cools down");
@@ -102,6 +137,18 @@ export function cooling({ records, clock, logger }: CoolingOptions): Cooling {
       if (!table.get(credential.name, now)) backoffs.delete(credential.name);
       // It was sent before the cooldown began, or it would not have been sent: that speaks against a guess of ours, not against the provider's word.
       if (table.get(key, now)?.isFirm === false) table.delete(key);
+      // It looked, and was served.
+      for (const place of [key, credential.name]) if (table.get(place, now)?.isProbed) table.delete(place);
+    },
+
+    quotaSeen(credential, hasRoom) {
+      if (table.isEmpty) return;
+      for (const [place, { quotaOf, since }] of table.of(credential, clock.now())) {
+        if (quotaOf === undefined || !hasRoom(quotaOf === "" ? null : quotaOf, since)) continue;
+        table.delete(place);
+        backoffs.delete(place);
+        logger.info({ credential, model: quotaOf === "" ? null : quotaOf }, "a cooldown is over: its quota has room again");
+      }
     },
 
     lift(credential, model) {

@@ -8,7 +8,7 @@ import { bans, type BanRules } from "./bans.ts";
 import { longer, type Block } from "./block-table.ts";
 import { breakers, type BreakerOptions, type BreakerState, type Pass } from "./breaker.ts";
 import type { Candidate } from "./candidate.ts";
-import { cooling } from "./cooling.ts";
+import { cooling, type Cooling } from "./cooling.ts";
 import type { Expiry } from "./expiry.ts";
 import { pauses, type Pauses } from "./pauses.ts";
 
@@ -61,6 +61,8 @@ export interface CredentialHealth extends Health {
   /** Those that are not named are closed. */
   breakers(): readonly { readonly credential: string; readonly state: BreakerState }[];
   readonly pauses: Pick<Pauses, "get" | "set" | "end">;
+  /** Something new is known of an account's quotas: ends the cooldowns of those that have room again. */
+  readonly quotaSeen: Cooling["quotaSeen"];
   /** The credential is gone: what only this process counts of it is dropped. What is stored stays, it may come back or be another process's too. */
   forget(credential: string): void;
 }
@@ -95,7 +97,11 @@ export function credentialHealth(options: HealthOptions): CredentialHealth {
       return longer(longer(banned.blockOf(candidate, now), cooled.blockOf(candidate, now)), broken.blockOf(candidate));
     },
 
-    enter: broken.enter,
+    enter(candidate) {
+      const pass = broken.enter(candidate);
+      if (pass) cooled.entered(candidate);
+      return pass;
+    },
 
     leave(candidate, pass, outcome, hasOthers) {
       switch (outcome.kind) {
@@ -161,6 +167,7 @@ export function credentialHealth(options: HealthOptions): CredentialHealth {
     },
 
     pauses: paused,
+    quotaSeen: cooled.quotaSeen,
     forget: (credential) => broken.forget(credential),
 
     breakers: broken.states,

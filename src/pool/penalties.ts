@@ -13,6 +13,12 @@ export interface Penalty {
   readonly until: number | null;
   /** The deadline was named by who sets it, not guessed. */
   readonly isFirm?: boolean;
+  /** From when on single requests may look whether it is over already; absent = not before its end. */
+  readonly probeAt?: number;
+  /** One of them is under way, or was. */
+  readonly isProbed?: boolean;
+  /** It is about the provider's quota of this model, as the provider calls it; `` = of all of the account's. Absent = it is about something else. */
+  readonly quotaOf?: string;
 }
 
 export interface PenaltiesOptions {
@@ -37,7 +43,7 @@ export interface Penalties {
   /** Asked by each request: looks at the earliest deadline only. */
   readonly isEmpty: boolean;
   get(key: string, now: number): Penalty | undefined;
-  /** A deadline only grows. False = what stands lasts as long or longer, and stays. */
+  /** A deadline only grows, and of equal ones the time of the next probe. False = what stands lasts as long or longer, and stays. */
   set(key: string, penalty: Penalty): boolean;
   /** False = there was none. */
   delete(key: string): boolean;
@@ -86,7 +92,7 @@ export function penalties(options: PenaltiesOptions): Penalties {
     if (!isPenalty(value) || isOver(value, now)) return;
     if (!known || outlasts(value, known.penalty)) put(key, value, known?.isOwn ?? false, now);
     // Two processes wrote at the same time, and the shorter one came last.
-    else if (known.penalty.until !== value.until) mirror.write(key);
+    else if (outlasts(known.penalty, value)) mirror.write(key);
   }
 
   function live(key: string, now: number): Entry | undefined {
@@ -195,12 +201,16 @@ export function penalties(options: PenaltiesOptions): Penalties {
 
 const isOver = ({ since, until }: Penalty, now: number): boolean => until !== null && (now >= until || since - now > MAX_AHEAD_MS);
 
-const outlasts = (one: Penalty, other: Penalty): boolean => other.until !== null && (one.until === null || one.until > other.until);
+function outlasts(one: Penalty, other: Penalty): boolean {
+  if (one.until === other.until) return (one.probeAt ?? 0) > (other.probeAt ?? 0);
+  return other.until !== null && (one.until === null || one.until > other.until);
+}
 
 function isPenalty(value: unknown): value is Penalty {
   if (typeof value !== "object" || value === null) return false;
-  const { code, since, until } = value as Partial<Record<keyof Penalty, unknown>>;
-  return Number.isInteger(code) && Number.isFinite(since) && (until === null || Number.isFinite(until));
+  const { code, since, until, probeAt } = value as Partial<Record<keyof Penalty, unknown>>;
+  const isProbe = probeAt === undefined || Number.isFinite(probeAt);
+  return isProbe && Number.isInteger(code) && Number.isFinite(since) && (until === null || Number.isFinite(until));
 }
 
 function deadlinesOf(entries: ReadonlyMap<string, Entry>): Deadlines {

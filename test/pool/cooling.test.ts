@@ -43,7 +43,7 @@ describe("a cooldown", () => {
     ["429 without a time", trouble(429), 1_000],
     ["429 that says now", trouble(429, { waitMs: 0 }), 1_000],
     ["429 that names no number", trouble(429, { waitMs: Number.NaN }), 1_000],
-    ["429 with a time in a week", trouble(429, { waitMs: 7 * DAY }), DAY],
+    ["429 with a time in a day", trouble(429, { waitMs: DAY }), DAY],
     ["408", trouble(408), MINUTE],
     ["500", trouble(500), MINUTE],
     ["503", trouble(503), MINUTE],
@@ -237,6 +237,154 @@ describe("a success", () => {
     fail(trouble(503));
     cooled.served(A);
     expect(left()).toBe(30 * MINUTE);
+  });
+});
+
+describe("a time that is named for more than a day", () => {
+  /** A week, and then a day later. */
+  function aDayLater(more: Partial<Trouble> = {}) {
+    const it = kit();
+    it.fail(trouble(429, { waitMs: 7 * DAY, ...more }));
+    expect(it.left()).toBe(DAY);
+    it.clock.advance(DAY - 1);
+    expect(it.left()).toBe(1);
+    it.clock.advance(1);
+    return it;
+  }
+
+  test("is looked into once a day, by one request", () => {
+    const { clock, cooled, left } = aDayLater();
+    expect([left(), cooled.isEmpty, cooled.blocks(clock.now())]).toEqual([0, false, []]);
+    cooled.entered(A);
+    expect(left()).toBe(MINUTE);
+    // It has not come back, so another may go.
+    clock.advance(MINUTE);
+    expect(left()).toBe(0);
+    cooled.entered(A);
+    expect(left()).toBe(MINUTE);
+    cooled.served(A);
+    expect([left(), cooled.isEmpty]).toEqual([0, true]);
+  });
+
+  test("counts again for a day when the look is refused; another time that is named then counts instead, a shorter one too", () => {
+    const { clock, cooled, fail, left } = aDayLater();
+    cooled.entered(A);
+    fail(trouble(429));
+    expect(left()).toBe(DAY);
+    clock.advance(DAY);
+    cooled.entered(A);
+    // The only one that is left is not let go either.
+    fail(trouble(429), A, nobody);
+    expect(left()).toBe(DAY);
+    clock.advance(DAY);
+    cooled.entered(A);
+    fail(trouble(429, { waitMs: 5_000 }));
+    expect(left()).toBe(5_000);
+    clock.advance(5_000);
+    expect(cooled.isEmpty).toBe(true);
+  });
+
+  test("says nothing new when the look fails for another reason", () => {
+    const { clock, cooled, fail, left } = aDayLater();
+    cooled.entered(A);
+    fail(trouble(503, { waitMs: 5_000 }));
+    expect(left()).toBe(MINUTE);
+    clock.advance(MINUTE);
+    expect([left(), cooled.isEmpty]).toEqual([0, false]);
+  });
+
+  test("ends with the time that was named, whoever looked", () => {
+    const { clock, cooled, left } = aDayLater();
+    clock.advance(6 * DAY - 1);
+    cooled.entered(A);
+    expect(left()).toBe(1);
+    clock.advance(1);
+    expect([left(), cooled.isEmpty]).toEqual([0, true]);
+  });
+
+  test("is looked into for the whole account by one of its models", () => {
+    const { clock, cooled, left } = aDayLater({ isAccountWide: true });
+    cooled.entered(A2);
+    expect([left(A), left(A2), left(B)]).toEqual([MINUTE, MINUTE, 0]);
+    cooled.served(A2);
+    expect([left(A), cooled.blocks(clock.now())]).toEqual([0, []]);
+  });
+
+  test("is looked into by one request of all processes", async () => {
+    const one = kit();
+    const two = kit(one.clock, one.records);
+    await Promise.all([one.cooled.load(), two.cooled.load()]);
+    one.fail(trouble(429, { waitMs: 7 * DAY }));
+    one.clock.advance(DAY);
+    expect([one.left(), two.left()]).toEqual([0, 0]);
+    two.cooled.entered(A);
+    expect([one.left(), two.left()]).toEqual([MINUTE, MINUTE]);
+    two.fail(trouble(429));
+    expect([one.left(), two.left()]).toEqual([DAY, DAY]);
+    one.clock.advance(DAY);
+    one.cooled.entered(A);
+    one.fail(trouble(429, { waitMs: 5_000 }));
+    expect([one.left(), two.left()]).toEqual([5_000, 5_000]);
+    const three = kit(one.clock, one.records);
+    await three.cooled.load();
+    expect(three.left()).toBe(5_000);
+  });
+});
+
+describe("a quota that has room again", () => {
+  const always = (): boolean => true;
+
+  test("ends the cooldowns that are about it, in all processes", async () => {
+    const one = kit();
+    const two = kit(one.clock, one.records);
+    await Promise.all([one.cooled.load(), two.cooled.load()]);
+    const since = one.clock.now();
+    const renamed = { ...candidate("a", "n"), model: "provider-n" };
+    one.fail(trouble(429, { waitMs: 5 * DAY }));
+    one.fail(trouble(429, { waitMs: 90_000 }), renamed);
+    one.fail(trouble(429, { waitMs: 90_000, isAccountWide: true }));
+    one.fail(trouble(429, { waitMs: 90_000 }), B);
+    const asked: unknown[] = [];
+    two.cooled.quotaSeen("a", (...said) => {
+      asked.push(said);
+      return said[0] === "provider-n";
+    });
+    expect(asked).toEqual([
+      ["m", since],
+      ["provider-n", since],
+      [null, since],
+    ]);
+    two.cooled.quotaSeen("a", (model) => model === null);
+    expect([one.left(renamed), two.left(renamed), one.left(B)]).toEqual([0, 0, 90_000]);
+    expect(one.left(A)).toBe(DAY);
+    two.cooled.quotaSeen("a", always);
+    expect([one.left(A), two.left(A)]).toEqual([0, 0]);
+    expect(one.cooled.blocks(since)).toMatchObject([{ credential: "b" }]);
+  });
+
+  test.each<[string, Trouble]>([
+    ["a provider that fails", trouble(503)],
+    ["a key that is refused", denied(401)],
+    ["an account without money", denied(429)],
+  ])("says nothing of %s", (_what, what) => {
+    const { cooled, fail, left } = kit();
+    fail(what);
+    const before = left();
+    cooled.quotaSeen("a", always);
+    expect(left()).toBe(before);
+  });
+
+  test("lets the next guess begin anew", () => {
+    const { clock, cooled, fail, left } = kit();
+    for (let i = 0; i < 3; i += 1) {
+      fail(trouble(429));
+      clock.advance(left());
+    }
+    fail(trouble(429));
+    expect(left()).toBe(8_000);
+    cooled.quotaSeen("a", always);
+    fail(trouble(429));
+    expect(left()).toBe(1_000);
   });
 });
 
