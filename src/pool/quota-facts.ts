@@ -3,6 +3,7 @@ import type { Logger } from "../core/logger.ts";
 import { QUOTA_SOURCES, QUOTA_UNITS, type QuotaFact } from "../core/quota-fact.ts";
 import type { RecordStore } from "../core/store.ts";
 import type { Clock } from "../core/time.ts";
+import { matchesAny } from "./patterns.ts";
 import { recordMirror } from "./record-mirror.ts";
 
 /** No account has as many quotas; the one that was seen longest ago makes room. */
@@ -21,6 +22,8 @@ export interface QuotaFactsOptions {
 }
 
 export interface QuotaFacts {
+  /** Nothing is known of anybody. */
+  readonly isEmpty: boolean;
   /** Takes a fact over unless a newer one of its group is known, or its time has passed. */
   report(fact: QuotaFact): void;
   /** What still holds, in the order of arrival. */
@@ -100,6 +103,9 @@ export function quotaFacts({ records, clock, logger }: QuotaFactsOptions): Quota
   }
 
   return {
+    get isEmpty() {
+      return known.size === 0;
+    },
     report(fact) {
       const now = clock.now();
       // A clock that is ahead must not outlast those that are right.
@@ -128,6 +134,17 @@ export function quotaFacts({ records, clock, logger }: QuotaFactsOptions): Quota
 }
 
 const NONE: readonly QuotaFact[] = [];
+
+/** Whether a model counts in the quota, by the provider's name for it. */
+export const countsIn = ({ models }: Pick<QuotaFact, "models">, providerModel: string): boolean =>
+  models === undefined || matchesAny(models, providerModel);
+
+const USUAL_CONFIDENCE = { headers: 1, error: 1, poll: 0.9, estimate: 0.2 } as const satisfies Record<QuotaFact["source"], number>;
+const HALF_LIFE_MS = 60 * 60_000;
+
+/** How sure a fact is now, 0 to 1: it fades with its age. */
+export const confidenceOf = ({ source, confidence, observedAt }: QuotaFact, now: number): number =>
+  (confidence ?? USUAL_CONFIDENCE[source]) * 0.5 ** (Math.max(0, now - observedAt) / HALF_LIFE_MS);
 
 /** Of two that were seen at the same time the one with less to give counts, in every process. */
 const isNewer = (one: QuotaFact, other: QuotaFact): boolean =>
