@@ -69,6 +69,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
   const quotas = quotaFacts({ records: store.records, clock, logger });
   const spent = spend({ facts: quotas, credentials, clock, ttlMs: router.reservation.ttlMs });
   const gate = quotaGate({ facts: quotas, spend: spent, clock });
+  const left = allowance({ facts: quotas, spend: spent, clock });
   const health = credentialHealth({
     clock,
     logger,
@@ -118,7 +119,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
       hostStrategy({
         fn,
         inFlight: pool.inFlight,
-        remainingRatio: quotas.remainingRatio,
+        remainingRatio: (candidate) => left.of(candidate)?.remainingRatio ?? null,
         costUsd({ credential, model, name: known }, usage) {
           const cost = pricer.cost(known, credential.name, usage) ?? pricer.cost(model, credential.name, usage);
           return cost && nanoToUsd(cost.rawNanoUsd);
@@ -179,7 +180,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
     pauses: health.pauses,
     quotas,
     expiry: expired,
-    allowance: allowance({ facts: quotas, spend: spent, clock }),
+    allowance: left,
     credentials: views.all,
     reservations: reservations.all,
     bans: () => views.blocks("banned"),
