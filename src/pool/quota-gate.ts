@@ -43,8 +43,6 @@ export interface QuotaGateOptions {
 
 /** A request that tries whether a word still holds. */
 interface Probe {
-  /** Of the word: a newer one speaks for itself. */
-  readonly observedAt: number;
   /** Nobody else tries before, wall clock, ms. */
   until: number;
 }
@@ -57,11 +55,6 @@ const keyOf = ({ credential, group }: QuotaFact): string => `${credential}/${gro
 
 export function quotaGate({ facts, spend, clock }: QuotaGateOptions): QuotaGate {
   const probes = new Map<string, Probe>();
-
-  function probeOf(fact: QuotaFact): Probe | undefined {
-    const probe = probes.get(keyOf(fact));
-    return probe?.observedAt === fact.observedAt ? probe : undefined;
-  }
 
   function verdictOf({ credential }: Candidate, fact: QuotaFact, demand: Demand): Verdict {
     const { open, ended } = spend.since(credential, fact);
@@ -82,7 +75,7 @@ export function quotaGate({ facts, spend, clock }: QuotaGateOptions): QuotaGate 
       until,
     });
     if (left > DUST && share <= left + DUST) return block(now + SOON_MS);
-    const holdsUntil = Math.max(observedAt + PROBE_MS, probeOf(fact)?.until ?? 0);
+    const holdsUntil = Math.max(observedAt + PROBE_MS, probes.get(keyOf(fact))?.until ?? 0);
     if (now >= holdsUntil) return "try";
     return block(resetsAt ?? holdsUntil);
   }
@@ -101,7 +94,7 @@ export function quotaGate({ facts, spend, clock }: QuotaGateOptions): QuotaGate 
       if (probes.size < MAX_PROBES) break;
       probes.delete(oldest);
     }
-    const probe = { observedAt: fact.observedAt, until: now + PROBE_MS };
+    const probe = { until: now + PROBE_MS };
     probes.set(key, probe);
     return probe;
   }

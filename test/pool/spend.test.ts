@@ -44,6 +44,20 @@ describe("an attempt", () => {
     expect(parts()).toEqual([0, 0.1]);
   });
 
+  test("counts against a late word of another quota, though all the others know of it", () => {
+    const { clock, see, open, parts } = spendKit();
+    see(0.8);
+    const seenAt = clock.now() + 1;
+    const attempt = open(100);
+    clock.advance(2_000);
+    attempt?.end(100);
+    clock.advance(1_000);
+    see(0.7);
+    expect(parts()).toEqual([0, 0]);
+    see(0.8, { group: "weekly", observedAt: seenAt });
+    expect(parts("weekly")).toEqual([0, 0.1]);
+  });
+
   test("may use nothing: all goes back, but the request that was made", () => {
     const { see, open, parts } = spendKit();
     see(0.8);
@@ -295,38 +309,43 @@ describe("a share", () => {
       ({ clock, seeShare, use }) => {
         seeShare(0.9, { resetsAt: clock.now() + 500 });
         use(100);
+        clock.advance(1);
         seeShare(0.8);
       },
     ],
     [
       "where the figure rises",
-      ({ seeShare, use }) => {
+      ({ clock, seeShare, use }) => {
         seeShare(0.5);
         use(100);
+        clock.advance(1);
         seeShare(0.9);
       },
     ],
     [
       "from a refusal",
-      ({ seeShare, use }) => {
+      ({ clock, seeShare, use }) => {
         seeShare(0.9);
         use(100);
+        clock.advance(1);
         seeShare(0, { source: "error" });
       },
     ],
     [
       "after a refusal",
-      ({ seeShare, use }) => {
+      ({ clock, seeShare, use }) => {
         seeShare(0.9, { source: "error" });
         use(100);
+        clock.advance(1);
         seeShare(0.5);
       },
     ],
     [
       "from an estimate",
-      ({ seeShare, use }) => {
+      ({ clock, seeShare, use }) => {
         seeShare(0.9, { source: "estimate" });
         use(100);
+        clock.advance(1);
         seeShare(0.2);
       },
     ],
