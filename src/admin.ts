@@ -155,6 +155,7 @@ export function adminOf(parts: AdminParts): Admin {
       return { status: "success", message: "the global bucket follows the provider's limits", headers: found.headers, bucket: await bucket(address) };
     },
     credentials: lent.credentials,
+    reservations: lent.reservations,
     pause: parts.pauses.pause,
     resume: parts.pauses.resume,
     bans: lent.bans,

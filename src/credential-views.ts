@@ -1,12 +1,13 @@
 /** How the credentials stand, as operators see it: health, limits and load in one place. Nothing in it is secret. */
-import type { BlockView, CredentialModelView, CredentialState, CredentialView } from "./core/admin.ts";
+import type { BlockView, CredentialModelView, CredentialState, CredentialView, QuotaView } from "./core/admin.ts";
 import type { Credential } from "./core/credential.ts";
 import type { CredentialSlots, SendRate } from "./credential-slots.ts";
 import type { Candidate } from "./pool/candidate.ts";
 import type { Block, Health } from "./pool/health.ts";
 import type { ModelEntry, Offers } from "./pool/offers.ts";
 import type { Pool } from "./pool/pool.ts";
-import type { QuotaFacts } from "./pool/quota-facts.ts";
+import type { QuotaGate } from "./pool/quota-gate.ts";
+import { amountOf } from "./pool/spend.ts";
 
 export interface CredentialViewParts {
   readonly offers: Offers;
@@ -14,7 +15,8 @@ export interface CredentialViewParts {
   readonly pool: Pool;
   readonly health: Health;
   readonly slots: CredentialSlots;
-  readonly quotas: Pick<QuotaFacts, "of">;
+  readonly gate: Pick<QuotaGate, "isQuiet" | "blockOf">;
+  readonly quotasOf: (credential: Credential) => readonly QuotaView[];
 }
 
 export interface CredentialViews {
@@ -22,10 +24,17 @@ export interface CredentialViews {
   blocks(reason: "banned" | "cooling"): readonly BlockView[];
 }
 
-const STATES = { banned: "banned", cooling: "cooling", breaker: "failing", paused: "paused" } as const satisfies Record<
-  Block["reason"],
-  CredentialState
->;
+const STATES = {
+  banned: "banned",
+  cooling: "cooling",
+  breaker: "failing",
+  paused: "paused",
+  exhausted: "limited",
+  unaffordable: "limited",
+} as const satisfies Record<Block["reason"], CredentialState>;
+
+/** Whether there is room at all, for a request of no size. */
+const SIZELESS = { amount: () => amountOf(0) };
 
 /** What health is kept under for a credential as a whole: no model has an empty name. */
 const WHOLE = "";
@@ -39,7 +48,7 @@ interface Standing {
   readonly reason: string | null;
 }
 
-export function credentialViews({ offers, models, pool, health, slots, quotas }: CredentialViewParts): CredentialViews {
+export function credentialViews({ offers, models, pool, health, slots, gate, quotasOf }: CredentialViewParts): CredentialViews {
   /** The names that the configuration has, with the credentials that they are for; null = all. Patterns name none. */
   function configuredNames(): ReadonlyMap<string, Set<Credential> | null> {
     const names = new Map<string, Set<Credential> | null>(models.map(({ name }) => [name, null]));
@@ -71,7 +80,7 @@ export function credentialViews({ offers, models, pool, health, slots, quotas }:
   }
 
   function standing(candidate: Candidate, limitedUntil: number | null): Standing {
-    const block = health.isQuiet ? null : health.blockOf(candidate);
+    const block = (health.isQuiet ? null : health.blockOf(candidate)) ?? (gate.isQuiet ? null : gate.blockOf(candidate, SIZELESS));
     if (block) return { state: STATES[block.reason], until: block.until, reason: why(block) };
     if (limitedUntil === null) return READY;
     return { state: "limited", until: limitedUntil === Infinity ? null : limitedUntil, reason: "at one of its own limits" };
@@ -103,7 +112,7 @@ export function credentialViews({ offers, models, pool, health, slots, quotas }:
       priority: credential.priority,
       inFlight: pool.inFlight(credential.name),
       ...(first ? { state: first.state, until: first.until, reason: first.reason } : own),
-      quotas: quotas.of(credential.name),
+      quotas: quotasOf(credential),
       ...rates(rate),
       models: named.map(({ reason: _reason, ...model }) => model),
     };

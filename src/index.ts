@@ -28,7 +28,10 @@ export type {
   CredentialView,
   HealthView,
   LimitSync,
+  QuotaView,
   RateView,
+  ReservationView,
+  ReservedQuota,
 } from "./core/admin.ts";
 export type { KeyAdmin, KeyView, MadeKey, NewKey } from "./core/key-admin.ts";
 export type {

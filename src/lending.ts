@@ -1,5 +1,5 @@
 /** Everything about lending credentials that needs a store: health, limits, choice, and how operators see it. */
-import type { BlockView, CredentialView } from "./core/admin.ts";
+import type { BlockView, CredentialView, ReservationView } from "./core/admin.ts";
 import type { Services } from "./core/context.ts";
 import type { Credential } from "./core/credential.ts";
 import { nanoToUsd } from "./core/money.ts";
@@ -11,14 +11,18 @@ import { credentialViews } from "./credential-views.ts";
 import type { Holds } from "./limits/holds.ts";
 import type { Metrics } from "./metering/metrics.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
+import { allowance, type Allowance } from "./pool/allowance.ts";
 import { expiry, type Expiry } from "./pool/expiry.ts";
 import { credentialHealth } from "./pool/health.ts";
 import type { Offers } from "./pool/offers.ts";
 import type { Pauses } from "./pool/pauses.ts";
 import { credentialPool, type Pool } from "./pool/pool.ts";
 import { quotaFacts, showsRoom, type QuotaFacts } from "./pool/quota-facts.ts";
+import { quotaGate } from "./pool/quota-gate.ts";
+import { spend } from "./pool/spend.ts";
 import { hostStrategy } from "./pool/strategies/host-strategy.ts";
 import { lateStrategy } from "./pool/strategies/late-strategy.ts";
+import { reservationViews } from "./reservation-views.ts";
 
 /** A strategy of a host's that fails does so at each request: it is counted each time, and said once in a while. */
 const COMPLAINT_MS = 60_000;
@@ -28,7 +32,10 @@ export interface Lending {
   readonly pauses: Pick<Pauses, "get" | "set" | "end">;
   readonly quotas: QuotaFacts;
   readonly expiry: Expiry;
+  /** What is left for a candidate, net of what is lent. */
+  readonly allowance: Allowance;
   credentials(): readonly CredentialView[];
+  reservations(): readonly ReservationView[];
   bans(): readonly BlockView[];
   /** Cooldowns and open circuit breakers. */
   cooldowns(): readonly BlockView[];
@@ -65,6 +72,9 @@ export async function lending({ options, services, store, local, nodes, holds, o
     logger,
     changed: (name) => health.quotaSeen(name, (model, since) => showsRoom(quotas.of(name), model, since)),
   });
+  const spent = spend({ facts: quotas, credentials, clock, ttlMs: router.reservation.ttlMs });
+  const gate = quotaGate({ facts: quotas, spend: spent, clock });
+  const left = allowance({ facts: quotas, spend: spent, clock });
   const health = credentialHealth({
     clock,
     logger,
@@ -103,10 +113,12 @@ export async function lending({ options, services, store, local, nodes, holds, o
     health,
     slots,
     strategy,
+    gate,
     now: clock.now,
     ...(metrics ? { rejected: metrics.selectionRejected } : {}),
   });
-  const views = credentialViews({ offers, models, pool, health, slots, quotas });
+  const reservations = reservationViews({ credentials, quotas, spent });
+  const views = credentialViews({ offers, models, pool, health, slots, gate, quotasOf: reservations.quotasOf });
 
   function chooseBy(name: string, fn: StrategyFunction): void {
     let complainedAt = -Infinity;
@@ -114,7 +126,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
       hostStrategy({
         fn,
         inFlight: pool.inFlight,
-        remainingRatio: quotas.remainingRatio,
+        remainingRatio: (candidate) => left.of(candidate)?.remainingRatio ?? null,
         costUsd({ credential, model, name: known }, usage) {
           const cost = pricer.cost(known, credential.name, usage) ?? pricer.cost(model, credential.name, usage);
           return cost && nanoToUsd(cost.rawNanoUsd);
@@ -175,7 +187,9 @@ export async function lending({ options, services, store, local, nodes, holds, o
     pauses: health.pauses,
     quotas,
     expiry: expired,
+    allowance: left,
     credentials: views.all,
+    reservations: reservations.all,
     bans: () => views.blocks("banned"),
     cooldowns: () => views.blocks("cooling"),
     lift: health.lift,

@@ -52,6 +52,7 @@ export function startingAdmin({ options, started, waitForStart, status, openRequ
       shadow: async (name) => (await waitForStart()).admin.limits.shadow(name),
     },
     credentials: () => running().credentials(),
+    reservations: () => running().reservations(),
     pause: async (credential, pausing) => (await waitForStart()).admin.pause(credential, pausing),
     resume: async (credential) => (await waitForStart()).admin.resume(credential),
     bans: () => running().bans(),

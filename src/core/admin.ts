@@ -26,10 +26,44 @@ export interface RateView {
 }
 
 /**
- * `ready`: may be chosen, if not for every model · `limited`: its own limits have no room now · `cooling`: after a failure, or its token has expired ·
+ * `ready`: may be chosen, if not for every model · `limited`: its own limits have no room now, or one of its quotas is used up · `cooling`: after a failure, or its token has expired ·
  * `banned`: by fail2ban · `failing`: its circuit breaker is open · `paused`: by a person or a plugin.
  */
 export type CredentialState = "ready" | "limited" | "cooling" | "banned" | "failing" | "paused";
+
+/** A quota as it was seen, and what is left of it now. */
+export interface QuotaView extends QuotaFact {
+  /** 0 to 1: `remainingRatio` less what requests of this process have used since, and what those under way will probably use. */
+  readonly remaining: number;
+}
+
+/** What this process has lent of an account since its quotas were seen. Times are wall clock, ms. */
+export interface ReservationView {
+  readonly credential: string;
+  /** Under way. Of accounts whose quotas nobody knows none are counted. */
+  readonly attempts: number;
+  /** When the oldest of these began; null = there is none. */
+  readonly since: number | null;
+  /** What these will probably use, input and output together. */
+  readonly openTokens: number;
+  /** Used by those that ended since the oldest of its quotas was seen. */
+  readonly spentTokens: number;
+  readonly quotas: readonly ReservedQuota[];
+}
+
+/** Parts of one quota, 0 to 1. */
+export interface ReservedQuota {
+  readonly group: string;
+  /** As it was seen at `observedAt`. */
+  readonly remainingRatio: number;
+  readonly observedAt: number;
+  /** Of requests under way. */
+  readonly openRatio: number;
+  /** Of those that ended since. */
+  readonly spentRatio: number;
+  /** What is left after both. */
+  readonly remaining: number;
+}
 
 export interface CredentialView {
   readonly name: string;
@@ -43,7 +77,7 @@ export interface CredentialView {
   /** Why it is kept out, for people; null = it is not. */
   readonly reason: string | null;
   /** What is known to be left of the account's quotas. */
-  readonly quotas: readonly QuotaFact[];
+  readonly quotas: readonly QuotaView[];
   readonly rpm: RateView;
   readonly tpm: RateView;
   /** The models that the configuration names for it. */
@@ -133,6 +167,8 @@ export interface Admin {
   /** Asks every provider what it offers, each within a few seconds. Returns the names that the configuration does not have. */
   discoverModels(): Promise<readonly string[]>;
   credentials(): readonly CredentialView[];
+  /** What is lent of accounts whose quotas are known, by credential. */
+  reservations(): readonly ReservationView[];
   /**
    * Lends the credential to nobody, whatever the strategy and whoever else is left: in all processes, and after a restart. A later pause replaces an
    * earlier one. Requests that run go on. Rejects with `not_found` for a name that nobody has, and `body_invalid` for a reason or a time that cannot be.

@@ -7,7 +7,7 @@ export interface StrategyCandidate {
   readonly tier: string | null;
   readonly priority: number;
   readonly weight: number;
-  /** What is left of its scarcest quota, 0 to 1; null = nobody knows. */
+  /** What is left of the scarcest of the quotas that the model counts in, less what is lent of it; 0 to 1, null = nobody knows. */
   readonly remainingRatio: number | null;
   /** Requests that it serves now, from this process. */
   readonly inFlight: number;

@@ -14,6 +14,7 @@ import { limitsRouter } from "./limits.ts";
 import { requireKey } from "./key.ts";
 import type { PluginEdge } from "./plugin-routes.ts";
 import { problemHandler } from "./problem.ts";
+import { reservationsRouter } from "./reservations.ts";
 import { tokenGuardRouter } from "./token-guard.ts";
 import { usageRouter } from "./usage.ts";
 
@@ -68,6 +69,7 @@ export function managementRouter(options: ManagementOptions): Router {
   outer.use("/", credentialsRouter(admin));
   outer.use("/", keysRouter(admin));
   outer.use("/", limitsRouter(admin));
+  outer.use("/", reservationsRouter(admin));
   outer.use("/", tokenGuardRouter(admin));
   outer.use("/", usageRouter(admin));
   outer.use(() => {

@@ -2,16 +2,20 @@ import { NEVER_SENT, type AttemptOutcome, type Choice, type Credential, type Lea
 import { GuardError } from "../core/errors.ts";
 import type { Scopes } from "../core/scope.ts";
 import { isPromise, type MaybePromise } from "../core/time.ts";
-import type { Usage } from "../core/usage.ts";
+import { totalInputTokens, totalOutputTokens, type Usage } from "../core/usage.ts";
 import type { Candidate, Strategy, StrategyRequest, Tier } from "./candidate.ts";
 import type { Block, Health, Pass } from "./health.ts";
 import type { Offer } from "./offers.ts";
+import type { Demand, GateEntry, QuotaGate } from "./quota-gate.ts";
 import { isShortage, type Shortage, type Slot, type Slots } from "./slots.ts";
+import { amountOf, type Amount } from "./spend.ts";
 
 /** What all requests of a pool share. */
 export interface AttemptParts {
   readonly health: Health;
   readonly slots: Slots;
+  /** Null = quotas do not matter: what is asked for names no model. */
+  readonly gate: QuotaGate | null;
   /** Wall clock, ms. */
   readonly now: () => number;
   /** An attempt began (1) or ended (-1). */
@@ -23,17 +27,17 @@ export interface AttemptParts {
 /** What one request says about itself. */
 export interface Asking {
   readonly opId: string;
-  /** Input and output together. Asked at most once an attempt, and only where tokens are limited. */
+  /** Input and output together. Asked at most once an attempt, and only where tokens are limited or quotas are known. */
   readonly tokens: () => number;
   readonly scopes?: Scopes | undefined;
   /** What should stay on one account; see {@link StrategyRequest.session}. Asked only by strategies that keep sessions together. */
   readonly session?: (() => string | null) | undefined;
-  /** What it will probably use. Asked only by strategies that want to know the price. */
+  /** What it will probably use. Asked only by strategies that want to know the price, and where quotas are known. */
   readonly usage?: (() => Usage) | undefined;
 }
 
 /** The leases of one request: never the same credential twice. */
-export class Attempts implements Choice, StrategyRequest {
+export class Attempts implements Choice, StrategyRequest, Demand {
   readonly #parts: AttemptParts;
   readonly #offer: Offer;
   readonly #strategy: Strategy;
@@ -43,6 +47,7 @@ export class Attempts implements Choice, StrategyRequest {
   #tried: Candidate[] | undefined;
   #shortages: Shortage[] | undefined;
   #leases = 0;
+  #amount: Amount | undefined;
 
   constructor(parts: AttemptParts, offer: Offer, strategy: Strategy, asking: Asking) {
     this.#parts = parts;
@@ -71,6 +76,10 @@ export class Attempts implements Choice, StrategyRequest {
     return this.#asking.usage?.() ?? null;
   }
 
+  amount(): Amount {
+    return (this.#amount ??= amountAsked(this.#asking));
+  }
+
   next(): MaybePromise<Lease | null> {
     return this.#from(0);
   }
@@ -94,9 +103,10 @@ export class Attempts implements Choice, StrategyRequest {
           this.#parts.rejected("breaker");
           continue;
         }
-        const taken = this.#take(candidate, pass);
-        if (isPromise(taken)) return taken.then((known) => this.#lease(candidate, pass, known) ?? this.#from(i));
-        const lease = this.#lease(candidate, pass, taken);
+        const turn: Turn = { candidate, pass, entry: null };
+        const taken = this.#take(turn);
+        if (isPromise(taken)) return taken.then((known) => this.#lease(turn, known) ?? this.#from(i));
+        const lease = this.#lease(turn, taken);
         if (lease) return lease;
       }
     }
@@ -104,42 +114,57 @@ export class Attempts implements Choice, StrategyRequest {
     throw this.#refusal();
   }
 
-  #take(candidate: Candidate, pass: Pass): MaybePromise<Slot | Shortage> {
-    const { slots, health } = this.#parts;
+  #take(turn: Turn): MaybePromise<Slot | Shortage> {
+    const { slots, gate } = this.#parts;
     const give = (error: unknown): never => {
-      health.leave(candidate, pass, NEVER_SENT, nobody);
+      leave(this.#parts, turn, NEVER_SENT, nobody);
       throw error;
     };
     try {
-      const taken = slots.take(candidate, `${this.#asking.opId}.a${this.#seen?.length ?? 0}`, this.#asking.tokens);
+      // Before anything is waited for: what others look at next must count it.
+      if (gate && !gate.isQuiet) turn.entry = gate.enter(turn.candidate, this);
+      const taken = slots.take(turn.candidate, `${this.#asking.opId}.a${this.#seen?.length ?? 0}`, this.#asking.tokens);
       return isPromise(taken) ? taken.catch(give) : taken;
     } catch (error) {
       return give(error);
     }
   }
 
-  #lease(candidate: Candidate, pass: Pass, taken: Slot | Shortage): Lease | null {
-    const { health, rejected, count } = this.#parts;
+  #lease(turn: Turn, taken: Slot | Shortage): Lease | null {
+    const { rejected, count } = this.#parts;
     if (isShortage(taken)) {
-      health.leave(candidate, pass, NEVER_SENT, nobody);
+      leave(this.#parts, turn, NEVER_SENT, nobody);
       rejected("limited");
       (this.#shortages ??= []).push(taken);
       return null;
     }
     this.#leases += 1;
-    count(candidate.credential.name, 1);
-    return new PoolLease(this.#parts, this.#offer, candidate, pass, taken);
+    count(turn.candidate.credential.name, 1);
+    return new PoolLease(this.#parts, this, turn, taken);
+  }
+
+  /** Whether another candidate could serve this now. */
+  hasOthers(than: Candidate): boolean {
+    const { slots } = this.#parts;
+    return this.#offer.candidates.some((other) => other !== than && this.#blockOf(other) === null && !slots.isShort(other));
+  }
+
+  /** What keeps a candidate out now, as far as it is known without asking a store. */
+  #blockOf(candidate: Candidate): Block | null {
+    const { health, gate } = this.#parts;
+    const block = health.isQuiet ? null : health.blockOf(candidate);
+    return block ?? (gate === null || gate.isQuiet ? null : gate.blockOf(candidate, this));
   }
 
   /** Those of a tier that may be used now: usually all of them, and then the tier itself. */
   #open(tier: Tier): readonly Candidate[] {
-    const { health, rejected } = this.#parts;
+    const { health, gate, rejected } = this.#parts;
     const seen = this.#seen;
-    const { isQuiet } = health;
+    const isQuiet = health.isQuiet && (gate === null || gate.isQuiet);
     if (!seen && isQuiet) return tier;
     return tier.filter((candidate) => {
       if (seen?.includes(candidate)) return false;
-      const block = isQuiet ? null : health.blockOf(candidate);
+      const block = isQuiet ? null : this.#blockOf(candidate);
       if (!block) return true;
       rejected(block.reason);
       (this.#seen ??= []).push(candidate);
@@ -149,14 +174,14 @@ export class Attempts implements Choice, StrategyRequest {
 
   /** Why there is no candidate at all: a time to come back when there is one, and the right status for who asks. */
   #refusal(): GuardError {
-    const { health, now } = this.#parts;
+    const { now } = this.#parts;
     const waits: number[] = [];
     let isBusy = this.#shortages !== undefined;
     for (const { waitMs } of this.#shortages ?? []) if (waitMs !== null) waits.push(waitMs);
     for (const candidate of this.#offer.candidates) {
-      const block = health.blockOf(candidate);
+      const block = this.#blockOf(candidate);
       if (!block) continue;
-      isBusy ||= block.reason === "cooling";
+      isBusy ||= block.reason === "cooling" || block.reason === "exhausted" || block.reason === "unaffordable";
       if (block.until !== null) waits.push(Math.max(1, block.until - now()));
     }
     // Where no time is known, SDKs would try again within seconds, and again.
@@ -172,6 +197,25 @@ export class Attempts implements Choice, StrategyRequest {
 
 const nobody = (): boolean => false;
 
+function amountAsked({ usage, tokens }: Asking): Amount {
+  if (!usage) return amountOf(tokens());
+  const used = usage();
+  const outputTokens = totalOutputTokens(used);
+  return amountOf(totalInputTokens(used) + outputTokens, outputTokens);
+}
+
+/** One candidate's turn: what it entered, and has to leave once. */
+interface Turn {
+  readonly candidate: Candidate;
+  readonly pass: Pass;
+  entry: GateEntry | null;
+}
+
+function leave({ health }: AttemptParts, { candidate, pass, entry }: Turn, outcome: AttemptOutcome, hasOthers: () => boolean): void {
+  entry?.leave(outcome);
+  health.leave(candidate, pass, outcome, hasOthers);
+}
+
 const tokensOf = (outcome: AttemptOutcome): number | null => (outcome.kind === "refused" ? null : outcome.tokens);
 
 class PoolLease implements Lease {
@@ -179,35 +223,28 @@ class PoolLease implements Lease {
   readonly model: string;
   readonly name: string;
   readonly #parts: AttemptParts;
-  readonly #offer: Offer;
-  readonly #candidate: Candidate;
-  readonly #pass: Pass;
+  readonly #turn: Turn;
   readonly #slot: Slot;
+  readonly #attempts: Attempts;
   #released = false;
 
-  constructor(parts: AttemptParts, offer: Offer, candidate: Candidate, pass: Pass, slot: Slot) {
-    this.credential = candidate.credential;
-    this.model = candidate.model;
-    this.name = candidate.name;
+  constructor(parts: AttemptParts, attempts: Attempts, turn: Turn, slot: Slot) {
+    const { credential, model, name } = turn.candidate;
+    this.credential = credential;
+    this.model = model;
+    this.name = name;
     this.#parts = parts;
-    this.#offer = offer;
-    this.#candidate = candidate;
-    this.#pass = pass;
+    this.#turn = turn;
     this.#slot = slot;
+    this.#attempts = attempts;
   }
 
   release(outcome: AttemptOutcome): void {
     if (this.#released) return;
     this.#released = true;
-    const { health, count } = this.#parts;
-    count(this.credential.name, -1);
+    this.#parts.count(this.credential.name, -1);
     this.#slot.finish(tokensOf(outcome));
     // Only a failure asks who else there is.
-    health.leave(this.#candidate, this.#pass, outcome, outcome.kind === "served" ? nobody : () => this.#hasOthers());
-  }
-
-  #hasOthers(): boolean {
-    const { health, slots } = this.#parts;
-    return this.#offer.candidates.some((other) => other !== this.#candidate && health.blockOf(other) === null && !slots.isShort(other));
+    leave(this.#parts, this.#turn, outcome, outcome.kind === "served" ? nobody : () => this.#attempts.hasOthers(this.#turn.candidate));
   }
 }

@@ -5,9 +5,9 @@ import { penalties, type PenaltiesOptions, type Penalty } from "./penalties.ts";
 export interface Block {
   /**
    * `banned`: by fail2ban · `cooling`: after a credential or capacity fault, or its token has expired · `breaker`: its provider fails again and again ·
-   * `paused`: by a person or a plugin.
+   * `paused`: by a person or a plugin · `exhausted`: nothing is left of one of its quotas · `unaffordable`: too little is left for this request.
    */
-  readonly reason: "banned" | "cooling" | "breaker" | "paused";
+  readonly reason: "banned" | "cooling" | "breaker" | "paused" | "exhausted" | "unaffordable";
   readonly credential: string;
   /** Null = all its models. */
   readonly model: string | null;

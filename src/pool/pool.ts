@@ -6,6 +6,7 @@ import { Attempts, type Asking, type AttemptParts } from "./attempts.ts";
 import type { Candidate, Strategy, Tier } from "./candidate.ts";
 import type { Health } from "./health.ts";
 import { offerOf, type Offer, type Offers, type OfferSlot } from "./offers.ts";
+import type { QuotaGate } from "./quota-gate.ts";
 import type { Slots } from "./slots.ts";
 
 export interface PoolOptions {
@@ -13,6 +14,8 @@ export interface PoolOptions {
   readonly health: Health;
   readonly slots: Slots;
   readonly strategy: Strategy;
+  /** Absent = quotas keep nobody out. */
+  readonly gate?: QuotaGate;
   /** Wall clock, ms. */
   readonly now: () => number;
   /** A candidate was passed over at a choice. Synchronous and never throws. */
@@ -55,7 +58,7 @@ const noTokens = (): number => 0;
 
 /** Lends credentials: one lease an attempt, by priority, health, room and strategy. */
 export function credentialPool(options: PoolOptions): Pool {
-  const { offers, health, slots, strategy, now, rejected = () => undefined } = options;
+  const { offers, health, slots, strategy, gate = null, now, rejected = () => undefined } = options;
   const open = new Map<string, number>();
   /** They are out of the set, and still serve. */
   const leaving = new Set<string>();
@@ -69,7 +72,9 @@ export function credentialPool(options: PoolOptions): Pool {
     else if (open.get(name)) leaving.add(name);
     else open.delete(name);
   });
-  const parts: AttemptParts = { health, slots, now, count, rejected };
+  const parts: AttemptParts = { health, slots, gate, now, count, rejected };
+  /** Quotas are of models. What names none may be asked of an account that has used them up, such as its files. */
+  const ungated: AttemptParts = { ...parts, gate: null };
 
   function narrowed(offer: Offer, { credential, except }: Pick<OperationRequest, "credential" | "except">): Offer {
     if (credential === null && !except) return offer;
@@ -88,7 +93,7 @@ export function credentialPool(options: PoolOptions): Pool {
     chooseAny(request) {
       const offer = narrowed(offers.any(request.operation), request);
       const chosenBy = request.affinity === null ? strategy : byAffinity(request.affinity);
-      return new Attempts(parts, offer, chosenBy, { opId: request.opId, tokens: noTokens, scopes: request.scopes });
+      return new Attempts(ungated, offer, chosenBy, { opId: request.opId, tokens: noTokens, scopes: request.scopes });
     },
     inFlight: (name) => open.get(name) ?? 0,
   };

@@ -11,6 +11,7 @@ test("credentials are listed as they stand, times as dates", async () => {
     resetsAt: Date.UTC(2026, 0, 2),
     observedAt: Date.UTC(2026, 0, 1),
     source: "poll" as const,
+    remaining: 0.3,
   };
   admin.credentials = () => [{ ...(main as NonNullable<typeof main>), quotas: [fact] }];
   const shown = {
@@ -19,7 +20,14 @@ test("credentials are listed as they stand, times as dates", async () => {
     until: null,
     reason: null,
     quotas: [
-      { group: "5h", remainingRatio: 0.4, resetsAt: "2026-01-02T00:00:00.000Z", observedAt: "2026-01-01T00:00:00.000Z", source: "poll" as const },
+      {
+        group: "5h",
+        remainingRatio: 0.4,
+        remaining: 0.3,
+        resetsAt: "2026-01-02T00:00:00.000Z",
+        observedAt: "2026-01-01T00:00:00.000Z",
+        source: "poll" as const,
+      },
     ],
   };
   expect((await ask("/credentials")).body).toMatchObject({ credentials: [shown] });

@@ -1,5 +1,14 @@
 import express from "express";
-import type { Admin, BlockView, BucketAddress, BucketView, ClientBanView, CredentialView, HealthView } from "../../src/core/admin.ts";
+import type {
+  Admin,
+  BlockView,
+  BucketAddress,
+  BucketView,
+  ClientBanView,
+  CredentialView,
+  HealthView,
+  ReservationView,
+} from "../../src/core/admin.ts";
 import type { AuditReport } from "../../src/core/audit.ts";
 import type { KeyView } from "../../src/core/key-admin.ts";
 import type { LimitView, ShadowReport } from "../../src/core/limit-admin.ts";
@@ -33,6 +42,14 @@ const MAIN: CredentialView = {
   models: [],
 };
 export const HEALTH: HealthView = { status: "ok", store: "memory", uptimeSeconds: 3, openRequests: 0, waitingSettlements: 0, credentials: [MAIN] };
+const RESERVED: ReservationView = {
+  credential: "main",
+  attempts: 2,
+  since: Date.UTC(2026, 0, 1),
+  openTokens: 300,
+  spentTokens: 50,
+  quotas: [{ group: "5h", remainingRatio: 0.5, observedAt: Date.UTC(2025, 11, 31), openRatio: 0.1, spentRatio: 0.05, remaining: 0.35 }],
+};
 const BAN: BlockView = {
   credential: "main",
   model: "gpt-4o",
@@ -166,6 +183,7 @@ function fakeAdmin(): FakeAdmin {
     syncLimits: () => note("syncLimits", [], { status: "success", message: "done", headers: { "x-ratelimit-limit-tokens": "1000" }, bucket: BUCKET }),
     discoverModels: () => note("discoverModels", [], []),
     credentials: () => [admin.paused === undefined ? MAIN : { ...MAIN, state: "paused", ...admin.paused }],
+    reservations: () => [RESERVED],
     async pause(...args) {
       await note("pause", args, undefined);
       admin.paused = { reason: args[1].reason, until: args[1].until ?? null };

@@ -5,6 +5,7 @@ import type { Block, Health } from "../../src/pool/health.ts";
 import { credentialSet } from "../../src/pool/credential-set.ts";
 import { offers, type ModelEntry, type ModelLists, type Offers } from "../../src/pool/offers.ts";
 import { credentialPool, type Pool } from "../../src/pool/pool.ts";
+import type { QuotaGate } from "../../src/pool/quota-gate.ts";
 import type { Shortage, Slots } from "../../src/pool/slots.ts";
 import { roundRobin } from "../../src/pool/strategies/round-robin.ts";
 
@@ -109,7 +110,7 @@ export interface PoolKit {
 }
 
 /** A pool at time 0 whose candidates are all well and have room, until a test says otherwise. */
-export function poolKit(offered: Offers, later = false): PoolKit {
+export function poolKit(offered: Offers, later = false, gate?: QuotaGate): PoolKit {
   const health = setHealth();
   const slots = setSlots(later);
   const rejected: string[] = [];
@@ -118,6 +119,7 @@ export function poolKit(offered: Offers, later = false): PoolKit {
     health,
     slots,
     strategy: roundRobin(),
+    ...(gate ? { gate } : {}),
     now: () => 0,
     rejected: (reason) => void rejected.push(reason),
   });

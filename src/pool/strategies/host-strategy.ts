@@ -9,8 +9,8 @@ export interface HostStrategyOptions {
   readonly fn: StrategyFunction;
   /** Requests that a credential serves now. */
   readonly inFlight: (credential: string) => number;
-  /** What is left of a credential's scarcest quota; null = nobody knows. */
-  readonly remainingRatio: (credential: string) => number | null;
+  /** What is left of a candidate's scarcest quota; null = nobody knows. */
+  readonly remainingRatio: (candidate: Candidate) => number | null;
   /** USD, before markup; null = no price. */
   readonly costUsd: (candidate: Candidate, usage: Usage) => number | null;
   /** It threw, or returned what is no candidate. Never throws. */
@@ -40,7 +40,7 @@ export function hostStrategy({ fn, inFlight, remainingRatio, costUsd, failed }: 
       priority,
       weight,
       get remainingRatio() {
-        return remainingRatio(name);
+        return remainingRatio(candidate);
       },
       get inFlight() {
         return inFlight(name);

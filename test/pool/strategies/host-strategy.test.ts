@@ -13,7 +13,7 @@ function kit(fn: StrategyFunction) {
   const { pick } = hostStrategy({
     fn,
     inFlight: (name) => load.get(name) ?? 0,
-    remainingRatio: (name) => (name === "1" ? 0.25 : null),
+    remainingRatio: ({ credential }) => (credential.name === "1" ? 0.25 : null),
     costUsd(_candidate, usage) {
       priced += 1;
       return usage.outputTokens / 100;
