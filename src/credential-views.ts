@@ -3,10 +3,12 @@ import type { BlockView, CredentialModelView, CredentialState, CredentialView } 
 import type { Credential } from "./core/credential.ts";
 import type { CredentialSlots, SendRate } from "./credential-slots.ts";
 import type { Candidate } from "./pool/candidate.ts";
+import type { ChoosingSettings } from "./pool/choosing-settings.ts";
 import type { Block, Health } from "./pool/health.ts";
 import type { ModelEntry, Offers } from "./pool/offers.ts";
 import type { Pool } from "./pool/pool.ts";
 import type { QuotaFacts } from "./pool/quota-facts.ts";
+import { shownLevel } from "./pool/quota-level.ts";
 
 export interface CredentialViewParts {
   readonly offers: Offers;
@@ -14,7 +16,8 @@ export interface CredentialViewParts {
   readonly pool: Pool;
   readonly health: Health;
   readonly slots: CredentialSlots;
-  readonly quotas: Pick<QuotaFacts, "of">;
+  readonly quotas: Pick<QuotaFacts, "of" | "remainingRatio">;
+  readonly choosing: ChoosingSettings;
 }
 
 export interface CredentialViews {
@@ -39,7 +42,7 @@ interface Standing {
   readonly reason: string | null;
 }
 
-export function credentialViews({ offers, models, pool, health, slots, quotas }: CredentialViewParts): CredentialViews {
+export function credentialViews({ offers, models, pool, health, slots, quotas, choosing }: CredentialViewParts): CredentialViews {
   /** The names that the configuration has, with the credentials that they are for; null = all. Patterns name none. */
   function configuredNames(): ReadonlyMap<string, Set<Credential> | null> {
     const names = new Map<string, Set<Credential> | null>(models.map(({ name }) => [name, null]));
@@ -104,6 +107,7 @@ export function credentialViews({ offers, models, pool, health, slots, quotas }:
       inFlight: pool.inFlight(credential.name),
       ...(first ? { state: first.state, until: first.until, reason: first.reason } : own),
       quotas: quotas.of(credential.name),
+      level: shownLevel(quotas.remainingRatio(credential.name), choosing.current.thresholds),
       ...rates(rate),
       models: named.map(({ reason: _reason, ...model }) => model),
     };

@@ -16,9 +16,12 @@ import { credentialHealth } from "./pool/health.ts";
 import type { Offers } from "./pool/offers.ts";
 import type { Pauses } from "./pool/pauses.ts";
 import { credentialPool, type Pool } from "./pool/pool.ts";
+import { choosingSettings, type ChoosingSettings } from "./pool/choosing-settings.ts";
+import { seenAllowance } from "./pool/allowance.ts";
 import { quotaFacts, type QuotaFacts } from "./pool/quota-facts.ts";
 import { hostStrategy } from "./pool/strategies/host-strategy.ts";
 import { lateStrategy } from "./pool/strategies/late-strategy.ts";
+import type { StrategyParts } from "./pool/strategies/strategy-parts.ts";
 
 /** A strategy of a host's that fails does so at each request: it is counted each time, and said once in a while. */
 const COMPLAINT_MS = 60_000;
@@ -27,6 +30,8 @@ export interface Lending {
   readonly pool: Pool;
   readonly pauses: Pick<Pauses, "get" | "set" | "end">;
   readonly quotas: QuotaFacts;
+  /** Thresholds and policy, which may be changed while it runs. */
+  readonly choosing: ChoosingSettings;
   readonly expiry: Expiry;
   credentials(): readonly CredentialView[];
   bans(): readonly BlockView[];
@@ -90,7 +95,13 @@ export async function lending({ options, services, store, local, nodes, holds, o
     defaultModelRpm: server.defaultModelsRpm,
     degraded: () => metrics?.storeError("reserve", "local"),
   });
-  const strategy = lateStrategy(router.strategy);
+  const choosing = choosingSettings(router.choosing);
+  const allowance = seenAllowance(quotas, () => choosing.current.ignoreEstimated);
+  const costUsd: StrategyParts["costUsd"] = ({ credential, model, name: known }, usage) => {
+    const cost = pricer.cost(known, credential.name, usage) ?? pricer.cost(model, credential.name, usage);
+    return cost && nanoToUsd(cost.rawNanoUsd);
+  };
+  const strategy = lateStrategy(router.strategy, { allowance, settings: choosing, clock, costUsd, preferred: () => [] });
   const pool = credentialPool({
     offers,
     health,
@@ -99,7 +110,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
     now: clock.now,
     ...(metrics ? { rejected: metrics.selectionRejected } : {}),
   });
-  const views = credentialViews({ offers, models, pool, health, slots, quotas });
+  const views = credentialViews({ offers, models, pool, health, slots, quotas, choosing });
 
   function chooseBy(name: string, fn: StrategyFunction): void {
     let complainedAt = -Infinity;
@@ -108,10 +119,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
         fn,
         inFlight: pool.inFlight,
         remainingRatio: quotas.remainingRatio,
-        costUsd({ credential, model, name: known }, usage) {
-          const cost = pricer.cost(known, credential.name, usage) ?? pricer.cost(model, credential.name, usage);
-          return cost && nanoToUsd(cost.rawNanoUsd);
-        },
+        costUsd,
         failed(error) {
           metrics?.strategyFailed(name);
           const now = clock.monotonic();
@@ -167,6 +175,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
     pool,
     pauses: health.pauses,
     quotas,
+    choosing,
     expiry: expired,
     credentials: views.all,
     bans: () => views.blocks("banned"),

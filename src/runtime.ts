@@ -43,7 +43,7 @@ import { modelCatalogue, type ModelCatalogue } from "./pool/catalogue.ts";
 import { credentialSet, type ChangingCredentials } from "./pool/credential-set.ts";
 import { modelListing } from "./pool/listing.ts";
 import { offers, type Offers } from "./pool/offers.ts";
-import { isStrategyName } from "./pool/strategies/index.ts";
+import { asksUsage } from "./pool/strategies/index.ts";
 import { loadMetrics, withDeadlines, type OpenStores } from "./open-stores.ts";
 import { openSpooling, type SpoolingStores } from "./spooling.ts";
 import type { PluginSet } from "./plugin-set.ts";
@@ -266,8 +266,6 @@ async function assemble(
     const { inputTokens, expectedOutputTokens } = estimate(call, null);
     return call.operation === "count_tokens" ? 0 : inputTokens + expectedOutputTokens;
   };
-  // Only a strategy of somebody else's may ask what a call would cost.
-  const isBuiltIn = typeof options.router.strategy === "string" && isStrategyName(options.router.strategy);
   const usageOf = (call: Call): Usage => {
     const { inputTokens, expectedOutputTokens } = estimate(call, null);
     return { ...NO_USAGE, inputTokens, outputTokens: expectedOutputTokens };
@@ -337,7 +335,7 @@ async function assemble(
     attempts,
     fail2ban: fence.step,
     idempotency: idempotency.step,
-    credentials: credentialsStep({ pool: lent.pool, tokensOf, holderOf, ...(isBuiltIn ? {} : { usageOf }) }),
+    credentials: credentialsStep({ pool: lent.pool, tokensOf, holderOf, ...(asksUsage(options.router.strategy) ? { usageOf } : {}) }),
     proxy: proxyStep({
       services,
       transport,

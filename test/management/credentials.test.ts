@@ -12,12 +12,13 @@ test("credentials are listed as they stand, times as dates", async () => {
     observedAt: Date.UTC(2026, 0, 1),
     source: "poll" as const,
   };
-  admin.credentials = () => [{ ...(main as NonNullable<typeof main>), quotas: [fact] }];
+  admin.credentials = () => [{ ...(main as NonNullable<typeof main>), quotas: [fact], level: "warning" }];
   const shown = {
     name: "main",
     state: "ready",
     until: null,
     reason: null,
+    level: "warning",
     quotas: [
       { group: "5h", remainingRatio: 0.4, resetsAt: "2026-01-02T00:00:00.000Z", observedAt: "2026-01-01T00:00:00.000Z", source: "poll" as const },
     ],
