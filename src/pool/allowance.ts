@@ -10,8 +10,11 @@ export interface Allowance {
   readonly isQuiet: boolean;
   /** Null = nothing is known, which is not zero; or only estimates, and these are to be ignored. */
   of(candidate: Candidate): Standing | null;
-  /** The part of the scarcest quota that so many tokens would take, 0 to 1; null = nobody can say. */
-  shareOf(candidate: Candidate, tokens: number): number | null;
+  /**
+   * The part of the scarcest quota that so many tokens would take, 0 to 1; null = nobody can say. `outputTokens` = those of them that the model will write;
+   * absent = all may be either.
+   */
+  shareOf(candidate: Candidate, tokens: number, outputTokens?: number): number | null;
 }
 
 export interface Standing {

@@ -40,14 +40,14 @@ export function raterOf({ allowance, settings, clock, costUsd }: StrategyParts, 
   const { weights } = policyOf(policy, policies) as { readonly weights: Weights };
   const now = clock.now();
   const { isQuiet } = allowance;
-  let tokens: number | null | undefined;
+  /** Worked out when the first quota is known, and once. */
+  let usage: Usage | null | undefined;
 
   function shareOf(candidate: Candidate): number | null {
-    if (tokens === undefined) {
-      const usage = request.usage();
-      tokens = usage && totalInputTokens(usage) + totalOutputTokens(usage);
-    }
-    return tokens === null ? null : allowance.shareOf(candidate, tokens);
+    if (usage === undefined) usage = request.usage();
+    if (usage === null) return null;
+    const output = totalOutputTokens(usage);
+    return allowance.shareOf(candidate, totalInputTokens(usage) + output, output);
   }
 
   return (candidate) => {
