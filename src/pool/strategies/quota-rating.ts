@@ -21,6 +21,8 @@ export interface Rating {
   /** Part of the quota that the request takes; null = nobody can say. */
   readonly share: number | null;
   readonly level: QuotaLevel;
+  /** Critical for this request only: smaller ones may go on there. */
+  readonly isTooLarge: boolean;
   readonly score: number;
   readonly parts: Readonly<Record<ScorePart, number>>;
 }
@@ -61,8 +63,10 @@ export function raterOf({ allowance, settings, clock, costUsd }: StrategyParts, 
       reliability: standing ? within(standing.confidence) : UNKNOWN,
       cost: usd === null ? UNKNOWN : within(1 - usd / DEAREST_USD),
     };
-    const level = quotaLevel(standing?.remainingRatio ?? null, share, thresholds);
-    return { candidate, standing, share, level, score: scoreOf(parts, weights), parts };
+    const remainingRatio = standing?.remainingRatio ?? null;
+    const level = quotaLevel(remainingRatio, share, thresholds);
+    const isTooLarge = level === "critical" && quotaLevel(remainingRatio, null, thresholds) !== "critical";
+    return { candidate, standing, share, level, isTooLarge, score: scoreOf(parts, weights), parts };
   };
 }
 

@@ -42,7 +42,7 @@ export function quota(parts: StrategyParts): Strategy {
   function withoutCurrent(gone: Rating | undefined, ratings: readonly Rating[], request: StrategyRequest): Decision {
     const best = bestOf(ratings);
     if (!gone) return goTo(best);
-    if (request.wasTried(gone.candidate)) return stay(best);
+    if (request.wasTried(gone.candidate) || gone.isTooLarge) return stay(best);
     const isAtEnd = gone.level === "critical" && !isLowEverywhere(ratings);
     return goTo((isAtEnd && chained(gone, ratings, request.model)) || best);
   }
@@ -53,18 +53,16 @@ export function quota(parts: StrategyParts): Strategy {
     const best = bestOf(ratings);
     if (best === mine) return stay(mine);
     const isBetterOff = isSafer(best, mine);
+    if (isBetterOff && mine.isTooLarge) return stay(best);
     if (isBetterOff && mine.level === "critical") return goTo(chained(mine, ratings, request.model) ?? best);
 
     const { minDwellTimeMs, cooldownAfterSwitchMs, hysteresisMargin } = settings.current.antiFlapping;
     const now = clock.monotonic();
     if (now - current.since < minDwellTimeMs) return stay(mine);
     if (isBetterOff) return goTo(best);
-    const rested = ratings.filter(({ candidate, level }) => {
-      const leftAt = current.left.get(candidate.key);
-      return level === mine.level && (leftAt === undefined || now - leftAt >= cooldownAfterSwitchMs);
-    });
-    const target = rested.length > 0 ? bestOf(rested) : mine;
-    return target.score - mine.score >= hysteresisMargin / 100 - NOISE && target !== mine ? goTo(target) : stay(mine);
+    // Nobody is better off, so the best of the rest is of the same level. The current one was never left.
+    const target = bestOf(ratings.filter(({ candidate }) => now - (current.left.get(candidate.key) ?? -Infinity) >= cooldownAfterSwitchMs));
+    return target !== mine && target.score - mine.score >= hysteresisMargin / 100 - NOISE ? goTo(target) : stay(mine);
   }
 
   function decide(tier: Tier, open: readonly Candidate[], request: StrategyRequest): Decision {

@@ -45,6 +45,11 @@ describe("scores", () => {
     expect(judge()["acc-1"]?.score).toBeCloseTo(0.675, 10);
   });
 
+  test("a policy of one's own goes before the built-in one of its name", () => {
+    const { judge } = choosing(accounts(), { router: { policies: [{ name: "balanced", weights: { reliability: 1 } }] } });
+    expect(judge()["acc-2"]?.score).toBe(0.9);
+  });
+
   test("the policy counts, and no other weights: the prior product only ever loaded balanced", () => {
     const { judge, settings } = choosing(accounts());
     settings.set({ policy: "safety" });

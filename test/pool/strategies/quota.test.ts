@@ -65,6 +65,15 @@ describe("how long it stays", () => {
     expect(pick()).toBe("a");
   });
 
+  test("where nothing is known of anybody it goes over by priority, as by any other part", () => {
+    const { accounts, clock, pick } = choosing({ low: {}, high: { priority: 10, closed: true } });
+    expect(pick()).toBe("low");
+    accounts.high = { priority: 10 };
+    expect(pick()).toBe("low");
+    clock.advance(5 * MINUTE_MS);
+    expect(pick()).toBe("high");
+  });
+
   test("the wall clock may jump: only time that passes counts", () => {
     const { accounts, clock, pick } = started();
     accounts.b = { left: 99 };
@@ -96,6 +105,17 @@ describe("who is gone", () => {
     const { pick } = started();
     const wasTried = (one: Candidate): boolean => nameOf(one) === "a";
     expect(pick({ wasTried })).toBe("b");
+    expect(pick()).toBe("a");
+  });
+
+  test("too small for this very request: another one for it alone, whether it is still open or not", () => {
+    const { accounts, pick } = started();
+    const large = { usage: () => usageOf(500) };
+    Object.assign(accounts, { a: { left: 40, limit: 1_000 }, b: { left: 90, limit: 1_000 } });
+    expect([pick(large), pick()]).toEqual(["b", "a"]);
+    accounts.a = { left: 40, limit: 1_000, closed: true };
+    expect(pick(large)).toBe("b");
+    accounts.a = { left: 40, limit: 1_000 };
     expect(pick()).toBe("a");
   });
 
