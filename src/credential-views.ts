@@ -3,11 +3,13 @@ import type { BlockView, CredentialModelView, CredentialState, CredentialView, Q
 import type { Credential } from "./core/credential.ts";
 import type { CredentialSlots, SendRate } from "./credential-slots.ts";
 import type { Candidate } from "./pool/candidate.ts";
+import type { ChoosingSettings } from "./pool/choosing-settings.ts";
 import type { Block, Health } from "./pool/health.ts";
 import type { ModelEntry, Offers } from "./pool/offers.ts";
 import type { Pool } from "./pool/pool.ts";
 import type { QuotaGate } from "./pool/quota-gate.ts";
 import { amountOf } from "./pool/spend.ts";
+import { shownLevel } from "./pool/quota-level.ts";
 
 export interface CredentialViewParts {
   readonly offers: Offers;
@@ -17,6 +19,7 @@ export interface CredentialViewParts {
   readonly slots: CredentialSlots;
   readonly gate: Pick<QuotaGate, "isQuiet" | "blockOf">;
   readonly quotasOf: (credential: Credential) => readonly QuotaView[];
+  readonly choosing: ChoosingSettings;
 }
 
 export interface CredentialViews {
@@ -48,7 +51,7 @@ interface Standing {
   readonly reason: string | null;
 }
 
-export function credentialViews({ offers, models, pool, health, slots, gate, quotasOf }: CredentialViewParts): CredentialViews {
+export function credentialViews({ offers, models, pool, health, slots, gate, quotasOf, choosing }: CredentialViewParts): CredentialViews {
   /** The names that the configuration has, with the credentials that they are for; null = all. Patterns name none. */
   function configuredNames(): ReadonlyMap<string, Set<Credential> | null> {
     const names = new Map<string, Set<Credential> | null>(models.map(({ name }) => [name, null]));
@@ -105,6 +108,7 @@ export function credentialViews({ offers, models, pool, health, slots, gate, quo
     const isAllNamed = credential.models?.every((pattern) => !pattern.includes("*")) ?? false;
     const isIdle = own.state === "ready" && isAllNamed && named.length > 0 && named.every(({ state }) => state !== "ready");
     const first = isIdle ? named.toSorted((a, b) => (a.until ?? Infinity) - (b.until ?? Infinity))[0] : undefined;
+    const quotas = quotasOf(credential);
     return {
       name: credential.name,
       provider: credential.provider,
@@ -112,7 +116,8 @@ export function credentialViews({ offers, models, pool, health, slots, gate, quo
       priority: credential.priority,
       inFlight: pool.inFlight(credential.name),
       ...(first ? { state: first.state, until: first.until, reason: first.reason } : own),
-      quotas: quotasOf(credential),
+      quotas,
+      level: shownLevel(quotas.length === 0 ? null : Math.min(...quotas.map(({ remaining }) => remaining)), choosing.current.thresholds),
       ...rates(rate),
       models: named.map(({ reason: _reason, ...model }) => model),
     };

@@ -89,7 +89,7 @@ export type {
   StrikeStore,
   Unit,
 } from "./core/store.ts";
-export type { StrategyCall, StrategyCandidate, StrategyFunction } from "./core/strategy.ts";
+export type { QuotaLevel, ShownLevel, StrategyCall, StrategyCandidate, StrategyFunction } from "./core/strategy.ts";
 export type { Step } from "./core/step.ts";
 export type { Secret } from "./core/secret.ts";
 export type { Clock, Timer } from "./core/time.ts";

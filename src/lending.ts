@@ -17,11 +17,13 @@ import { credentialHealth } from "./pool/health.ts";
 import type { Offers } from "./pool/offers.ts";
 import type { Pauses } from "./pool/pauses.ts";
 import { credentialPool, type Pool } from "./pool/pool.ts";
+import { choosingSettings, type ChoosingSettings } from "./pool/choosing-settings.ts";
 import { quotaFacts, showsRoom, type QuotaFacts } from "./pool/quota-facts.ts";
 import { quotaGate } from "./pool/quota-gate.ts";
 import { spend } from "./pool/spend.ts";
 import { hostStrategy } from "./pool/strategies/host-strategy.ts";
 import { lateStrategy } from "./pool/strategies/late-strategy.ts";
+import type { StrategyParts } from "./pool/strategies/strategy-parts.ts";
 import { reservationViews } from "./reservation-views.ts";
 
 /** A strategy of a host's that fails does so at each request: it is counted each time, and said once in a while. */
@@ -31,6 +33,8 @@ export interface Lending {
   readonly pool: Pool;
   readonly pauses: Pick<Pauses, "get" | "set" | "end">;
   readonly quotas: QuotaFacts;
+  /** Thresholds and policy, which may be changed while it runs. */
+  readonly choosing: ChoosingSettings;
   readonly expiry: Expiry;
   /** What is left for a candidate, net of what is lent. */
   readonly allowance: Allowance;
@@ -74,7 +78,8 @@ export async function lending({ options, services, store, local, nodes, holds, o
   });
   const spent = spend({ facts: quotas, credentials, clock, ttlMs: router.reservation.ttlMs });
   const gate = quotaGate({ facts: quotas, spend: spent, clock });
-  const left = allowance({ facts: quotas, spend: spent, clock });
+  const choosing = choosingSettings(router.choosing);
+  const left = allowance({ facts: quotas, spend: spent, clock, ignoreEstimated: () => choosing.current.ignoreEstimated });
   const health = credentialHealth({
     clock,
     logger,
@@ -107,7 +112,11 @@ export async function lending({ options, services, store, local, nodes, holds, o
     defaultModelRpm: server.defaultModelsRpm,
     degraded: () => metrics?.storeError("reserve", "local"),
   });
-  const strategy = lateStrategy(router.strategy);
+  const costUsd: StrategyParts["costUsd"] = ({ credential, model, name: known }, usage) => {
+    const cost = pricer.cost(known, credential.name, usage) ?? pricer.cost(model, credential.name, usage);
+    return cost && nanoToUsd(cost.rawNanoUsd);
+  };
+  const strategy = lateStrategy(router.strategy, { allowance: left, settings: choosing, clock, costUsd, preferred: () => [] });
   const pool = credentialPool({
     offers,
     health,
@@ -118,7 +127,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
     ...(metrics ? { rejected: metrics.selectionRejected } : {}),
   });
   const reservations = reservationViews({ credentials, quotas, spent });
-  const views = credentialViews({ offers, models, pool, health, slots, gate, quotasOf: reservations.quotasOf });
+  const views = credentialViews({ offers, models, pool, health, slots, gate, quotasOf: reservations.quotasOf, choosing });
 
   function chooseBy(name: string, fn: StrategyFunction): void {
     let complainedAt = -Infinity;
@@ -127,10 +136,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
         fn,
         inFlight: pool.inFlight,
         remainingRatio: (candidate) => left.of(candidate)?.remainingRatio ?? null,
-        costUsd({ credential, model, name: known }, usage) {
-          const cost = pricer.cost(known, credential.name, usage) ?? pricer.cost(model, credential.name, usage);
-          return cost && nanoToUsd(cost.rawNanoUsd);
-        },
+        costUsd,
         failed(error) {
           metrics?.strategyFailed(name);
           const now = clock.monotonic();
@@ -186,6 +192,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
     pool,
     pauses: health.pauses,
     quotas,
+    choosing,
     expiry: expired,
     allowance: left,
     credentials: views.all,

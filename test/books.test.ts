@@ -2,6 +2,7 @@
 import { expect, onTestFinished, test } from "vitest";
 import type { LedgerRow } from "../src/core/ledger.ts";
 import { books, type Books } from "../src/books.ts";
+import { resolveOptions } from "../src/options.ts";
 import { memoryStore } from "../src/stores/memory.ts";
 import { AT, rowOf } from "../src/testing/store-contract/ledger-rows.ts";
 import { testClock, type TestClock } from "../src/testing/clock.ts";
@@ -26,7 +27,7 @@ function kit(clock: TestClock) {
       const logger = keptLogger();
       let count = 0;
       const kept = books({
-        options: { modelAlias: {}, router: { strategy: "round-robin", lossy: false, reservation: { ttlMs: 300_000 } } },
+        options: resolveOptions(),
         ledger: store.ledger,
         seals: undefined,
         records: store.records,

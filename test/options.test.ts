@@ -313,12 +313,12 @@ describe("every problem at once, by its path", () => {
     const problems = problemsOf({
       server: { prot: 1, port: "a" },
       limits: [{ ...tokensLimit, capcity: 5, mode: "enfore" }, tokensLimit],
-      router: { policy: "balanced" },
+      monitoring: { requestLog: 5 },
       credentials: [{ name: "c", apiKey: "sk-abc" }],
       models: [{ name: "m", credential: "d" }],
     });
     expect(problems).toEqual([
-      "router.policy: not yet available in this version",
+      "monitoring.requestLog: not yet available in this version",
       "server.port: expected a number, got a string",
       "server.prot: unknown option; did you mean port?",
       "limits[0].mode: expected one of enforce, shadow; did you mean enforce?",
@@ -620,13 +620,7 @@ describe("every problem at once, by its path", () => {
 describe("not yet", () => {
   const refused: readonly (readonly [string, unknown])[] = [
     ["credentials[0].provider", credentialWith({ provider: "bedrock" })],
-    ["router.strategy", { router: { strategy: "quota" } }],
-    ["router.strategy", { router: { strategy: "least-cost" } }],
     ["router.sticky", { router: { sticky: { by: ["session"] } } }],
-    ["router.thresholds", { router: { thresholds: { warning: 85 } } }],
-    ["router.antiFlapping", { router: { antiFlapping: {} } }],
-    ["router.policy", { router: { policy: "balanced" } }],
-    ["router.policies", { router: { policies: [{}] } }],
     ["router.fallbackChains", { router: { fallbackChains: { a: ["b"] } } }],
     ["monitoring.opentelemetry", { monitoring: { opentelemetry: true } }],
     ["monitoring.requestLog", { monitoring: { requestLog: 1_000 } }],

@@ -51,6 +51,24 @@ function flatten(value: Shown, path: OptionPath, row: (path: OptionPath, value: 
   for (const [name, child] of entries) flatten(child, [...path, name], row);
 }
 
+function choosingRows({
+  thresholds,
+  antiFlapping,
+  policy,
+  policies,
+  ignoreEstimated,
+}: ResolvedOptions["router"]["choosing"]): Readonly<Record<string, Shown>> {
+  const { minDwellTimeMs, cooldownAfterSwitchMs, hysteresisMargin } = antiFlapping;
+  const [minDwellTime, cooldownAfterSwitch] = [formatDuration(minDwellTimeMs), formatDuration(cooldownAfterSwitchMs)];
+  return {
+    thresholds: { ...thresholds },
+    antiFlapping: { minDwellTime, cooldownAfterSwitch, hysteresisMargin },
+    policy,
+    policies: policies.map(({ name, weights }) => ({ name, weights: { ...weights } })),
+    ignoreEstimated,
+  };
+}
+
 /** The options in the spelling that one writes them in. */
 function asWritten(options: ResolvedOptions): Shown {
   const { server, resilience, router, scopes } = options;
@@ -84,6 +102,7 @@ function asWritten(options: ResolvedOptions): Shown {
     modelAlias: options.modelAlias,
     router: {
       strategy: typeof router.strategy === "function" ? "a function" : router.strategy,
+      ...choosingRows(router.choosing),
       lossy: router.lossy,
       reservation: { ttl: formatDuration(router.reservation.ttlMs) },
     },

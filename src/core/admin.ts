@@ -3,6 +3,7 @@ import type { KeyAdmin } from "./key-admin.ts";
 import type { LimitAdmin } from "./limit-admin.ts";
 import type { OrgAdmin } from "./org-admin.ts";
 import type { QuotaFact } from "./quota-fact.ts";
+import type { ShownLevel } from "./strategy.ts";
 import type { UsageQuery, UsageRow } from "./usage-report.ts";
 
 /** A token bucket as operators see it: `tokens` is what is left net of open reservations; negative = debt. */
@@ -78,6 +79,8 @@ export interface CredentialView {
   readonly reason: string | null;
   /** What is known to be left of the account's quotas. */
   readonly quotas: readonly QuotaView[];
+  /** How near the scarcest of them is to its end, by `router.thresholds`; null = nobody knows. */
+  readonly level: ShownLevel | null;
   readonly rpm: RateView;
   readonly tpm: RateView;
   /** The models that the configuration names for it. */

@@ -3,6 +3,7 @@ import { BUILT_IN_SCOPES } from "../core/scope.ts";
 import { Secret } from "../core/secret.ts";
 import { STRATEGY_NAMES } from "../pool/strategies/index.ts";
 import { PROVIDER_IDS, providerRow } from "../upstream/providers.ts";
+import { choosingProblems } from "./choosing.ts";
 import { demandsOf, unknownProvider } from "./credentials.ts";
 import { fail2banProblems } from "./fail2ban.ts";
 import { limitProblems } from "./limits.ts";
@@ -31,6 +32,7 @@ export function crossProblems(options: unknown): readonly Problem[] {
     ...keyProblems(root),
     ...credentialProblems(root),
     ...strategyProblems(root),
+    ...choosingProblems(fieldsOf(root.router)),
     ...modelProblems(root),
     ...aliasProblems(root),
     ...fail2banProblems(root.fail2ban),

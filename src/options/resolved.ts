@@ -7,7 +7,9 @@ import type { Secret } from "../core/secret.ts";
 import type { StrategyFunction } from "../core/strategy.ts";
 import type { Clock } from "../core/time.ts";
 import type { ModelPrice } from "../metering/price.ts";
+import type { ChoosingRules } from "../pool/choosing-settings.ts";
 import type { StrategyName } from "../pool/strategies/index.ts";
+import { resolveChoosing } from "./choosing.ts";
 import { resolveCredential, type ParsedCredential } from "./credentials.ts";
 import { resolveFail2ban, type ResolvedFail2ban } from "./fail2ban.ts";
 import { resolveIdempotency, type ResolvedIdempotency } from "./idempotency.ts";
@@ -93,6 +95,8 @@ export interface ResolvedOptions {
   /** Another name than ours is that of a plugin's strategy. */
   readonly router: {
     readonly strategy: StrategyName | (string & {}) | StrategyFunction;
+    /** What holds from the start; it may be changed at run time. */
+    readonly choosing: ChoosingRules;
     /** Whether what a provider's dialect cannot express is dropped instead of refused. */
     readonly lossy: boolean;
     readonly reservation: { readonly ttlMs: number };
@@ -148,7 +152,7 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
     waitingCredentials: options.credentials.flatMap((credential, index) => (isBuiltIn(credential) ? [] : [{ index, credential }])),
     models: options.models.map(modelOf),
     modelAlias: options.modelAlias,
-    router: { strategy: router.strategy, lossy: router.lossy, reservation: { ttlMs: router.reservation.ttl } },
+    router: { strategy: router.strategy, choosing: resolveChoosing(router), lossy: router.lossy, reservation: { ttlMs: router.reservation.ttl } },
     resilience: {
       maxRetries: resilience.maxRetries,
       retryBudget: resilience.retryBudget,

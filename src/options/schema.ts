@@ -6,6 +6,7 @@ import type { StrategyFunction } from "../core/strategy.ts";
 import type { Clock, MaybePromise } from "../core/time.ts";
 import { STRATEGY_NAMES, type StrategyName } from "../pool/strategies/index.ts";
 import type { Transport } from "../upstream/transport.ts";
+import { choosingShape } from "./choosing.ts";
 import { credentialSchema, patterns } from "./credentials.ts";
 import { fail2banSchema } from "./fail2ban.ts";
 import { idempotencySchema } from "./idempotency.ts";
@@ -175,6 +176,7 @@ export const optionsSchema = z.strictObject({
   router: z
     .strictObject({
       strategy: strategy().default("round-robin"),
+      ...choosingShape,
       /** What a provider's dialect cannot express is dropped and named in `x-quotaguard-dropped`, in place of a refusal that names it. */
       lossy: z.boolean().default(false),
       reservation: z.strictObject({ ttl: duration(1_000).default(300_000) }).prefault({}),

@@ -11,26 +11,16 @@ const isEmptyMap = (value: unknown): boolean => isObject(value) && Object.keys(v
 /** Options that this version does not have; `off` = the values that ask for nothing. Lists are written `[]`. */
 const OPTIONS: readonly { readonly path: string; readonly off?: (value: unknown) => boolean }[] = [
   { path: "router.sticky" },
-  { path: "router.thresholds" },
-  { path: "router.antiFlapping" },
-  { path: "router.policy" },
-  { path: "router.policies" },
-  { path: "router.ignoreEstimated" },
   { path: "router.fallbackChains", off: (value) => isOff(value) || isEmptyMap(value) },
   { path: "monitoring.opentelemetry" },
   { path: "monitoring.requestLog" },
   { path: "telegram" },
 ];
 
-const STRATEGIES = ["least-cost", "quota"];
 const PROVIDERS = ["bedrock", "kiro", "proxy"];
 
 /** Values that this version does not have, of options that it has; `refuse` returns what to use instead. */
 const VALUES: readonly { readonly path: string; readonly refuse: (value: unknown, bringsMore: boolean) => string | null }[] = [
-  {
-    path: "router.strategy",
-    refuse: (value) => (STRATEGIES.includes(String(value)) ? "use round-robin, fill-first or weighted" : null),
-  },
   {
     path: "credentials[].provider",
     refuse: (value, bringsMore) =>

@@ -32,18 +32,18 @@ export interface AllowanceOptions {
   readonly facts: Pick<QuotaFacts, "isEmpty" | "of">;
   readonly spend: Pick<Spend, "since" | "shareOf">;
   readonly clock: Clock;
-  /** Estimates count as unknown, not as zero. Default true. */
-  readonly ignoreEstimated?: boolean;
+  /** Whether estimates count as unknown, not as zero. Default: they do. */
+  readonly ignoreEstimated?: () => boolean;
 }
 
-export function allowance({ facts, spend, clock, ignoreEstimated = true }: AllowanceOptions): Allowance {
+export function allowance({ facts, spend, clock, ignoreEstimated = () => true }: AllowanceOptions): Allowance {
   function of(candidate: Candidate): Standing | null {
     const { credential, model } = candidate;
     let scarcest: QuotaFact | null = null;
     let least = Infinity;
     let spent = 0;
     for (const fact of facts.of(credential.name)) {
-      if (!countsIn(fact, model) || (ignoreEstimated && fact.source === "estimate")) continue;
+      if (!countsIn(fact, model) || (fact.source === "estimate" && ignoreEstimated())) continue;
       const { open, ended } = spend.since(credential, fact);
       const left = fact.remainingRatio - open - ended;
       if (left >= least) continue;

@@ -13,6 +13,7 @@ const credential = (name: string, state: CredentialState): CredentialView => ({
   until: null,
   reason: null,
   quotas: [],
+  level: null,
   rpm: rate,
   tpm: rate,
   models: [],

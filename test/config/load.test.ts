@@ -125,7 +125,17 @@ credentials: [{ name: c, api_key: sk-a, headers: { x_under_score: v } }]
       "limits:\n  - name: a\n    unit: requests\n    window: { limit: 1, per: day }\n",
       ["quotaguard.yaml:2:5: limits[0].scope: expected a scope name or a list of them"],
     ],
-    ["not yet", "router:\n  thresholds: { warning: 85 }\n", ["quotaguard.yaml:2:3: router.thresholds: not yet available in this version"]],
+    ["not yet", "router:\n  sticky: { ttl: 5m }\n", ["quotaguard.yaml:2:3: router.sticky: not yet available in this version"]],
+    [
+      "thresholds that contradict each other",
+      "router:\n  thresholds: { critical: 90 }\n",
+      ["quotaguard.yaml:2:3: router.thresholds.switch: must be below critical, and 90 is not below 90"],
+    ],
+    [
+      "a policy that nobody has",
+      "router:\n  policy: preformance\n",
+      ["quotaguard.yaml:2:3: router.policy: expected one of balanced, cost, performance, safety; did you mean performance?"],
+    ],
     ["code only", "transport: x\n", ["quotaguard.yaml:1:1: transport: can only be given in code"]],
     [
       "data keys in the path",
@@ -146,7 +156,7 @@ credentials: [{ name: c, api_key: sk-a, headers: { x_under_score: v } }]
   test("several problems come in the order of the file", () => {
     const lines = problemsOf(
       yaml(
-        "router: { strategy: quota }\nserver:\n  port: -1\n  hots: x\nlimits: [{ name: a, scope: usr, unit: tokens, bucket: { capacity: 1, refill_per_sec: 1 } }]\n",
+        "router: { strategy: quata }\nserver:\n  port: -1\n  hots: x\nlimits: [{ name: a, scope: usr, unit: tokens, bucket: { capacity: 1, refill_per_sec: 1 } }]\n",
       ),
     );
     expect(lines.map((line) => line.split(" ")[0])).toEqual([

@@ -54,6 +54,9 @@ describe("describeOptions", () => {
     ["credentials[0].headers.x-token", "[redacted]", "quotaguard.yaml:14"],
     ["credentials[0].proxy_url", "http://[redacted]@127.0.0.1:2", "quotaguard.yaml:14"],
     ["router.reservation.ttl", "5m", "default"],
+    ["router.thresholds.warning", "85", "default"],
+    ["router.anti_flapping.min_dwell_time", "5m", "default"],
+    ["router.policies", "none", "default"],
     ["management.key", "none", "default"],
     ["idempotency.ttl", "1d", "default"],
     ["idempotency.max_body", "1mb", "default"],
@@ -71,7 +74,7 @@ describe("describeOptions", () => {
   const MORE = `server: { default_models_rpm: 10, trust_proxy: [loopback, 10.0.0.0/8] }
 credentials: [{ name: c, api_key: sk-${MASTER}, rpm: 60, tpm: 0, max_concurrent: 4, weight: 0.5 }]
 models: [{ name: m, rpm: -1, tpm: 9 }, { name: n }]
-router: { strategy: weighted }
+router: { strategy: weighted, thresholds: { switch: 91.5 }, policy: mine, policies: [{ name: mine, weights: { cost: 2 } }], ignore_estimated: false }
 resilience: { circuit_breaker: false }
 fail2ban: { max_attempts: 4, error_codes: [], error_code_rules: [{ code: 429, ban_duration: 10s }], clients: { valid_keys: refuse } }
 passthrough:
@@ -93,6 +96,12 @@ passthrough:
     ["models[0].tpm", "9", "quotaguard.yaml:3"],
     ["models[1].rpm", undefined, undefined],
     ["router.strategy", "weighted", "quotaguard.yaml:4"],
+    ["router.thresholds.switch", "91.5", "quotaguard.yaml:4"],
+    ["router.thresholds.critical", "95", "default"],
+    ["router.policy", "mine", "quotaguard.yaml:4"],
+    ["router.policies[0].weights.cost", "2", "quotaguard.yaml:4"],
+    ["router.policies[0].weights.safety", "0", "default"],
+    ["router.ignore_estimated", "false", "quotaguard.yaml:4"],
     ["resilience.circuit_breaker", "false", "quotaguard.yaml:5"],
     ["fail2ban.max_attempts", "4", "quotaguard.yaml:6"],
     ["fail2ban.window", "10m", "default"],

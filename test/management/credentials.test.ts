@@ -13,12 +13,13 @@ test("credentials are listed as they stand, times as dates", async () => {
     source: "poll" as const,
     remaining: 0.3,
   };
-  admin.credentials = () => [{ ...(main as NonNullable<typeof main>), quotas: [fact] }];
+  admin.credentials = () => [{ ...(main as NonNullable<typeof main>), quotas: [fact], level: "warning" }];
   const shown = {
     name: "main",
     state: "ready",
     until: null,
     reason: null,
+    level: "warning",
     quotas: [
       {
         group: "5h",

@@ -37,6 +37,7 @@ const MAIN: CredentialView = {
   until: null,
   reason: null,
   quotas: [],
+  level: null,
   rpm: { used: 0, limit: -1 },
   tpm: { used: 0, limit: -1 },
   models: [],

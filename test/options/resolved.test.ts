@@ -35,7 +35,7 @@ describe("what may be sent", () => {
 });
 
 describe("router.strategy", () => {
-  test.each(["round-robin", "fill-first", "weighted"] as const)("%s is taken", (strategy) =>
+  test.each(["round-robin", "fill-first", "weighted", "least-cost", "quota"] as const)("%s is taken", (strategy) =>
     expect(resolveOptions({ router: { strategy } }).router.strategy).toBe(strategy),
   );
 
@@ -43,11 +43,13 @@ describe("router.strategy", () => {
     expect(problemsOf({ ...credentialWith({ weight: 3 }), router: { strategy: "fill-first" } })).toEqual([]));
 
   test.each<readonly [unknown, string]>([
-    ["quota", "router.strategy: not yet available in this version; use round-robin, fill-first or weighted"],
-    ["least-cost", "router.strategy: not yet available in this version; use round-robin, fill-first or weighted"],
-    [7, "router.strategy: expected one of round-robin, fill-first, weighted, or in code a function (candidates, call) => candidate"],
-    ["my own", "router.strategy: expected one of round-robin, fill-first, weighted"],
-    ["wieghted", "router.strategy: expected one of round-robin, fill-first, weighted; did you mean weighted?"],
+    [
+      7,
+      "router.strategy: expected one of round-robin, fill-first, weighted, least-cost, quota, or in code a function (candidates, call) => candidate",
+    ],
+    ["my own", "router.strategy: expected one of round-robin, fill-first, weighted, least-cost, quota"],
+    ["wieghted", "router.strategy: expected one of round-robin, fill-first, weighted, least-cost, quota; did you mean weighted?"],
+    ["least_cost", "router.strategy: expected one of round-robin, fill-first, weighted, least-cost, quota; did you mean least-cost?"],
   ])("%s is refused", (strategy, line) => expect(problemsOf({ router: { strategy } })).toEqual([line]));
 });
 

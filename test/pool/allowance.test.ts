@@ -4,7 +4,7 @@ import { candidate } from "./pool-kit.ts";
 import { MINUTE } from "./health-kit.ts";
 import { spendKit } from "./spend-kit.ts";
 
-function kit(options: { readonly ignoreEstimated?: boolean } = {}) {
+function kit(options: { readonly ignoreEstimated?: () => boolean } = {}) {
   const of = spendKit(["a", "b"]);
   return { ...of, left: allowance({ facts: of.facts, spend: of.spent, clock: of.clock, ...options }) };
 }
@@ -53,7 +53,7 @@ describe("what is left", () => {
     expect([left.isQuiet, left.of(candidate("a"))]).toEqual([false, null]);
     see(0.6, { group: "weekly" });
     expect(left.of(candidate("a"))).toMatchObject({ remainingRatio: 0.6, fact: { group: "weekly" } });
-    const all = allowance({ facts, spend: spent, clock, ignoreEstimated: false });
+    const all = allowance({ facts, spend: spent, clock, ignoreEstimated: () => false });
     expect(all.of(candidate("a"))).toMatchObject({ remainingRatio: 0.1, fact: { source: "estimate" } });
   });
 

@@ -1,5 +1,6 @@
 import type { Strategy } from "../candidate.ts";
 import { isStrategyName, strategyOf } from "./index.ts";
+import type { StrategyParts } from "./strategy-parts.ts";
 
 export interface LateStrategy extends Strategy {
   /** Takes it into use from now on. Only where the configured one is somebody else's. */
@@ -7,9 +8,9 @@ export interface LateStrategy extends Strategy {
 }
 
 /** The configured strategy. One of ours is there at once; somebody else's comes later, and until then candidates are taken in turn. */
-export function lateStrategy(configured: unknown): LateStrategy {
+export function lateStrategy(configured: unknown, parts: StrategyParts): LateStrategy {
   const isOurs = typeof configured === "string" && isStrategyName(configured);
-  let current = strategyOf(isOurs ? configured : "round-robin");
+  let current = strategyOf(isOurs ? configured : "round-robin", parts);
   return {
     get spansPriorities() {
       return current.spansPriorities ?? false;
