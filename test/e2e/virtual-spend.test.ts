@@ -9,10 +9,10 @@ afterEach(endAccounts);
 
 const MINUTE = 60_000;
 
-async function kitWithFacts(names: readonly string[], more: GuardOptions = {}) {
+async function kitWithFacts(names: readonly string[], options: GuardOptions = {}) {
   const hosts: PluginHost[] = [];
   const plugin = { name: "teller", setup: (host: PluginHost) => void hosts.push(host) };
-  const kit = await accounts(names, { router: { strategy: "fill-first" }, plugins: [plugin], ...more });
+  const kit = await accounts(names, { router: { strategy: "fill-first" }, plugins: [plugin], ...options });
   return {
     kit,
     /** Of a quota of 10,000 tokens that is whole again in two hours. */
@@ -46,7 +46,7 @@ function gatedAnswer(outputTokens: number) {
 describe("an account at its last percent", () => {
   test.each<[string, Partial<QuotaFact>, number]>([
     ["of tokens that the provider counts", {}, 20],
-    ["of a share of which nobody tells what it is", { unit: "share", limit: undefined as never }, 2_000],
+    ["of a share of which nobody tells what it is", { unit: "share" }, 2_000],
   ])("%s is not overrun by 50 requests at once", async (_what, more, tokensEach) => {
     const { kit, tell } = await kitWithFacts(["a"]);
     await tell("a", 0.01, more);
