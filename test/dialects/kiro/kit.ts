@@ -140,3 +140,20 @@ export function said({ system, turns }: ChatRequest): readonly unknown[] {
     return [role, words, results, images];
   });
 }
+
+/** Frames whose headers are all text, taken apart by hand. */
+export function readFrames(bytes: Buffer): readonly { readonly headers: Readonly<Record<string, string>>; readonly payload: JsonObject }[] {
+  const frames = [];
+  for (let at = 0; at < bytes.length;) {
+    const one = bytes.subarray(at, (at += bytes.readUInt32BE(at)));
+    if (crc32(one.subarray(0, -4)) !== one.readUInt32BE(one.length - 4)) throw new Error("a frame's checksum is wrong");
+    const behind = 12 + one.readUInt32BE(4);
+    const headers: Record<string, string> = {};
+    for (let i = 12; i < behind;) {
+      const name = one.toString("utf8", i + 1, (i += 1 + one.readUInt8(i)));
+      headers[name] = one.toString("utf8", i + 3, (i += 3 + one.readUInt16BE(i + 1)));
+    }
+    frames.push({ headers, payload: JSON.parse(one.toString("utf8", behind, one.length - 4)) as JsonObject });
+  }
+  return frames;
+}
