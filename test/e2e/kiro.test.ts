@@ -8,7 +8,7 @@ import { endChildren, ROOT, script } from "../helpers/child.ts";
 
 const endings: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
-  endChildren();
+  await endChildren();
   for (const end of endings.splice(0).toReversed()) await end();
 });
 

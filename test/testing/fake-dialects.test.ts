@@ -341,7 +341,7 @@ describe("Kiro's event streams", () => {
   test("a round trip of tools, and what a provider refuses", async () => {
     const called = await ask(user("hi", { tools }));
     const events = called.frames.flatMap(({ headers, payload }) => (headers[":event-type"] === "toolUseEvent" ? [payload] : []));
-    expect([events.map(({ input }) => input ?? "").join(""), events.at(-1)?.stop]).toEqual(['{"city": "Oslo"}', true]);
+    expect([events.map(({ input = "" }) => input as string).join(""), events.at(-1)?.stop]).toEqual(['{"city": "Oslo"}', true]);
     expect((await ask(user(".", { tools, toolResults }), [user("hi"), assistant([use])])).said).toBe("You said: rain");
     const refused = [
       await ask(user("")),

@@ -103,7 +103,7 @@ test("whatever a caller writes, Kiro gets a conversation that it takes: in turns
         role,
         content: content.filter(({ type }) => (role === "user" ? type !== "tool_use" : type !== "tool_result")),
       }));
-      const { request } = read(anthropic, { messages: usable, tools } as JsonObject, { lossy: true });
+      const { request } = read(anthropic, { messages: usable, tools }, { lossy: true });
       const { body } = sent(request, true);
       let asked: readonly string[] = [];
       const names = new Set(specs(body).map(({ name }) => name));
