@@ -46,7 +46,7 @@ export interface Lending {
   lift(reason: "banned" | "cooling", credential: string, model: string | null): number;
   /** Takes somebody's strategy into use; `name` is what it is counted under. */
   chooseBy(name: string, fn: StrategyFunction): void;
-  /** Calls `listener` for each 401 of a provider; the last one given counts. */
+  /** Calls `listener` for each token that a provider no longer takes; the last one given counts. */
   onUnauthorized(listener: (credential: Credential) => void): void;
   close(): void;
 }

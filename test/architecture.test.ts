@@ -56,6 +56,7 @@ const HOMES: Readonly<Record<string, Partial<Record<Import["kind"], RegExp>>>> =
   "@pydantic/genai-prices": { dynamic: /^config\/price-book\.ts$/ },
   "gpt-tokenizer": { dynamic: /^limits\/tokenizer\.ts$/ },
   pino: everywhere(/^cli\//),
+  "@smithy/eventstream-codec": { type: /^dialects\/kiro\/frames\.ts$/, dynamic: /^dialects\/kiro\/frames\.ts$/ },
   "eventsource-parser": everywhere(/^(dialects|testing)\//),
   "http-proxy-middleware": everywhere(/^middleware\/passthrough\b/),
   "rate-limiter-flexible": everywhere(/^stores\/strikes\b/),

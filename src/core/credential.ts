@@ -36,6 +36,10 @@ export interface AccountFields {
   readonly accountId?: string | undefined;
   /** Qwen's portal: the host that the login named. */
   readonly resourceUrl?: string | undefined;
+  /** AWS, e.g. `us-east-1`. */
+  readonly region?: string | undefined;
+  /** Kiro: the profile that is billed. */
+  readonly profileArn?: string | undefined;
 }
 
 export type AccountField = keyof AccountFields;
@@ -94,6 +98,8 @@ export interface Verdict {
   readonly isAccountWide: boolean;
   /** Ms to wait when the answer's headers name no time; null = whoever asks knows better. */
   readonly waitMs: number | null;
+  /** The token is no longer good, and a renewed one may be. A status of 401 says so by itself. */
+  readonly isTokenStale?: true;
 }
 
 type Body = Readonly<Record<string, unknown>>;
@@ -206,6 +212,8 @@ export type AttemptOutcome =
       readonly waitMs: number | null;
       /** It says nothing about the credential's use for answers: only that its token is not right, where it is 401. */
       readonly isAside?: boolean;
+      /** A renewed token may be accepted, whatever the status. */
+      readonly isTokenStale?: true;
     }
   /** No answer, or half of one: connection, protocol or timeout. */
   | { readonly kind: "failed"; readonly error: GuardError; readonly tokens: number | null }

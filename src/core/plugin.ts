@@ -1,5 +1,5 @@
 import type { Admin, CredentialView } from "./admin.ts";
-import type { Credential } from "./credential.ts";
+import type { AccountFields, Credential } from "./credential.ts";
 import type { GuardEvents } from "./events.ts";
 import type { Logger } from "./logger.ts";
 import type { ProviderDefinition } from "./provider.ts";
@@ -115,7 +115,7 @@ export interface PluginSecrets {
 }
 
 /** A credential as a plugin brings it: as in `credentials` of the options. */
-export interface PluginCredential {
+export interface PluginCredential extends Omit<AccountFields, "serviceAccount"> {
   readonly name: string;
   readonly provider: string;
   readonly apiKey: Secret | string | null;
@@ -131,6 +131,8 @@ export interface PluginCredential {
   readonly headers?: Readonly<Record<string, string>>;
   readonly proxyUrl?: string | null;
   readonly allowPrivate?: boolean;
+  /** The JSON key of a service account of Google: its path, or itself. */
+  readonly serviceAccount?: string | Readonly<Record<string, unknown>>;
   /** When `apiKey` ends, wall clock, ms; null = never. A refresher of the provider is asked for another one before that. */
   readonly expiresAt?: number | null;
 }
@@ -160,7 +162,7 @@ export interface PluginCredentials {
   /** Tells what is left of a quota: strategies and operators see it, in all processes. */
   report(fact: QuotaFact): Promise<void>;
   /**
-   * Gets new tokens for the credentials of a provider: before they expire, and once when a provider refuses one with 401. One process asks at a time. Returns a
+   * Gets new tokens for the credentials of a provider: before they expire, and once when a provider no longer takes one. One process asks at a time. Returns a
    * function that stops it.
    */
   refresher(provider: string, fn: (credential: Credential) => Promise<RefreshedToken>): () => void;

@@ -56,18 +56,22 @@ export interface StreamEncoder {
   push(events: readonly ChatEvent[]): string;
 }
 
-/** One dialect's half of a translation; the neutral form is the other. Pure functions, no I/O. */
-export interface Codec {
-  /** Reads a caller's request. What the neutral form has no place for goes to `losses`. Throws `body_invalid` that names the field. */
-  decodeRequest(body: JsonObject, about: { readonly model: string; readonly stream: boolean }, losses: Losses): ChatRequest;
+/** A provider's half of a translation; the neutral form is the other. Pure functions, no I/O. */
+export interface ProviderCodec {
   encodeRequest(request: ChatRequest, options: EncodeOptions): EncodedRequest;
   /** Null = it is no answer of this dialect. The body is unwrapped already. */
   decodeAnswer(body: JsonObject, toolName: (sent: string) => string): ChatAnswer | null;
-  encodeAnswer(answer: ChatAnswer, options: AnswerOptions): JsonObject;
   decoder(options: DecodeOptions): StreamDecoder;
+  /** What an error body of this dialect says; null = it is none. Also the inner one of an error that is wrapped twice. */
+  decodeError(body: JsonObject): { readonly message: string; readonly kind: string | null } | null;
+}
+
+/** Both halves, of a dialect that callers speak as well. */
+export interface Codec extends ProviderCodec {
+  /** Reads a caller's request. What the neutral form has no place for goes to `losses`. Throws `body_invalid` that names the field. */
+  decodeRequest(body: JsonObject, about: { readonly model: string; readonly stream: boolean }, losses: Losses): ChatRequest;
+  encodeAnswer(answer: ChatAnswer, options: AnswerOptions): JsonObject;
   encoder(options: AnswerOptions): StreamEncoder;
   /** The usage as this dialect's callers read it. */
   encodeUsage(usage: Usage): JsonObject;
-  /** What an error body of this dialect says; null = it is none. Also the inner one of an error that is wrapped twice. */
-  decodeError(body: JsonObject): { readonly message: string; readonly kind: string | null } | null;
 }

@@ -1,8 +1,9 @@
 import type { DialectId, WireId } from "../core/call.ts";
 import { anthropic } from "./anthropic/index.ts";
-import type { Codec } from "./codec.ts";
+import type { ProviderCodec } from "./codec.ts";
 import type { Dialect } from "./dialect.ts";
 import { gemini } from "./gemini/index.ts";
+import { kiro } from "./kiro/index.ts";
 import { openai } from "./openai/index.ts";
 import { responses } from "./responses/index.ts";
 import { likelyDialect, matchAnywhere, pathMatcher, type CallerHeaders, type Matched, type PathMatcher } from "./routes.ts";
@@ -13,8 +14,8 @@ const DIALECTS: Readonly<Record<DialectId, Dialect>> = { openai, anthropic, gemi
 
 export const dialect = (id: DialectId): Dialect => DIALECTS[id];
 
-/** How a provider's wire format is written and read; undefined = nobody translates it. */
-export const codecOf = (id: WireId): Codec | undefined => (DIALECTS as Readonly<Partial<Record<WireId, Dialect>>>)[id]?.codec;
+/** How a provider's wire format is written and read. */
+export const codecOf = (id: WireId): ProviderCodec => (id === "kiro" ? kiro : DIALECTS[id].codec);
 
 export const matchPath: PathMatcher = pathMatcher(Object.values(DIALECTS));
 

@@ -1,7 +1,7 @@
 /** From a caller's dialect to a provider's and back, by way of the neutral form. Same dialect in and out never comes here: its bytes pass untouched. */
 import { GuardError } from "../core/errors.ts";
 import type { Usage } from "../core/usage.ts";
-import type { AnswerOptions, Codec, EncodeOptions, StreamDecoder } from "./codec.ts";
+import type { AnswerOptions, Codec, EncodeOptions, ProviderCodec, StreamDecoder } from "./codec.ts";
 import { collectedAnswer } from "./collected-answer.ts";
 import type { ObserverOptions, StreamObserver } from "./dialect.ts";
 import type { ChatAnswer, ChatEvent, ChatRequest, JsonObject } from "./message.ts";
@@ -13,7 +13,7 @@ const KEEP_ALIVE = Buffer.from(": keep-alive\n\n");
 
 export interface TranslationParts {
   readonly from: Codec;
-  readonly to: Codec;
+  readonly to: ProviderCodec;
   readonly request: ChatRequest;
   readonly encoding: EncodeOptions;
   readonly answering: Omit<AnswerOptions, "request">;

@@ -158,6 +158,16 @@ export function geminiUsage(value: unknown): Usage | null {
   return usageFrom(usage, input, output, parts);
 }
 
+/** Kiro's `tokenUsage`: the input classes are disjoint already. */
+export function kiroUsage(value: unknown): Usage | null {
+  const usage = fieldsOf(value);
+  if (!usage || !isSaid(usage.outputTokens)) return null;
+  const cacheRead = count(usage.cacheReadInputTokens);
+  const cacheWrite = count(usage.cacheWriteInputTokens);
+  const input = count(usage.uncachedInputTokens) + cacheRead + cacheWrite;
+  return usageFrom(usage, input, outputWithin(usage.totalTokens, input, count(usage.outputTokens)), { cacheRead, cacheWrite });
+}
+
 function modality(details: unknown, name: string): number {
   if (!Array.isArray(details)) return 0;
   let tokens = 0;

@@ -61,6 +61,13 @@ const accountFields = {
       }
     })
     .optional(),
+  /** Of AWS, for Kiro. @default the one in `profileArn`, or us-east-1 */
+  region: matching(/^[a-z]{2}(?:-[a-z]{2,12}){1,3}-\d{1,2}$/, "expected a region of AWS such as us-east-1").optional(),
+  /** Of Kiro: the profile that is billed. Accounts of an AWS Builder ID have none. */
+  profileArn: matching(
+    /^arn:aws:codewhisperer:[a-z]{2}(?:-[a-z]{2,12}){1,3}-\d{1,2}:\d{12}:profile\/[A-Za-z0-9]{1,64}$/,
+    "expected a profile such as arn:aws:codewhisperer:us-east-1:000000000000:profile/EXAMPLE",
+  ).optional(),
 } satisfies Record<AccountField, z.ZodType>;
 
 const ACCOUNT_FIELDS = Object.keys(accountFields) as readonly AccountField[];

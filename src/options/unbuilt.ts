@@ -17,7 +17,7 @@ const OPTIONS: readonly { readonly path: string; readonly off?: (value: unknown)
   { path: "telegram" },
 ];
 
-const PROVIDERS = ["bedrock", "kiro", "proxy"];
+const PROVIDERS = ["bedrock", "proxy"];
 
 /** Values that this version does not have, of options that it has; `refuse` returns what to use instead. */
 const VALUES: readonly { readonly path: string; readonly refuse: (value: unknown, bringsMore: boolean) => string | null }[] = [

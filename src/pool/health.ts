@@ -50,7 +50,7 @@ export interface HealthOptions {
   readonly expiry?: Expiry;
   /** Whether it is still the one that its name stands for, by key and address. Default: always. */
   readonly isCurrent?: (credential: Credential) => boolean;
-  /** A provider answered 401 for it. Never throws. */
+  /** A provider no longer takes its token. Never throws. */
   readonly onUnauthorized?: (credential: Credential) => void;
 }
 
@@ -115,7 +115,7 @@ export function credentialHealth(options: HealthOptions): CredentialHealth {
           return;
         case "refused": {
           const { status, fault } = outcome;
-          if (status === 401) onUnauthorized?.(candidate.credential);
+          if (status === 401 || outcome.isTokenStale) onUnauthorized?.(candidate.credential);
           if (outcome.isAside || isOutdated(candidate, fault)) {
             broken.leave(candidate, pass, "nothing", 0);
             return;

@@ -78,8 +78,8 @@ export interface Composed {
   readonly whole: () => Record<string, unknown>;
   /** A stream's events. */
   readonly events: () => FakeEvent[];
-  /** How events are strung together. Default `sse`; Gemini also streams one JSON array. */
-  readonly framing?: "sse" | "array";
+  /** How events are strung together. Default `sse`; Gemini also streams one JSON array, and Kiro the frames of AWS. */
+  readonly framing?: "sse" | "array" | "aws";
   /** Nobody is billed for it, and it tells no usage: a count of tokens. */
   readonly isFree?: true;
   readonly inputTokens: number;

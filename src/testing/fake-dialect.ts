@@ -17,6 +17,8 @@ export interface FakeRoute {
   /** How its path ends; a group is the model's name. */
   readonly path: RegExp;
   readonly compose: (query: FakeQuery) => Composed;
+  /** Where the model's name stands, if neither in the path nor in `model`. */
+  readonly modelOf?: (body: Json) => unknown;
   /** Whether this request asks for a stream. */
   readonly isStream: (body: Json) => boolean;
   /** What the provider would refuse with 400; null = it is fine. */

@@ -2,8 +2,9 @@ import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import { gzipSync } from "node:zlib";
 import type { Clock, MaybePromise } from "../core/time.ts";
-import type { Composed, FakeAnswer, Json } from "./fake-answers.ts";
+import type { Composed, FakeAnswer, FakeEvent, Json } from "./fake-answers.ts";
 import type { FakeDialect } from "./fake-dialect.ts";
+import { kiroFrame } from "./fake-kiro.ts";
 import type { Pacer } from "./pacer.ts";
 import type { TokenCount, TruthEntry } from "./truth-log.ts";
 
@@ -85,7 +86,7 @@ export async function playReply(parts: ExchangeParts): Promise<void> {
   }
   const head: Record<string, string | string[]> = {};
   for (const [name, value] of Object.entries({ ...parts.headers, ...reply.headers })) head[name] = typeof value === "string" ? value : [...value];
-  head["content-type"] ??= streaming && parts.composed?.framing !== "array" ? "text/event-stream; charset=utf-8" : "application/json";
+  head["content-type"] ??= streaming ? STREAM_TYPES[parts.composed?.framing ?? "sse"] : "application/json";
   if (reply.gzip === "said") head["content-encoding"] = "gzip";
   const composed = streaming ? streamWrites(parts) : wholeWrites(parts);
   const writes = split(
@@ -144,9 +145,20 @@ function streamWrites({ dialect, reply, composed }: ExchangeParts): Write[] {
   if (reply.events) return reply.events.map((event) => ({ bytes: bytesOf(event), outputTokens: 0, told: toldIn(tell, event) }));
   const events = composed?.events() ?? [];
   return events.map((event, index) => {
-    const text = composed?.framing === "array" ? inArray(event.data, index, events.length) : framed(reply, event);
-    return { bytes: Buffer.from(text), outputTokens: event.outputTokens, told: toldIn(tell, event.data) };
+    return { bytes: written(reply, composed, event, index, events.length), outputTokens: event.outputTokens, told: toldIn(tell, event.data) };
   });
+}
+
+const STREAM_TYPES: Readonly<Record<NonNullable<Composed["framing"]>, string>> = {
+  sse: "text/event-stream; charset=utf-8",
+  array: "application/json",
+  aws: "application/vnd.amazon.eventstream",
+};
+
+/** One event as it stands among `length` of them. */
+function written(reply: FakeReply, composed: Composed | null, event: Pick<FakeEvent, "event" | "data">, index: number, length: number): Buffer {
+  if (composed?.framing === "aws") return kiroFrame(event);
+  return Buffer.from(composed?.framing === "array" ? inArray(event.data, index, length) : framed(reply, event));
 }
 
 const inArray = (data: string, index: number, length: number): string => `${index === 0 ? "[" : ",\r\n"}${data}${index === length - 1 ? "]" : ""}`;
@@ -176,7 +188,7 @@ function toldIn(tell: ReturnType<FakeDialect["teller"]>, bytes: string | Buffer)
   let told: TokenCount | null = null;
   for (const line of bytes.toString().split(/\r\n|\n|\r/)) {
     const text = line.replace(/^data: ?/, "");
-    if (!text.startsWith("{") || !text.includes("usage")) continue;
+    if (!text.startsWith("{") || !/usage/i.test(text)) continue;
     try {
       told = tell(JSON.parse(text) as Json) ?? told;
     } catch {
@@ -208,7 +220,7 @@ function breakOff({ dialect, reply, entry, response, composed }: ExchangeParts, 
   if (how === "error") {
     entry.chunks += 1;
     const event = dialect.errorEvent(wordsOf(500, entry.id), entry.id, entry.chunks - 1);
-    response.end(composed?.framing === "array" ? inArray(event.data, entry.chunks - 1, entry.chunks) : framed(reply, event));
+    response.end(written(reply, composed, event, entry.chunks - 1, entry.chunks));
     return undefined;
   }
   if (how === "reset") socket.resetAndDestroy();

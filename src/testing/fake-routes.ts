@@ -1,10 +1,11 @@
 import { fakeAnthropic } from "./fake-anthropic.ts";
 import type { FakeDialect, FakeRoute } from "./fake-dialect.ts";
 import { fakeGemini } from "./fake-gemini.ts";
+import { fakeKiro } from "./fake-kiro.ts";
 import { fakeOpenai } from "./fake-openai.ts";
 import { fakeResponses } from "./fake-responses.ts";
 
-const FAKE_DIALECTS: readonly FakeDialect[] = [fakeOpenai, fakeResponses, fakeAnthropic, fakeGemini];
+const FAKE_DIALECTS: readonly FakeDialect[] = [fakeOpenai, fakeResponses, fakeAnthropic, fakeGemini, fakeKiro];
 
 export interface FoundRoute {
   readonly dialect: FakeDialect;

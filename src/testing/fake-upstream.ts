@@ -97,7 +97,7 @@ async function read(request: IncomingMessage): Promise<Buffer | null> {
 
 /**
  * A provider on 127.0.0.1 that does what a test tells it: answers, refuses, hangs, breaks off. It speaks the dialect of the path: OpenAI's chat and
- * Responses, Anthropic's Messages, Google's generateContent. Its log says what arrived and what a provider would have billed.
+ * Responses, Anthropic's Messages, Google's generateContent, Kiro's event streams. Its log says what arrived and what a provider would have billed.
  * @example
  * const upstream = await fakeUpstream();
  * upstream.script({ status: 429, headers: { "retry-after": "2" } });
@@ -190,7 +190,8 @@ export async function fakeUpstream(options: FakeUpstreamOptions = {}): Promise<F
     const found = fakeRouteOf(url.pathname);
     const body = parsed(bytes);
     const stream = found !== null && body !== null && found.route.isStream(body);
-    const model = found?.model ?? (typeof body?.model === "string" ? body.model : null);
+    const named = body && (found?.route.modelOf?.(body) ?? body.model);
+    const model = found?.model ?? (typeof named === "string" ? named : null);
     if (found && body) entry.call = { model, stream };
     announce(current, entry);
     const dialect: FakeDialect = found?.dialect ?? dialectOf(url, headers);

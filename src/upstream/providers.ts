@@ -8,6 +8,7 @@ import { codex } from "./providers/codex.ts";
 import { iflow, kimi, qwen } from "./providers/coding-plans.ts";
 import { copilot } from "./providers/copilot.ts";
 import { gemini } from "./providers/gemini.ts";
+import { kiro } from "./providers/kiro.ts";
 import { openAi, openAiCompatible } from "./providers/openai.ts";
 import { openAiFamily } from "./providers/openai-family.ts";
 import { vertexAi } from "./providers/vertex-ai.ts";
@@ -26,6 +27,7 @@ const BUILT_IN: readonly ProviderRow[] = [
   copilot,
   geminiCli,
   antigravity,
+  kiro,
 ];
 
 const ROWS: ReadonlyMap<string, ProviderRow> = new Map(BUILT_IN.map((row) => [row.id, Object.freeze(row)]));

@@ -1,19 +1,18 @@
 // As large as a body may be: nothing in it may cost more than its size. Each of these took seconds to minutes of everybody's time.
 import { expect, test } from "vitest";
-import type { DialectId } from "../../src/core/call.ts";
-import { codecOf } from "../../src/dialects/index.ts";
+import type { DialectId, WireId } from "../../src/core/call.ts";
+import { codecOf, dialect } from "../../src/dialects/index.ts";
 import { losses } from "../../src/dialects/losses.ts";
-import type { Codec } from "../../src/dialects/codec.ts";
 import type { JsonObject } from "../../src/dialects/message.ts";
 
 const list = <T>(length: number, of: (i: number) => T): readonly T[] => Array.from({ length }, (_, i) => of(i));
 const fields = (length: number, of: (i: number) => readonly [string, unknown]): JsonObject => Object.fromEntries(list(length, of));
 
-function translated(from: DialectId, to: DialectId, body: JsonObject): { readonly body: JsonObject; readonly ms: number } {
+function translated(from: DialectId, to: WireId, body: JsonObject): { readonly body: JsonObject; readonly ms: number } {
   const lost = losses(true);
   const begun = performance.now();
-  const request = (codecOf(from) as Codec).decodeRequest(body, { model: "some-model", stream: false }, lost);
-  const sent = (codecOf(to) as Codec).encodeRequest(request, { losses: lost, family: to === "gemini" ? "gemini" : "anthropic" });
+  const request = dialect(from).codec.decodeRequest(body, { model: "some-model", stream: false }, lost);
+  const sent = codecOf(to).encodeRequest(request, { losses: lost, family: to === "gemini" ? "gemini" : "anthropic" });
   return { body: sent.body, ms: performance.now() - begun };
 }
 
@@ -39,8 +38,10 @@ const parts = (union: string): JsonObject =>
 test.each([
   ["calls and their answers", "openai", "gemini", called],
   ["calls and their answers", "openai", "anthropic", called],
+  ["calls and their answers", "openai", "kiro", called],
   ["names that become the same", "openai", "gemini", named],
   ["names that become the same", "openai", "anthropic", named],
+  ["names that become the same", "openai", "kiro", named],
   ["a group of one name", "responses", "gemini", grouped],
   ["references to references", "openai", "gemini", referring],
   ["references to one large schema", "openai", "gemini", wide],

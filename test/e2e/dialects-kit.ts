@@ -13,6 +13,7 @@ const PROVIDERS = {
   responses: { id: "only-responses", model: "gpt-5", path: "/v1/responses" },
   anthropic: { id: "anthropic", model: "claude-sonnet-5", path: "/v1/messages" },
   gemini: { id: "gemini", model: "gemini-2.5-flash", path: "/v1beta/models/gemini-2.5-flash:generateContent" },
+  kiro: { id: "kiro", model: "claude-sonnet-4.5", path: "/generateAssistantResponse" },
 } as const;
 type ProviderName = keyof typeof PROVIDERS;
 
@@ -126,7 +127,9 @@ export function dialectMatrix(from: ClientName): void {
       const { ask, client, upstream, conserved } = await begin();
       const { text, calls, stop, usage } = await ask();
       expect({ text, calls, stop, usage }).toEqual({ text: "You said: one two three", calls: [], stop: client.stops[0], usage: [5, 5] });
-      expect(upstream.log.map((entry) => entry.call)).toEqual([{ model: PROVIDERS[to].model, stream: to === "responses" && how !== "straight" }]);
+      expect(upstream.log.map((entry) => entry.call)).toEqual([
+        { model: PROVIDERS[to].model, stream: (to === "responses" || to === "kiro") && how !== "straight" },
+      ]);
       if (how !== "straight") expect(upstream.log[0]?.path).toBe(pathFor(from, to));
       await conserved();
     });

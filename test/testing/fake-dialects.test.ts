@@ -4,6 +4,7 @@ import { ApiError, FinishReason, FunctionCallingConfigMode, GoogleGenAI } from "
 import OpenAI from "openai";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { fakeUpstream, type FakeReply, type FakeUpstream } from "quotaguard/testing";
+import { readFrames } from "../dialects/kiro/kit.ts";
 
 let upstream: FakeUpstream;
 let openai: OpenAI;
@@ -297,6 +298,75 @@ describe("Google's generateContent", () => {
     upstream.script({ fault: { at: "start", how: "error" } });
     expect((await asArray()).list).toHaveLength(1);
     expect(JSON.stringify(upstream.log)).not.toContain("canary");
+  });
+});
+
+describe("Kiro's event streams", () => {
+  const user = (content: string, context?: object) => ({
+    userInputMessage: { content, modelId: "claude-sonnet-4.5", origin: "AI_EDITOR", ...(context ? { userInputMessageContext: context } : {}) },
+  });
+  const assistant = (toolUses: readonly object[]) => ({ assistantResponseMessage: { content: ".", toolUses } });
+  const tools = [{ toolSpecification: { name: "weather", description: "tells it", inputSchema: { json: SCHEMA } } }];
+  const use = { toolUseId: "t1", name: "weather", input: { city: "Oslo" } };
+  const toolResults = [{ toolUseId: "t1", content: [{ text: "rain" }], status: "success" }];
+
+  async function ask(currentMessage: object, history: readonly object[] = [], more: object = {}) {
+    const conversationState = { chatTriggerType: "MANUAL", conversationId: "c", currentMessage, history };
+    const body = JSON.stringify({ conversationState, ...more });
+    const response = await fetch(`${upstream.url}/generateAssistantResponse`, { method: "POST", body });
+    const bytes = Buffer.from(await response.arrayBuffer());
+    const frames = response.ok ? readFrames(bytes) : [];
+    const said = frames.flatMap(({ headers, payload }) => (headers[":event-type"] === "assistantResponseEvent" ? [payload.content] : [])).join("");
+    return { status: response.status, type: response.headers.get("content-type"), bytes, frames, said };
+  }
+
+  test("an echo, with the same figures", async () => {
+    const { type, said, frames } = await ask(user("be kind\n\none two three"));
+    expect([type, said]).toEqual(["application/vnd.amazon.eventstream", "You said: one two three"]);
+    const usage = { uncachedInputTokens: 5, cacheReadInputTokens: 0, cacheWriteInputTokens: 0, outputTokens: 5, totalTokens: 10 };
+    expect(frames.slice(-4).map(({ headers, payload }) => [headers[":event-type"], payload])).toEqual([
+      ["messageStopEvent", { stopReason: "END_TURN" }],
+      ["metadataEvent", { tokenUsage: usage }],
+      ["contextUsageEvent", expect.anything()],
+      ["meteringEvent", expect.anything()],
+    ]);
+    const [entry] = upstream.log;
+    expect([entry?.call, entry?.billed, entry?.told]).toEqual([
+      { model: "claude-sonnet-4.5", stream: true },
+      { inputTokens: 5, outputTokens: 5 },
+      { inputTokens: 5, outputTokens: 5 },
+    ]);
+  });
+
+  test("a round trip of tools, and what a provider refuses", async () => {
+    const called = await ask(user("hi", { tools }));
+    const events = called.frames.flatMap(({ headers, payload }) => (headers[":event-type"] === "toolUseEvent" ? [payload] : []));
+    expect([events.map(({ input = "" }) => input as string).join(""), events.at(-1)?.stop]).toEqual(['{"city": "Oslo"}', true]);
+    expect((await ask(user(".", { tools, toolResults }), [user("hi"), assistant([use])])).said).toBe("You said: rain");
+    const refused = [
+      await ask(user("")),
+      await ask(user("x"), [user("y")]),
+      await ask(user(".", { toolResults }), [user("hi"), assistant([use])]),
+      await ask(user(".", { tools }), [user("hi"), assistant([use])]),
+      await ask(user(".", { tools, toolResults }), [user("hi"), assistant([])]),
+    ];
+    for (const { status, bytes } of refused) expect([status, bytes.toString()]).toEqual([400, expect.stringContaining("Improperly formed")]);
+  });
+
+  test("thoughts, the cap, a failure in mid-stream, an answer without an end", async () => {
+    upstream.script([
+      { reasoning: ["hm"], signature: "s", text: ["a", "b"] },
+      { text: ["a", "b"], fault: { at: 1, how: "error" } },
+      { text: ["a"], done: false },
+    ]);
+    const names = ({ frames }: Awaited<ReturnType<typeof ask>>) => frames.map(({ headers }) => headers[":event-type"] ?? headers[":exception-type"]);
+    const thought = await ask(user("x"), [], { inferenceConfig: { maxTokens: 2 } });
+    expect(names(thought).slice(0, 4)).toEqual(["reasoningContentEvent", "reasoningContentEvent", "assistantResponseEvent", "messageStopEvent"]);
+    expect(thought.frames[3]?.payload).toEqual({ stopReason: "MAX_TOKENS" });
+    expect(names(await ask(user("x")))).toEqual(["assistantResponseEvent", "InternalServerException"]);
+    expect(names(await ask(user("x")))).toEqual(["assistantResponseEvent"]);
+    upstream.script({ status: 429 });
+    expect(JSON.parse((await ask(user("x"))).bytes.toString())).toMatchObject({ __type: "ThrottlingException" });
   });
 });
 

@@ -24,7 +24,9 @@ export function refusedAnswer(credential: Credential, status: number, headers: H
   const body = redacted(bytes ?? Buffer.alloc(0), credential);
   const verdict = row.classify(status, headers, body, nowMs);
   const waitMs = row.retryAfterMs(headers, nowMs, status === 429 && verdict.fault === "capacity") ?? verdict.waitMs;
-  const outcome: AttemptOutcome = { kind: "refused", status, fault: verdict.fault, isAccountWide: verdict.isAccountWide, waitMs };
+  const { fault, isAccountWide, isTokenStale } = verdict;
+  const stale = isTokenStale ? { isTokenStale } : {};
+  const outcome: AttemptOutcome = { kind: "refused", status, fault, isAccountWide, waitMs, ...stale };
   if (status < 400) {
     const error = new GuardError("upstream_protocol", `the provider answered with a redirect (${status}), which is never followed; check base_url`);
     return { outcome, error, answer: null };

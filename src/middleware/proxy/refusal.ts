@@ -1,7 +1,7 @@
 /** A provider's refusal: what it means for us, and what the caller is told. */
 import type { AttemptOutcome, Credential } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
-import type { Codec } from "../../dialects/codec.ts";
+import type { ProviderCodec } from "../../dialects/codec.ts";
 import type { Dialect } from "../../dialects/dialect.ts";
 import { fieldsOf } from "../../dialects/usage.ts";
 import { toldWait } from "../../http/render.ts";
@@ -19,21 +19,22 @@ export interface Refused {
 /** `bytes` = the answer's body. */
 export function refusedBy(credential: Credential, status: number, headers: UpstreamHeaders, bytes: Buffer, nowMs: number): Refused {
   const row = rowOf(credential);
-  const { fault, isAccountWide, waitMs: usualWaitMs } = row.classify(status, headers, bytes, nowMs);
+  const { fault, isAccountWide, waitMs: usualWaitMs, isTokenStale } = row.classify(status, headers, bytes, nowMs);
   const isRateLimit = status === 429 && fault === "capacity";
   const waitMs = row.retryAfterMs(headers, nowMs, isRateLimit) ?? usualWaitMs;
   const error = new GuardError("upstream_refused", `the provider answered with status ${status}`, {
     status: status >= 400 ? status : 502,
     ...toldWait(waitMs),
   });
-  return { error, outcome: { kind: "refused", status, fault, isAccountWide, waitMs } };
+  const stale = isTokenStale ? { isTokenStale } : {};
+  return { error, outcome: { kind: "refused", status, fault, isAccountWide, waitMs, ...stale } };
 }
 
 /**
  * A provider's refusal as the caller's dialect says it: the provider's own words and status, and what it calls the fault in `upstream_type`. Null = the body
  * says nothing.
  */
-export function retold(bytes: Buffer, theirs: Codec, ours: Dialect, error: GuardError, credential: Credential): Buffer | null {
+export function retold(bytes: Buffer, theirs: ProviderCodec, ours: Dialect, error: GuardError, credential: Credential): Buffer | null {
   const said = read(bytes, theirs);
   if (!said || said.message === "") return null;
   const { status, retryAfterMs } = error;
@@ -44,7 +45,7 @@ export function retold(bytes: Buffer, theirs: Codec, ours: Dialect, error: Guard
   return redacted(told, credential);
 }
 
-function read(bytes: Buffer, codec: Codec): ReturnType<Codec["decodeError"]> {
+function read(bytes: Buffer, codec: ProviderCodec): ReturnType<ProviderCodec["decodeError"]> {
   try {
     const value: unknown = JSON.parse(bytes.toString());
     // Gemini's streams are refused in a list of one.

@@ -4,7 +4,7 @@ import type { Context } from "../../core/context.ts";
 import type { AdaptedRequest, Lease, ProviderPaths, ProviderRow } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import type { Usage } from "../../core/usage.ts";
-import type { Codec } from "../../dialects/codec.ts";
+import type { Codec, ProviderCodec } from "../../dialects/codec.ts";
 import type { Dialect, ObserverOptions, StreamObserver } from "../../dialects/dialect.ts";
 import { losses } from "../../dialects/losses.ts";
 import type { ChatRequest, JsonObject } from "../../dialects/message.ts";
@@ -16,7 +16,7 @@ import { fieldsOf } from "../../dialects/usage.ts";
 
 export interface WireSettings {
   readonly dialectOf: (call: Call) => Dialect;
-  readonly codecOf: (id: WireId) => Codec | undefined;
+  readonly codecOf: (id: WireId) => ProviderCodec;
   /** Unique in this process. */
   readonly nextId: () => string;
   /** Whether an answer without what cannot be expressed is preferred to none. */
@@ -46,7 +46,7 @@ export interface Wire {
   /** What of the caller's request the provider does not get. */
   readonly dropped: readonly string[];
   /** The provider's half of a translation; null = it speaks the caller's dialect. */
-  readonly translated: Codec | null;
+  readonly translated: ProviderCodec | null;
   /** Null = a whole answer. `forwards` = it goes to the caller as it comes. */
   readonly stream: "forwards" | "collects" | null;
   observer(options: ObserverOptions): StreamObserver;
@@ -95,10 +95,8 @@ export function wireFor(settings: WireSettings, ctx: Context, call: Call, lease:
   const parts: Parts = { settings, ctx, call, lease, row, collects };
   if (ownPath !== undefined) return ownWire(parts, ownPath);
   const path = row.dialect === call.dialect ? undefined : pathFor(row.paths, call, lease.model, call.stream || collects);
-  const from = settings.dialectOf(call).codec;
-  const to = settings.codecOf(row.dialect);
-  if (call.operation !== "chat" || path === undefined || !from || !to) throw notOffered(call);
-  return translatedWire(parts, path, from, to);
+  if (call.operation !== "chat" || path === undefined) throw notOffered(call);
+  return translatedWire(parts, path, settings.dialectOf(call).codec, settings.codecOf(row.dialect));
 }
 
 interface Parts {
@@ -220,7 +218,7 @@ const answeringOf = ({ nextId }: WireSettings, { services }: Context, call: Call
   wantsUsage: call.wantsUsage,
 });
 
-function translatedWire(parts: Parts, path: string, from: Codec, to: Codec): Wire {
+function translatedWire(parts: Parts, path: string, from: Codec, to: ProviderCodec): Wire {
   const { settings, ctx, call, lease, row } = parts;
   const stream = streamOf(parts);
   const lost = losses(settings.lossy);
