@@ -52,7 +52,7 @@ export const insertRows = (link: PostgresLink, parameter: string, corrects = fal
    on conflict (id) do ${corrects ? `update set ${REPLACED} where known.state = 'unknown' and excluded.state <> 'unknown'` : "nothing"}`;
 
 /** What Postgres' text cannot hold, as JSON writes it: NUL, and halves of characters. */
-const UNSTORABLE = /\\u(?:0000|d[89a-f])/i;
+const UNSTORABLE = /\\u(?:0000|d[89a-f])/;
 
 /** The name of each column before its value. */
 const KEYS = STORED_COLUMNS.map((column) => `${JSON.stringify(column)}:`);
