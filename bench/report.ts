@@ -99,7 +99,9 @@ function translating(run: Run, { id, translationOf }: Workload): readonly string
     run.samples.filter((sample) => sample.target === target && sample.workload === workload);
   return run.targets.flatMap(({ id: target }) => {
     const compared = ratios(of(target, id), of(target, translationOf), cpu);
-    return compared.length === 0 ? [] : ["", `${target}, ${id} against ${translationOf}, round by round: ${spread(compared, 2)} times the CPU per request.`];
+    return compared.length === 0
+      ? []
+      : ["", `${target}, ${id} against ${translationOf}, round by round: ${spread(compared, 2)} times the CPU per request.`];
   });
 }
 

@@ -1,6 +1,4 @@
 // What an audit finds in books that are wrong, in parts that end, and that it finds nothing where there is nothing.
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import { DatabaseSync } from "node:sqlite";
 import { describe, expect, onTestFinished, test } from "vitest";
 import type { AuditReport } from "../src/core/audit.ts";
@@ -14,6 +12,7 @@ import { memoryStore } from "../src/stores/memory.ts";
 import { sqliteStore } from "../src/stores/sqlite/index.ts";
 import { testClock } from "../src/testing/clock.ts";
 import { AT, intentOf, rowOf, VOID } from "../src/testing/store-contract/ledger-rows.ts";
+import { keptBytes } from "./helpers/kept-bytes.ts";
 
 const ORPHAN_MS = 315_000;
 const PRICED: PricedCost = { rawNanoUsd: 1_000_001, billedNanoUsd: 1_100_002, priceVersion: "rules:0123456789" };
@@ -78,19 +77,6 @@ const WRONG: readonly (readonly [id: string, invariant: string, row: Partial<Led
   ["nobody", "I6", { provider: null, attempts: 2 }],
   ["no-state", "I1", { state: "paid" as "settled" }],
 ];
-
-setFlagsFromString("--expose-gc");
-const gc = runInNewContext("gc") as () => void;
-
-/** Bytes of the heap that somebody still has. What came while a collection was under way is left to the next one, so there are more until nothing goes. */
-function kept(): number {
-  for (let before = Infinity; ;) {
-    gc();
-    const { heapUsed } = process.memoryUsage();
-    if (heapUsed >= before) return before;
-    before = heapUsed;
-  }
-}
 
 /** The pages as an audit asks for them, with what `onPage` looks at before each. */
 async function* watched<T>(pages: AsyncIterable<readonly T[]>, onPage: (page: readonly T[]) => void): AsyncGenerator<readonly T[]> {
@@ -176,17 +162,17 @@ describe.each([
       const columns = LEDGER_COLUMNS.map((name) => (name === "id" ? "'r' || i" : name === "at" ? `"at" + i` : `"${name}"`)).join(", ");
       db.exec(`insert into quotaguard_ledger (${LEDGER_COLUMNS.map((name) => `"${name}"`).join(", ")}) select ${columns} from made, names`);
     }
-    const before = kept();
+    const before = keptBytes();
     let isOthersTurn = false;
     const unserved: number[] = [];
     const pages: number[] = [];
-    const keptBytes: number[] = [];
+    const kept: number[] = [];
     function onPage({ length }: readonly unknown[]): void {
       if (pages.length > 0 && !isOthersTurn) unserved.push(pages.length);
       isOthersTurn = false;
       setImmediate(() => (isOthersTurn = true));
       pages.push(length);
-      if (pages.length % 10 === 0) keptBytes.push(kept() - before);
+      if (pages.length % 10 === 0) kept.push(keptBytes() - before);
     }
     const { ledger, seals } = store;
     const audit = ledgerAudit({
@@ -200,7 +186,7 @@ describe.each([
     expect([rows, violations.length, unserved]).toEqual([ROWS, 0, []]);
     expect(Math.max(...pages)).toBeLessThanOrEqual(1_000);
     // Two pages of the rows in the database are 10 MB, all of them 100 MB.
-    expect(Math.max(...keptBytes)).toBeLessThan(30_000_000);
+    expect(Math.max(...kept)).toBeLessThan(30_000_000);
   }, 30_000);
 });
 

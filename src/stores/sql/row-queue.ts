@@ -24,7 +24,13 @@ export interface QueuedRow<Stored> extends RowHead {
 }
 
 /** Made when a row is closed and not when it is written: so each request does its own share, and no turn of the event loop that of a whole batch. */
-export const queuedRow = <Stored>({ id, requestId, at, state }: LedgerRow, stored: Stored): QueuedRow<Stored> => ({ id, requestId, at, state, stored });
+export const queuedRow = <Stored>({ id, requestId, at, state }: LedgerRow, stored: Stored): QueuedRow<Stored> => ({
+  id,
+  requestId,
+  at,
+  state,
+  stored,
+});
 
 /** Finished rows that wait for the database, oldest first, and what is known about those that did not get there. */
 export class RowQueue<Stored> {
