@@ -89,7 +89,20 @@ function section(run: Run, workload: Workload): string {
     "busy: target / bench",
     "failures",
   ];
-  return [`## ${workload.title}`, "", ...table(head, rows), ...against(of(OURS), of(COMMON))].join("\n");
+  return [`## ${workload.title}`, "", ...table(head, rows), ...against(of(OURS), of(COMMON)), ...translating(run, workload)].join("\n");
+}
+
+/** What the translation costs each target that translates: the same answer next to the one that passes untranslated. */
+function translating(run: Run, { id, translationOf }: Workload): readonly string[] {
+  if (translationOf === undefined) return [];
+  const of = (target: string, workload: Workload["id"]): readonly Sample[] =>
+    run.samples.filter((sample) => sample.target === target && sample.workload === workload);
+  return run.targets.flatMap(({ id: target }) => {
+    const compared = ratios(of(target, id), of(target, translationOf), cpu);
+    return compared.length === 0
+      ? []
+      : ["", `${target}, ${id} against ${translationOf}, round by round: ${spread(compared, 2)} times the CPU per request.`];
+  });
 }
 
 function against(ours: readonly Sample[], common: readonly Sample[]): readonly string[] {

@@ -1,5 +1,5 @@
 /**
- * `npm run bench [-- --rounds 6 --seconds 1.6 --only a,c --workload json --profile]`
+ * `npm run bench [-- --rounds 6 --seconds 1.6 --only a,c --workload json,sse --profile]`
  *
  * What one request costs in QuotaGuard, next to what the alternatives cost on the same machine in the same minutes. It judges nothing: a machine is
  * noisy, so read the ratios within a round, not the absolute numbers, and not one run alone.
@@ -55,7 +55,7 @@ async function main(): Promise<void> {
   const running = new Map<string, TargetProcess>();
   const skipped = new Map<string, string>();
   const chosen = candidates.filter(({ id }) => options.only.length === 0 || options.only.includes(id));
-  const asked = workloads.filter(({ id }) => options.workload === null || options.workload === id);
+  const asked = workloads.filter(({ id }) => options.workload.length === 0 || options.workload.includes(id));
   say(
     `${chosen.length} targets, ${asked.length} workloads, ${options.rounds} rounds of ${options.seconds} s, ${CONNECTIONS} connections, closed loop`,
   );
@@ -82,14 +82,14 @@ async function main(): Promise<void> {
   const text = report({ targets: chosen, skipped, samples, setting });
   say(`\n${text}`);
   if (profiles !== null) say(`CPU profiles: ${profiles}`);
-  else if (options.only.length > 0 || options.workload !== null) say("A part of the bench only: bench/results.md stays as it was.");
+  else if (options.only.length > 0 || options.workload.length > 0) say("A part of the bench only: bench/results.md stays as it was.");
   else {
     writeFileSync(new URL("results.md", import.meta.url), `${introduction}${text}`);
     say("Written to bench/results.md.");
   }
 }
 
-const answers = ({ translates }: Candidate, { isTranslated }: Workload): boolean => !isTranslated || translates === true;
+const answers = ({ translates }: Candidate, { translationOf }: Workload): boolean => translationOf === undefined || translates === true;
 
 /** Started, checked and warm. */
 function prepare(candidate: Candidate, provider: Upstream, asked: readonly Workload[]): Promise<TargetProcess> {
@@ -164,7 +164,7 @@ function describe(): readonly string[] {
   ];
 }
 
-function commandLine(): { rounds: number; seconds: number; only: readonly string[]; workload: string | null; profile: boolean } {
+function commandLine(): { rounds: number; seconds: number; only: readonly string[]; workload: readonly string[]; profile: boolean } {
   try {
     const text = { type: "string" } as const;
     const { values } = parseArgs({ options: { rounds: text, seconds: text, only: text, workload: text, profile: { type: "boolean" } } });
@@ -172,14 +172,15 @@ function commandLine(): { rounds: number; seconds: number; only: readonly string
     const known = candidates.map(({ id }) => id);
     const unknown = only.find((id) => !known.includes(id));
     if (unknown !== undefined) throw new Error(`--only ${unknown}: there is no such target; known are ${known.join(", ")}`);
-    if (values.workload !== undefined && !workloads.some(({ id }) => id === values.workload))
-      throw new Error(`--workload is one of ${workloads.map(({ id }) => id).join(", ")}`);
+    const workload = values.workload?.split(",") ?? [];
+    if (!workload.every((name) => workloads.some(({ id }) => id === name)))
+      throw new Error(`--workload: some of ${workloads.map(({ id }) => id).join(", ")}`);
     const rounds = positive("rounds", values.rounds ?? "6");
     return {
       rounds: Math.ceil(rounds),
       seconds: positive("seconds", values.seconds ?? "1.6"),
       only,
-      workload: values.workload ?? null,
+      workload,
       profile: values.profile ?? false,
     };
   } catch (error) {

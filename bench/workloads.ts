@@ -8,8 +8,8 @@ import { translation } from "../src/dialects/translate.ts";
 export interface Workload {
   readonly id: "json" | "sse" | "sse-translated";
   readonly title: string;
-  /** Whether it asks for another dialect than the upstream's: only gateways that translate can answer it. */
-  readonly isTranslated?: true;
+  /** It asks for another dialect than the upstream's: only gateways that translate can answer it. The workload that is the same otherwise. */
+  readonly translationOf?: Workload["id"];
   /** Whole requests, one per client key; connections take them in turn. */
   readonly requests: readonly Buffer[];
   /** The payload that must arrive, byte for byte. */
@@ -102,7 +102,7 @@ function translatedWorkload(): Workload {
   const observer = made.observer({ hideUsage: false, countTokens: () => 0 });
   const pieces = [observer.push(events), observer.end().rest].filter((piece) => piece !== null);
   const title = `SSE, translated: the same stream for a client of Anthropic's (${CLIENTS} clients, ${STREAM_CHUNKS} chunks)`;
-  return { id: "sse-translated", title, isTranslated: true, requests: posts("/v1/messages", asked), answer: Buffer.concat(pieces), wire };
+  return { id: "sse-translated", title, translationOf: "sse", requests: posts("/v1/messages", asked), answer: Buffer.concat(pieces), wire };
 }
 
 function notFound(body: string): Buffer {

@@ -9,6 +9,7 @@ import { chat, listen, testGateway, type TestGateway } from "../helpers/app.ts";
 import { testServer } from "../setup/test-server.ts";
 import { ownSchema, sqlOn, unheard, wired } from "../stores/postgres-kit.ts";
 import { closeLater, databasePath, endAccounts, movedClock, PATIENTLY, replyOf, type Reply } from "./accounts-kit.ts";
+import { ownTime } from "../helpers/own-time.ts";
 
 const url = await testServer("postgres");
 const SECRET = "a-secret-key-for-tests-0001";
@@ -178,10 +179,10 @@ describe("on one SQLite file", () => {
     const [a, b] = [await gateway({ store }), await gateway({ store })];
     const { key } = await a.guard.admin.keys.create({ name: "alice", org: "acme" });
     expect(await statusOf(b, key)).toBe(200);
-    const said = performance.now();
+    const sinceSaid = ownTime();
     await a.guard.admin.keys.revoke("alice");
     await expect.poll(() => statusOf(b, key), { ...PATIENTLY, interval: 20 }).toBe(401);
-    expect(performance.now() - said).toBeLessThan(2_000);
+    expect(sinceSaid()).toBeLessThan(2_000);
   });
 });
 
@@ -197,11 +198,11 @@ describe.skipIf(url === undefined)("two gateways on one Postgres", () => {
     const { a, b } = await pair();
     const { key } = await a.guard.admin.keys.create({ name: "alice", org: "acme" });
     expect([await statusOf(a, key), await statusOf(b, key)]).toEqual([200, 200]);
-    const said = performance.now();
+    const sinceSaid = ownTime();
     await b.guard.admin.keys.revoke("alice");
     expect(await statusOf(b, key)).toBe(401);
     await expect.poll(() => statusOf(a, key), { ...PATIENTLY, interval: 10 }).toBe(401);
-    expect(performance.now() - said).toBeLessThan(2_000);
+    expect(sinceSaid()).toBeLessThan(2_000);
   });
 
   test("a disabled organisation is refused everywhere within 2 s, and a rotation is known", async () => {
@@ -210,10 +211,10 @@ describe.skipIf(url === undefined)("two gateways on one Postgres", () => {
     expect(await statusOf(b, old.key)).toBe(200);
     const { key } = await a.guard.admin.keys.rotate("alice", { overlap: "1h" });
     expect([await statusOf(b, old.key), await statusOf(b, key)]).toEqual([200, 429]);
-    const said = performance.now();
+    const sinceSaid = ownTime();
     await a.guard.admin.orgs.disable("acme");
     await expect.poll(() => statusOf(b, key), { ...PATIENTLY, interval: 10 }).toBe(403);
-    expect(performance.now() - said).toBeLessThan(2_000);
+    expect(sinceSaid()).toBeLessThan(2_000);
     expect(await b.guard.admin.orgs.list()).toMatchObject([{ name: "acme", disabledAt: expect.any(Number) }]);
   });
 
@@ -222,11 +223,11 @@ describe.skipIf(url === undefined)("two gateways on one Postgres", () => {
     const alice = await a.guard.admin.keys.create({ name: "alice", org: "acme" });
     const bob = await a.guard.admin.keys.create({ name: "bob", org: "globex" });
     expect([await statusOf(b, alice.key), await statusOf(b, bob.key)]).toEqual([200, 200]);
-    const said = performance.now();
+    const sinceSaid = ownTime();
     await Promise.all([a.guard.admin.keys.revoke("alice"), a.guard.admin.orgs.disable("globex")]);
     await expect.poll(() => statusOf(b, alice.key), { ...PATIENTLY, interval: 20 }).toBe(401);
     await expect.poll(() => statusOf(b, bob.key), { ...PATIENTLY, interval: 20 }).toBe(403);
-    expect(performance.now() - said).toBeLessThan(2_000);
+    expect(sinceSaid()).toBeLessThan(2_000);
   });
 
   test("the database has digests only, and those are of no use without the secret key", async () => {

@@ -73,6 +73,15 @@ describe.skipIf(server === undefined)("the Postgres ledger", () => {
       expect(await count("ledger")).toBe(64);
     });
 
+    it("a row as it was when it was closed", async () => {
+      const { ledger } = await open();
+      const row = { ...rowOf("a") };
+      ledger.close(row);
+      row.model = "another";
+      await ledger.flush();
+      expect(await ledger.get("a")).toEqual(rowOf("a"));
+    });
+
     it("and deletes the packs of requests that have ended, and of attempts that another one followed", async () => {
       const { ledger } = await open();
       for (let n = 0; n < 5; n += 1) {

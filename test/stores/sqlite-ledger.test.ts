@@ -80,6 +80,44 @@ describe("the ledger's writes", () => {
     expect(count("quotaguard_ledger")).toBe(64);
   });
 
+  it("writes what is due in turns, so that nobody waits for all of it", async () => {
+    for (let n = 0; n < 60; n += 1) {
+      await store.ledger.intent(intentOf(`r${n}`));
+      store.ledger.close(rowOf(`r${n}`));
+    }
+    expect(count("quotaguard_ledger")).toBe(0);
+    clock.advance(50);
+    const written: number[] = [];
+    for (let turn = 0; turn < 5; turn += 1) {
+      written.push(count("quotaguard_ledger"));
+      await new Promise(setImmediate);
+    }
+    expect(written).toEqual([16, 32, 48, 60, 60]);
+  });
+
+  it("writes twice what comes meanwhile, so that a queue becomes shorter at any pace", async () => {
+    for (let n = 0; n < 1_000; n += 1) store.ledger.close(rowOf(`r${n}`));
+    db.exec("begin immediate");
+    clock.advance(50);
+    db.exec("rollback");
+    expect(count("quotaguard_ledger")).toBe(0);
+    clock.advance(100);
+    let closed = 1_000;
+    for (let turn = 0; turn < 60 && count("quotaguard_ledger") < closed; turn += 1) {
+      for (let n = 0; n < 40; n += 1) store.ledger.close(rowOf(`r${closed++}`));
+      await store.ledger.intent(intentOf(`i${turn}`));
+    }
+    expect(count("quotaguard_ledger")).toBe(closed);
+  });
+
+  it("keeps a row as it was when it was closed", async () => {
+    const row = { ...rowOf("a") };
+    store.ledger.close(row);
+    row.model = "another";
+    await store.ledger.flush();
+    expect(await store.ledger.get("a")).toEqual(rowOf("a"));
+  });
+
   it("deletes the packs of requests that have ended", async () => {
     for (let n = 0; n < 5; n += 1) {
       await Promise.all([store.ledger.intent(intentOf(`a${n}`)), store.ledger.intent(intentOf(`b${n}`))]);

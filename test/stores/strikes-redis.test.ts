@@ -10,6 +10,7 @@ import { testClock } from "../../src/testing/clock.ts";
 import { testServer } from "../setup/test-server.ts";
 import { ownServer, redisProgram } from "./redis/own-server.ts";
 import { log, readyStore } from "./redis/redis-kit.ts";
+import { ownTime } from "../helpers/own-time.ts";
 
 const MINUTE = 60_000;
 const url = (await testServer("redis")) as string;
@@ -58,13 +59,13 @@ describe.skipIf(redisProgram === undefined)("a server that is away", () => {
     const { strikes } = await readyStore(own.url, { logger });
     for (const expected of [1, 2, 3]) expect(await strikes.strike("a", MINUTE)).toBe(expected);
     own.freeze();
-    const startMs = performance.now();
+    const sinceAsked = ownTime();
     expect(await Promise.all([strikes.strike("b", MINUTE), strikes.strike("b", MINUTE), strikes.strike("b", MINUTE)])).toEqual([1, 2, 3]);
-    expect(performance.now() - startMs).toBeLessThan(400);
+    expect(sinceAsked()).toBeLessThan(400);
     await has("QG_REDIS_LOST");
-    const awayMs = performance.now();
+    const sinceAway = ownTime();
     expect(await strikes.strike("a", MINUTE)).toBe(1);
-    expect(performance.now() - awayMs).toBeLessThan(50);
+    expect(sinceAway()).toBeLessThan(50);
     own.thaw();
     await has("QG_REDIS_BACK");
     expect(await strikes.strike("a", MINUTE)).toBe(4);

@@ -51,8 +51,11 @@ export const insertRows = (link: PostgresLink, parameter: string, corrects = fal
   `insert into ${link.table("quotaguard_ledger")} as known (${NAMES}) select ${VALUES} from json_to_recordset(${parameter}::json) as row (${TYPES})
    on conflict (id) do ${corrects ? `update set ${REPLACED} where known.state = 'unknown' and excluded.state <> 'unknown'` : "nothing"}`;
 
-/** What Postgres' text cannot hold: NUL, and halves of characters. */
-const UNSTORABLE = /u(?:0000|d[89a-f])/i;
+/** What Postgres' text cannot hold, as JSON writes it: NUL, and halves of characters. */
+const UNSTORABLE = /\\u(?:0000|d[89a-f])/;
+
+/** The name of each column before its value. */
+const KEYS = STORED_COLUMNS.map((column) => `${JSON.stringify(column)}:`);
 
 /** A row as a JSON object for {@link insertRows}. Throws a TypeError for what is no row. */
 export function rowJson(row: LedgerRow, sealer: RowSealer): string {
@@ -60,9 +63,16 @@ export function rowJson(row: LedgerRow, sealer: RowSealer): string {
   return UNSTORABLE.test(json) ? jsonOf(storable(row), sealer) : json;
 }
 
+/** Without the empty columns, which are half of them: Postgres takes one that is not named for null. */
 function jsonOf(row: LedgerRow, sealer: RowSealer): string {
   const values = sealer.sealed(row);
-  return JSON.stringify(Object.fromEntries(STORED_COLUMNS.map((column, index) => [column, values[index]])));
+  let json = "";
+  for (let i = 0; i < KEYS.length; i += 1) {
+    const value = values[i];
+    if (value === null || value === undefined) continue;
+    json += `${json === "" ? "{" : ","}${KEYS[i]}${JSON.stringify(value)}`;
+  }
+  return `${json}}`;
 }
 
 const storable = <T>(value: T): T =>

@@ -8,7 +8,7 @@ import type { Clock, Timer } from "../../core/time.ts";
 import { folding } from "../sql/folding.ts";
 import type { LedgerQueries } from "../sql/ledger-queries.ts";
 import { OpenPacks, type Pack } from "../sql/open-packs.ts";
-import { backoffMs, EAGER_ROWS, QUEUE_ROWS, ROW_WAIT_MS, RowQueue } from "../sql/row-queue.ts";
+import { backoffMs, EAGER_ROWS, QUEUE_ROWS, type QueuedRow, queuedRow, ROW_WAIT_MS, RowQueue } from "../sql/row-queue.ts";
 import type { RowSealer } from "../sql/row-sealer.ts";
 import type { Database } from "../sql/schema.ts";
 import { storeUnavailable } from "../sql/store-unavailable.ts";
@@ -21,6 +21,8 @@ import { isRowFault } from "./trouble.ts";
 const BATCH_ROWS = 1000;
 /** Intents of one statement. More come only when the database hangs. */
 const PACK_INTENTS = 2000;
+/** Kept rows that are made ready in one turn of the event loop. */
+const REPLAYED_AT_ONCE = 50;
 
 export interface PostgresLedger extends Required<Ledger> {
   readonly replay: NonNullable<LedgerStore["replay"]>;
@@ -52,14 +54,15 @@ interface Waiter {
   reject(error: GuardError): void;
 }
 
-type Prepared = readonly { readonly row: LedgerRow; readonly json: string }[];
+/** See {@link rowJson}. */
+type JsonRow = QueuedRow<string>;
 
 /**
  * One write at a time: whatever comes while it is on its way goes with the next one, so that the busier the gateway, the more requests share a
  * round trip. All of it may happen twice (rows by their id, deletions by nature), so a write whose reply was lost is simply repeated.
  */
 export function postgresLedger({ link, queries, builder, owners, sealer, clock, logger }: LedgerParts): PostgresLedger {
-  const queue = new RowQueue(clock, logger);
+  const queue = new RowQueue<string>(clock, logger);
   const packs = new OpenPacks();
   let pack: Pack | null = null;
   /** The pack that is on its way. */
@@ -112,9 +115,7 @@ export function postgresLedger({ link, queries, builder, owners, sealer, clock, 
   async function writeOnce(): Promise<boolean> {
     sent = pack;
     pack = null;
-    const taken = wantsRows || queue.rows.length >= EAGER_ROWS ? queue.rows.splice(0, BATCH_ROWS) : [];
-    const rows = prepared(taken);
-    done += taken.length - rows.length;
+    const rows = wantsRows || queue.rows.length >= EAGER_ROWS ? queue.rows.splice(0, BATCH_ROWS) : [];
     if (queue.rows.length === 0) wantsRows = false;
     const beat = wantsBeat || owners.due();
     wantsBeat = false;
@@ -127,13 +128,13 @@ export function postgresLedger({ link, queries, builder, owners, sealer, clock, 
     try {
       await write(rest, rows);
     } catch (error) {
-      queue.rows.unshift(...rows.map(({ row }) => row));
+      queue.rows.unshift(...rows);
       packs.emptied.unshift(...emptied);
       failed(error);
       return false;
     }
     if (queue.completeFrom === completeFrom) queue.completeFrom = null;
-    for (const { row } of rows) packs.leave(row.id);
+    for (const { id } of rows) packs.leave(id);
     failures = 0;
     if ((isBehind || queue.droppedRefusals > 0) && queue.rows.length === 0) caughtUp();
     done += rows.length;
@@ -141,9 +142,9 @@ export function postgresLedger({ link, queries, builder, owners, sealer, clock, 
     return true;
   }
 
-  async function write(rest: LedgerWrite, rows: Prepared): Promise<void> {
+  async function write(rest: LedgerWrite, rows: readonly JsonRow[]): Promise<void> {
     try {
-      return await send({ ...rest, rows: rows.map(({ json }) => json) });
+      return await send({ ...rest, rows: rows.map(({ stored }) => stored) });
     } catch (error) {
       if (rows.length === 0 || !isRowFault(error)) throw error;
     }
@@ -152,15 +153,15 @@ export function postgresLedger({ link, queries, builder, owners, sealer, clock, 
     await writeHalves(rows, false);
   }
 
-  async function writeHalves(rows: Prepared, corrects: boolean): Promise<void> {
+  async function writeHalves(rows: readonly JsonRow[], corrects: boolean): Promise<void> {
     const middle = Math.ceil(rows.length / 2);
     for (const half of [rows.slice(0, middle), rows.slice(middle)]) {
       try {
-        if (half.length > 0) await send({ ...NOTHING, rows: half.map(({ json }) => json), corrects });
+        if (half.length > 0) await send({ ...NOTHING, rows: half.map(({ stored }) => stored), corrects });
       } catch (error) {
         if (!isRowFault(error)) throw error;
         const [one, more] = half;
-        if (one && !more) queue.leftOut(one.row, error);
+        if (one && !more) queue.leftOut(one, error);
         else await writeHalves(half, corrects);
       }
     }
@@ -179,16 +180,15 @@ export function postgresLedger({ link, queries, builder, owners, sealer, clock, 
     isRegistered ||= one.beat;
   }
 
-  function prepared(rows: readonly LedgerRow[]): Prepared {
-    return rows.flatMap((row) => {
-      try {
-        return [{ row, json: rowJson(row, sealer) }];
-      } catch (error) {
-        queue.leftOut(row, error);
-        packs.leave(row.id);
-        return [];
-      }
-    });
+  /** Null = it is no row, and left out. */
+  function prepared(row: LedgerRow): JsonRow | null {
+    try {
+      return queuedRow(row, rowJson(row, sealer));
+    } catch (error) {
+      queue.leftOut(row, error);
+      packs.leave(row.id);
+      return null;
+    }
   }
 
   function failed(error: unknown): void {
@@ -256,7 +256,9 @@ export function postgresLedger({ link, queries, builder, owners, sealer, clock, 
       return pack.committed;
     },
 
-    close(row) {
+    close(given) {
+      const row = prepared(given);
+      if (row === null) return;
       const before = queue.rows.length;
       const isQueued = queue.add(row);
       // Refusals that made room are dealt with as well.
@@ -294,14 +296,19 @@ export function postgresLedger({ link, queries, builder, owners, sealer, clock, 
         await writing;
         if (failures > 0) throw refusal();
       }
-      const rows = prepared(given);
+      const rows: JsonRow[] = [];
+      for (const [index, one] of given.entries()) {
+        if (index % REPLAYED_AT_ONCE === REPLAYED_AT_ONCE - 1) await new Promise((resolve) => setImmediate(resolve));
+        const row = prepared(one);
+        if (row !== null) rows.push(row);
+      }
       try {
         await send({ ...NOTHING, beat: given.length === 0, completeFrom: gapUntilMs });
         await writeHalves(rows, true);
       } catch (error) {
         throw storeUnavailable(error);
       }
-      for (const { row } of rows) packs.leave(row.id);
+      for (const { id } of rows) packs.leave(id);
     },
 
     async fold(beforeMs, most) {

@@ -15,11 +15,28 @@ const MAX_BACKOFF_MS = 5000;
 /** How long to leave the database alone after so many failures on end. */
 export const backoffMs = (failures: number): number => Math.min(MAX_BACKOFF_MS, BACKOFF_MS * 2 ** failures);
 
+/** What must be known of a row that does not get there. */
+type RowHead = Pick<LedgerRow, "id" | "requestId" | "at" | "state">;
+
+/** A finished row that waits, in the form that the database takes. */
+export interface QueuedRow<Stored> extends RowHead {
+  readonly stored: Stored;
+}
+
+/** Made when a row is closed and not when it is written: so each request does its own share, and no turn of the event loop that of a whole batch. */
+export const queuedRow = <Stored>({ id, requestId, at, state }: LedgerRow, stored: Stored): QueuedRow<Stored> => ({
+  id,
+  requestId,
+  at,
+  state,
+  stored,
+});
+
 /** Finished rows that wait for the database, oldest first, and what is known about those that did not get there. */
-export class RowQueue {
+export class RowQueue<Stored> {
   readonly #clock: Clock;
   readonly #logger: Logger;
-  rows: LedgerRow[] = [];
+  rows: QueuedRow<Stored>[] = [];
   /** Refusals that were left out since the queue was full. */
   droppedRefusals = 0;
   /** The rows before this time are not all there (wall clock, ms); null = there is nothing new to note about that. */
@@ -31,24 +48,24 @@ export class RowQueue {
   }
 
   /** False = there is no room for it. Refusals cost nobody anything, so they go first; a charged row had its intent admitted while there was room. */
-  add(row: LedgerRow): boolean {
+  add(row: QueuedRow<Stored>): boolean {
     if (this.rows.length >= QUEUE_ROWS && !this.#makeRoom(row)) return false;
     this.rows.push(row);
     return true;
   }
 
   /** A row that will never be stored. A refusal charged nothing, so nobody misses it who adds up what was charged. */
-  lose(row: LedgerRow): void {
+  lose(row: RowHead): void {
     if (row.state === "refused") return;
     this.completeFrom = Math.max(this.completeFrom ?? 0, Number.isSafeInteger(row.at) ? row.at + 1 : this.#clock.now());
   }
 
-  leftOut(row: LedgerRow, error: unknown): void {
+  leftOut(row: RowHead, error: unknown): void {
     this.#logger.error({ err: error, id: row.id, requestId: row.requestId }, "a ledger row cannot be stored and was left out");
     this.lose(row);
   }
 
-  #makeRoom(row: LedgerRow): boolean {
+  #makeRoom(row: RowHead): boolean {
     if (this.droppedRefusals === 0) {
       this.#logger.warn({ rows: this.rows.length }, "the ledger's queue is full: rows of refused requests are dropped and counted");
     }

@@ -10,12 +10,16 @@ import type { Clock, Timer } from "../../core/time.ts";
 import { folding } from "../sql/folding.ts";
 import { COMPLETE_SINCE, type LedgerQueries } from "../sql/ledger-queries.ts";
 import { OpenPacks, type Pack } from "../sql/open-packs.ts";
-import { backoffMs, EAGER_ROWS, QUEUE_ROWS, ROW_WAIT_MS, RowQueue } from "../sql/row-queue.ts";
+import { backoffMs, EAGER_ROWS, QUEUE_ROWS, type QueuedRow, queuedRow, ROW_WAIT_MS, RowQueue } from "../sql/row-queue.ts";
+import type { SqlValue } from "../sql/ledger-rows.ts";
 import type { RowSealer } from "../sql/row-sealer.ts";
 import type { Database } from "../sql/schema.ts";
 import type { Transact } from "./dialect.ts";
 import { INSERT_ROW, type Owners } from "./owners.ts";
 import { isRowFault, storeUnavailable } from "./trouble.ts";
+
+/** Rows of one turn of the event loop that came of themselves: SQLite writes while everybody else waits. */
+const TURN_ROWS = 16;
 
 export interface SqliteLedger extends Required<Ledger> {
   /** Shows that the owner lives and writes what waits. Never throws. */
@@ -48,34 +52,61 @@ export function sqliteLedger({ db, transact, queries, builder, owners, sealer, c
     `insert into quotaguard_meta (key, value) values ('${COMPLETE_SINCE}', ?) on conflict (key) do update set value = max(value, excluded.value)`,
   );
 
-  const queue = new RowQueue(clock, logger);
+  const queue = new RowQueue<readonly SqlValue[]>(clock, logger);
   const packs = new OpenPacks();
   let pack: Pack | null = null;
+  let isTurnComing = false;
+  /** The oldest row has waited for as long as it may, or there are many. */
+  let areRowsDue = false;
+  /** Rows that were closed since the last turn. */
+  let arrived = 0;
   let rowTimer: Timer | undefined;
   let rowTimerRuns = false;
   let failures = 0;
+  /** It has failed, and not all that waited then is written. */
+  let isBehind = false;
   let retryAtMs = 0;
   let retryTimer: Timer | undefined;
   let waiters: { resolve(): void; reject(error: GuardError): void }[] = [];
 
-  function onTick(): void {
-    if (pack !== null) commit(queue.rows.length >= EAGER_ROWS, false);
+  function turnSoon(): void {
+    if (isTurnComing) return;
+    isTurnComing = true;
+    setImmediate(onTurn);
+  }
+
+  function onTurn(): void {
+    isTurnComing = false;
+    if (failures === 0 && (pack !== null || areRowsDue)) writeSome(false);
   }
 
   function onRowTimer(): void {
     rowTimerRuns = false;
-    if (failures === 0) commit(true, false);
+    areRowsDue = true;
+    if (failures === 0) writeSome(false);
   }
 
   function onRetry(): void {
+    areRowsDue = true;
     // The beat is a real write, so that an idle gateway finds out as well that the database is back.
-    commit(true, true);
+    writeSome(true);
   }
 
-  /** Writes the intents of this tick and, on request, the finished rows. False = the database failed; the finished rows stay queued. */
-  function commit(withRows: boolean, withBeat: boolean): boolean {
+  /** One transaction for the intents of this tick, together with some of the rows that are due; what is left of them has further turns. */
+  function writeSome(withBeat: boolean): void {
+    // Twice what has come since: however busy the process, the queue becomes shorter.
+    const most = Math.max(TURN_ROWS, 2 * arrived);
+    arrived = 0;
+    areRowsDue ||= queue.rows.length >= EAGER_ROWS;
+    if (!commit(areRowsDue ? most : 0, withBeat)) return;
+    areRowsDue &&= queue.rows.length > 0;
+    if (areRowsDue) turnSoon();
+  }
+
+  /** Writes the intents of this tick and up to so many finished rows. False = the database failed; the finished rows stay queued. */
+  function commit(mostRows: number, withBeat: boolean): boolean {
     const newPack = pack;
-    const finished = withRows ? queue.rows : [];
+    const finished = queue.rows.slice(0, mostRows);
     const beat = withBeat || owners.due();
     if (newPack === null && finished.length === 0 && !beat) return true;
     let alive = true;
@@ -96,17 +127,30 @@ export function sqliteLedger({ db, transact, queries, builder, owners, sealer, c
     packs.emptied = [];
     queue.completeFrom = null;
     if (!alive) packs.forget(newPack);
-    if (withRows) queue.rows = [];
-    for (const row of finished) packs.leave(row.id);
+    queue.rows.splice(0, finished.length);
+    for (const { id } of finished) packs.leave(id);
     newPack?.resolve();
-    if (failures > 0 || (withRows && queue.droppedRefusals > 0)) caughtUp();
-    if (withRows && waiters.length > 0) release();
+    failures = 0;
+    if (queue.rows.length > 0) return true;
+    if (isBehind || queue.droppedRefusals > 0) caughtUp();
+    if (waiters.length > 0) release();
     return true;
   }
 
-  function insert(row: LedgerRow): void {
+  /** Null = it is no row, and left out. */
+  function prepared(row: LedgerRow): QueuedRow<readonly SqlValue[]> | null {
     try {
-      insertRow.run(...sealer.sealed(row));
+      return queuedRow(row, sealer.sealed(row));
+    } catch (error) {
+      queue.leftOut(row, error);
+      packs.leave(row.id);
+      return null;
+    }
+  }
+
+  function insert(row: QueuedRow<readonly SqlValue[]>): void {
+    try {
+      insertRow.run(...row.stored);
     } catch (error) {
       // One row that cannot be stored must not hold up all others for ever.
       if (!isRowFault(error)) throw error;
@@ -119,7 +163,8 @@ export function sqliteLedger({ db, transact, queries, builder, owners, sealer, c
     const delayMs = backoffMs(failures);
     failures += 1;
     retryAtMs = clock.monotonic() + delayMs;
-    if (failures === 1) logger.error({ err: error, rows: queue.rows.length }, "the ledger cannot be written: requests are refused until it can");
+    if (!isBehind) logger.error({ err: error, rows: queue.rows.length }, "the ledger cannot be written: requests are refused until it can");
+    isBehind = true;
     retryTimer = clock.timer(delayMs, onRetry);
     if (pack === null) return;
     const refused = pack;
@@ -128,7 +173,7 @@ export function sqliteLedger({ db, transact, queries, builder, owners, sealer, c
   }
 
   function caughtUp(): void {
-    failures = 0;
+    isBehind = false;
     logger.info({ droppedRefusals: queue.droppedRefusals }, "the ledger has caught up");
     queue.droppedRefusals = 0;
   }
@@ -144,7 +189,7 @@ export function sqliteLedger({ db, transact, queries, builder, owners, sealer, c
 
   async function read<T>(query: () => Promise<T>): Promise<T> {
     // Reads see what this process has written, committed or not.
-    if (failures === 0) commit(true, false);
+    if (failures === 0) commit(Infinity, false);
     try {
       return await query();
     } catch (error) {
@@ -155,20 +200,23 @@ export function sqliteLedger({ db, transact, queries, builder, owners, sealer, c
   return {
     intent(row) {
       if (failures > 0 || queue.rows.length + (pack?.open ?? 0) >= QUEUE_ROWS) throw refusal();
-      if (pack === null) setImmediate(onTick);
+      turnSoon();
       pack = packs.add(row, pack);
       return pack.committed;
     },
 
-    close(row) {
-      if (!queue.add(row) || rowTimerRuns || failures > 0) return;
+    close(given) {
+      const row = prepared(given);
+      if (row === null || !queue.add(row)) return;
+      arrived += 1;
+      if (rowTimerRuns || failures > 0) return;
       rowTimerRuns = true;
       if (rowTimer === undefined) rowTimer = clock.timer(ROW_WAIT_MS, onRowTimer);
       else rowTimer.refresh();
     },
 
     flush() {
-      if (failures === 0 && commit(true, false)) return;
+      if (failures === 0 && commit(Infinity, false)) return;
       return new Promise<void>((resolve, reject) => waiters.push({ resolve, reject }));
     },
 
@@ -177,7 +225,7 @@ export function sqliteLedger({ db, transact, queries, builder, owners, sealer, c
     totals: (filter, groupBy) => read(() => queries.totals(filter, groupBy)),
 
     async *scan(fromMs) {
-      if (failures > 0 || !commit(true, false)) throw refusal();
+      if (failures > 0 || !commit(Infinity, false)) throw refusal();
       try {
         yield* queries.scan(fromMs);
       } catch (error) {
@@ -202,11 +250,11 @@ export function sqliteLedger({ db, transact, queries, builder, owners, sealer, c
     },
 
     beat() {
-      if (failures === 0) commit(true, true);
+      if (failures === 0) commit(Infinity, true);
     },
 
     stop() {
-      commit(true, false);
+      commit(Infinity, false);
       rowTimer?.cancel();
       retryTimer?.cancel();
       release();

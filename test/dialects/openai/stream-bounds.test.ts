@@ -2,6 +2,7 @@ import { describe, expect, test } from "vitest";
 import { openaiObserver } from "../../../src/dialects/openai/stream.ts";
 import { refusalOf } from "../../core/context-kit.ts";
 import { chunk, event, FIVE_SIX, FIVE_SIX_USAGE, observe, usageChunk } from "./stream-kit.ts";
+import { keptBytes } from "../../helpers/kept-bytes.ts";
 
 const MIB = 1024 * 1024;
 const STOP = event(chunk({}, { finish_reason: "stop" }));
@@ -50,24 +51,18 @@ describe.each([[true], [false]])("an event without end (usage hidden: %s)", (hid
 });
 
 test("20 MiB of stream keep less than 4 MiB", () => {
-  const gc = (globalThis as { gc?: () => void }).gc ?? exposedGc();
   const text = event(chunk({ content: "words and ".repeat(40) }));
   // The code that the engine makes of ours on the way is not the stream's memory: it is made before the measuring begins.
   const warming = observer(true);
   for (let i = 0; i < 20_000; i += 1) warming.push(Buffer.from(text));
   const watched = observer(true);
-  const used = (): number => {
-    gc();
-    const { heapUsed, arrayBuffers } = process.memoryUsage();
-    return heapUsed + arrayBuffers;
-  };
-  const before = used();
+  const before = keptBytes();
   let most = 0;
   for (let size = 0, i = 0; size < 20 * MIB; size += text.length, i += 1) {
     watched.push(Buffer.from(text));
-    if (i % 10_000 === 9_999) most = Math.max(most, used() - before);
+    if (i % 10_000 === 9_999) most = Math.max(most, keptBytes() - before);
   }
-  most = Math.max(most, used() - before);
+  most = Math.max(most, keptBytes() - before);
   expect(most).toBeLessThan(4 * MIB);
   watched.push(Buffer.from(STOP + event(usageChunk(FIVE_SIX)) + event("[DONE]")));
   expect(watched.end().complete).toBe(true);
@@ -102,11 +97,3 @@ describe("text that is made to fool whoever looks only at the end", () => {
     expect(observe([Buffer.from(text)], true)).toMatchObject({ forwarded: text, complete: true, usage: null, delivered: args.length + 1 });
   });
 });
-
-/** `gc` without a command line flag of the test run. */
-function exposedGc(): () => void {
-  const { setFlagsFromString } = process.getBuiltinModule("node:v8");
-  const { runInNewContext } = process.getBuiltinModule("node:vm");
-  setFlagsFromString("--expose-gc");
-  return runInNewContext("gc") as () => void;
-}

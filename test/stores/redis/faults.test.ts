@@ -5,6 +5,7 @@ import { redisScript } from "../../../src/stores/redis/lua/script.ts";
 import { redisSettings, type RedisStoreOptions } from "../../../src/stores/redis/options.ts";
 import { ownServer, type OwnServer, proxyTo, redisProgram } from "./own-server.ts";
 import { eventually, failureOf, log, readyStore } from "./redis-kit.ts";
+import { ownTime } from "../../helpers/own-time.ts";
 
 const DEADLINE_MS = 250;
 /** What a call may take beyond its deadline on a busy machine. */
@@ -37,18 +38,18 @@ describe.skipIf(redisProgram === undefined)("a server that is frozen", () => {
     expect(await say("before")).toBe("before");
     own.freeze();
     const failures = await Promise.all(Array.from({ length: 20 }, (_, i) => failureOf(() => say(`lost ${i}`))));
-    for (const { error, ms } of failures) {
+    for (const { error, ms, ownMs } of failures) {
       expect(error).toMatchObject({ code: "store_unavailable", retryAfterMs: expect.any(Number) });
       expect(error.message).not.toContain("127.0.0.1");
       expect(ms).toBeGreaterThan(DEADLINE_MS - 5);
-      expect(ms).toBeLessThan(DEADLINE_MS + SPARE_MS);
+      expect(ownMs).toBeLessThan(DEADLINE_MS + SPARE_MS);
     }
-    expect((await failureOf(() => say("at once"))).ms).toBeLessThan(20);
-    const startMs = performance.now();
+    expect((await failureOf(() => say("at once"))).ownMs).toBeLessThan(20);
+    const sinceThaw = ownTime();
     own.thaw();
     // Nobody asks: the late replies tell.
     await has("QG_REDIS_BACK");
-    expect(performance.now() - startMs).toBeLessThan(1000);
+    expect(sinceThaw()).toBeLessThan(1000);
     const said = await Promise.all(Array.from({ length: 50 }, (_, i) => say(`new ${i}`)));
     expect(said).toEqual(Array.from({ length: 50 }, (_, i) => `new ${i}`));
     expect(codes()).toEqual(["QG_REDIS_LOST", "QG_REDIS_BACK"]);
@@ -64,17 +65,17 @@ describe.skipIf(redisProgram === undefined)("a server that is frozen", () => {
     await failureOf(() => connection.call("PING"));
     await has("QG_REDIS_LOST");
     await expect.poll(() => proxy.made(), { timeout: 5000, interval: 20 }).toBeGreaterThan(1);
-    const startMs = performance.now();
+    const sinceThaw = ownTime();
     own.thaw();
     await has("QG_REDIS_BACK");
-    expect(performance.now() - startMs).toBeLessThan(5000);
+    expect(sinceThaw()).toBeLessThan(5000);
     expect(String(await connection.run(echo, [], ["again"], true))).toBe("again");
     expect(codes()).toEqual(["QG_REDIS_LOST", "QG_REDIS_BACK"]);
     own.freeze();
     const last = failureOf(() => connection.call("PING"));
-    const closingMs = performance.now();
+    const sinceClosing = ownTime();
     await connection.close();
-    expect(performance.now() - closingMs).toBeLessThan(DEADLINE_MS + SPARE_MS);
+    expect(sinceClosing()).toBeLessThan(DEADLINE_MS + SPARE_MS);
     expect((await last).error.code).toBe("store_unavailable");
     expect((await failureOf(() => connection.call("PING"))).error.message).toContain("is closed");
     own.thaw();
@@ -86,10 +87,10 @@ describe.skipIf(redisProgram === undefined)("a server that is frozen", () => {
     const connection = await connected(proxy.url);
     proxy.hole(true);
     const all = Array.from({ length: 10_000 }, () => failureOf(() => connection.run(echo, [], ["x"], true)));
-    const { error, ms } = await failureOf(() => connection.run(echo, [], ["one more"], true));
-    expect(ms).toBeLessThan(50);
+    const { error, ownMs } = await failureOf(() => connection.run(echo, [], ["one more"], true));
+    expect(ownMs).toBeLessThan(50);
     expect((error.cause as Error).message).toBe("10000 calls wait for an answer");
-    for (const { ms: waitedMs } of await Promise.all(all)) expect(waitedMs).toBeLessThan(1000);
+    for (const { ownMs: waitedMs } of await Promise.all(all)) expect(waitedMs).toBeLessThan(1000);
   });
 
   it("is not taken for what is our own standstill", async () => {
@@ -114,9 +115,9 @@ describe.skipIf(redisProgram === undefined)("a server that dies", () => {
     await store.records.put("w/1", "lost with the server");
     await own.kill();
     await has("QG_REDIS_LOST");
-    const { error, ms } = await failureOf(() => store.records.get("w/1"));
+    const { error, ownMs } = await failureOf(() => store.records.get("w/1"));
     expect(error).toMatchObject({ code: "store_unavailable", retryAfterMs: 1000 });
-    expect(ms).toBeLessThan(20);
+    expect(ownMs).toBeLessThan(20);
     await own.restart();
     await has("QG_REDIS_BACK");
     await store.records.put("w/2", "new");
@@ -237,9 +238,9 @@ describe.skipIf(redisProgram === undefined)("a server that says no", () => {
     const connection = await connected(own.url, { logger });
     await own.admin.call("REPLICAOF", "127.0.0.1", "1");
     const failures = await Promise.all(Array.from({ length: 20 }, () => failureOf(() => connection.run(count, [key(connection, "n")], [], true))));
-    for (const { error, ms } of failures) {
+    for (const { error, ownMs } of failures) {
       expect(error.code).toBe("store_unavailable");
-      expect(ms).toBeLessThan(DEADLINE_MS + SPARE_MS);
+      expect(ownMs).toBeLessThan(DEADLINE_MS + SPARE_MS);
     }
     await own.admin.call("REPLICAOF", "NO", "ONE");
     await has("QG_REDIS_BACK");
@@ -255,8 +256,8 @@ describe.skipIf(redisProgram === undefined)("a server that says no", () => {
     const endless = own.admin.eval("while true do end", 0).catch((error: unknown) => String(error));
     // Before the threshold it is as good as frozen, and after it says BUSY. Until then the script may still be on its way.
     await expect.poll(() => killer.ping().catch(String), { timeout: 5000, interval: 20 }).toContain("BUSY");
-    const { ms } = await failureOf(() => connection.run(count, [key(connection, "n")], [], true));
-    expect(ms).toBeLessThan(DEADLINE_MS + SPARE_MS);
+    const { ownMs } = await failureOf(() => connection.run(count, [key(connection, "n")], [], true));
+    expect(ownMs).toBeLessThan(DEADLINE_MS + SPARE_MS);
     await killer.script("KILL");
     expect(await endless).toContain("killed");
     expect((await eventually(() => connection.run(count, [key(connection, "n")], [], true))).ms).toBeLessThan(2000);

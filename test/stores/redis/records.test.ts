@@ -11,6 +11,7 @@ import { testClock } from "../../../src/testing/clock.ts";
 import { testServer } from "../../setup/test-server.ts";
 import { proxyTo } from "./own-server.ts";
 import { failureOf, readyStore } from "./redis-kit.ts";
+import { ownTime } from "../../helpers/own-time.ts";
 
 const url = (await testServer("redis")) as string;
 /** Begins every partition of this file, so that it can take its keys away again. */
@@ -44,13 +45,13 @@ describe.skipIf(url === undefined)("redisStore", () => {
       const { a, b } = await pair();
       const heard = gathered<readonly [string, unknown, number | undefined]>();
       b.records.watch("ban/", (key, record) => heard.add([key, record?.value, record?.version]));
-      const startMs = performance.now();
+      const sincePut = ownTime();
       const version = await a.records.put("ban/x:y\nz", { reason: "a:b" });
       await heard.count(1);
       await a.records.put("elsewhere", 1);
       await a.records.delete("ban/x:y\nz");
       await heard.count(2);
-      expect(performance.now() - startMs).toBeLessThan(500);
+      expect(sincePut()).toBeLessThan(500);
       expect(heard.all).toEqual([
         ["ban/x:y\nz", { reason: "a:b" }, version],
         ["ban/x:y\nz", undefined, undefined],

@@ -6,6 +6,7 @@ import { GuardError } from "../../../src/core/errors.ts";
 import type { Logger } from "../../../src/core/logger.ts";
 import type { Store } from "../../../src/core/store.ts";
 import { redisStore, type RedisStoreOptions, type RedisStoreSource } from "../../../src/stores/redis/index.ts";
+import { ownTime } from "../../helpers/own-time.ts";
 
 export interface LogLine {
   readonly level: keyof Logger;
@@ -63,14 +64,15 @@ export async function readyStore(source: RedisStoreSource, options: RedisStoreOp
   return store;
 }
 
-/** What a call failed with, and after how many ms. */
-export async function failureOf(call: () => unknown): Promise<{ readonly error: GuardError; readonly ms: number }> {
+/** What a call failed with, and after how many ms: by the clock, and as this process had them. */
+export async function failureOf(call: () => unknown): Promise<{ readonly error: GuardError; readonly ms: number; readonly ownMs: number }> {
   const startMs = performance.now();
+  const sinceAsked = ownTime();
   try {
     await call();
   } catch (error) {
     if (!GuardError.is(error)) throw error;
-    return { error, ms: performance.now() - startMs };
+    return { error, ms: performance.now() - startMs, ownMs: sinceAsked() };
   }
   throw new Error("the call succeeded");
 }
