@@ -9,7 +9,7 @@ const MINUTE = 60_000;
 
 async function byQuota(given: readonly (string | AccountInput)[], router: GuardOptions["router"] = {}) {
   let host: PluginHost | undefined;
-  const plugin = { name: "collector", setup: (given: PluginHost) => void (host = given) };
+  const plugin = { name: "collector", setup: (own: PluginHost) => void (host = own) };
   const kit = await accounts(given, { router: { strategy: "quota", ...router }, plugins: [plugin] });
   await kit.guard.ready();
   const left = async (percents: Readonly<Record<string, number>>): Promise<void> => {

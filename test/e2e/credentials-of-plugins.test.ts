@@ -435,7 +435,7 @@ describe("a strategy of somebody else's", () => {
   test("that no plugin brings stops the start, with the nearest one", async () => {
     const mine = plugin("mine", (host) => host.strategy("cheapest", last));
     await expect(accounts(["a"], { plugins: [mine.value], router: { strategy: "cheepest" } })).rejects.toThrow(
-      "router.strategy: expected one of round-robin, fill-first, weighted, cheapest; did you mean cheapest?",
+      "router.strategy: expected one of round-robin, fill-first, weighted, least-cost, quota, cheapest; did you mean cheapest?",
     );
   });
 });
