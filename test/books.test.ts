@@ -26,7 +26,11 @@ function kit(clock: TestClock) {
       const logger = keptLogger();
       let count = 0;
       const kept = books({
-        options: { modelAlias: {}, router: { strategy: "round-robin", lossy: false, reservation: { ttlMs: 300_000 } } },
+        options: {
+          modelAlias: {},
+          models: [],
+          router: { strategy: "round-robin", sticky: null, fallbackChains: {}, lossy: false, reservation: { ttlMs: 300_000 } },
+        },
         ledger: store.ledger,
         seals: undefined,
         records: store.records,

@@ -84,6 +84,8 @@ function asWritten(options: ResolvedOptions): Shown {
     modelAlias: options.modelAlias,
     router: {
       strategy: typeof router.strategy === "function" ? "a function" : router.strategy,
+      sticky: router.sticky === null ? false : { by: router.sticky.by, ttl: formatDuration(router.sticky.ttlMs) },
+      fallbackChains: router.fallbackChains,
       lossy: router.lossy,
       reservation: { ttl: formatDuration(router.reservation.ttlMs) },
     },

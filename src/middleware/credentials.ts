@@ -29,6 +29,7 @@ export function credentialsStep({ pool, tokensOf, usageOf, holderOf }: Credentia
           opId: ctx.id,
           tokens: () => tokensOf(call),
           credential,
+          withoutFallbacks: call.operation === "count_tokens",
           scopes: ctx.scopes,
           usage: usageOf && (() => usageOf(call)),
         });

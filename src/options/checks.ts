@@ -6,6 +6,7 @@ import { PROVIDER_IDS, providerRow } from "../upstream/providers.ts";
 import { demandsOf, unknownProvider } from "./credentials.ts";
 import { fail2banProblems } from "./fail2ban.ts";
 import { limitProblems } from "./limits.ts";
+import { chainProblems, stickyProblems } from "./router-checks.ts";
 import { isServerUrl, spoolProblems } from "./stores.ts";
 import { hint } from "../core/nearest.ts";
 import type { OptionPath, Problem } from "./tree.ts";
@@ -31,6 +32,8 @@ export function crossProblems(options: unknown): readonly Problem[] {
     ...keyProblems(root),
     ...credentialProblems(root),
     ...strategyProblems(root),
+    ...chainProblems(fieldsOf(root.router).fallbackChains),
+    ...stickyProblems(fieldsOf(root.router).sticky, declaredScopes(root.scopes)),
     ...modelProblems(root),
     ...aliasProblems(root),
     ...fail2banProblems(root.fail2ban),

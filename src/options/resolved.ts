@@ -7,6 +7,7 @@ import type { Secret } from "../core/secret.ts";
 import type { StrategyFunction } from "../core/strategy.ts";
 import type { Clock } from "../core/time.ts";
 import type { ModelPrice } from "../metering/price.ts";
+import type { FallbackChains } from "../pool/fallback-chains.ts";
 import type { StrategyName } from "../pool/strategies/index.ts";
 import { resolveCredential, type ParsedCredential } from "./credentials.ts";
 import { resolveFail2ban, type ResolvedFail2ban } from "./fail2ban.ts";
@@ -93,6 +94,9 @@ export interface ResolvedOptions {
   /** Another name than ours is that of a plugin's strategy. */
   readonly router: {
     readonly strategy: StrategyName | (string & {}) | StrategyFunction;
+    /** Null = nothing stays anywhere. */
+    readonly sticky: { readonly by: readonly string[]; readonly ttlMs: number } | null;
+    readonly fallbackChains: FallbackChains;
     /** Whether what a provider's dialect cannot express is dropped instead of refused. */
     readonly lossy: boolean;
     readonly reservation: { readonly ttlMs: number };
@@ -148,7 +152,13 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
     waitingCredentials: options.credentials.flatMap((credential, index) => (isBuiltIn(credential) ? [] : [{ index, credential }])),
     models: options.models.map(modelOf),
     modelAlias: options.modelAlias,
-    router: { strategy: router.strategy, lossy: router.lossy, reservation: { ttlMs: router.reservation.ttl } },
+    router: {
+      strategy: router.strategy,
+      sticky: router.sticky === false ? null : { by: router.sticky.by, ttlMs: router.sticky.ttl },
+      fallbackChains: router.fallbackChains,
+      lossy: router.lossy,
+      reservation: { ttlMs: router.reservation.ttl },
+    },
     resilience: {
       maxRetries: resilience.maxRetries,
       retryBudget: resilience.retryBudget,

@@ -32,7 +32,7 @@ export interface Asking {
   readonly usage?: (() => Usage) | undefined;
 }
 
-/** The leases of one request: never the same credential twice. */
+/** The leases of one request: never the same model of the same credential twice. */
 export class Attempts implements Choice, StrategyRequest {
   readonly #parts: AttemptParts;
   readonly #offer: Offer;
@@ -128,7 +128,13 @@ export class Attempts implements Choice, StrategyRequest {
     }
     this.#leases += 1;
     count(candidate.credential.name, 1);
-    return new PoolLease(this.#parts, this.#offer, candidate, pass, taken);
+    return new PoolLease(this.#parts, this.#offer, candidate, pass, taken, this);
+  }
+
+  /** The provider refused the account as a whole: another model on it would be asked in vain. */
+  leaveOut(credential: Credential): void {
+    for (const candidate of this.#offer.fallbacks.length === 0 ? NOTHING : this.#offer.candidates)
+      if (candidate.credential === credential) (this.#seen ??= []).push(candidate);
   }
 
   /** Those of a tier that may be used now: usually all of them, and then the tier itself. */
@@ -171,6 +177,9 @@ export class Attempts implements Choice, StrategyRequest {
 }
 
 const nobody = (): boolean => false;
+const NOTHING: readonly Candidate[] = Object.freeze([]);
+
+const isAboutAccount = (outcome: AttemptOutcome): boolean => outcome.kind === "refused" && outcome.isAccountWide && outcome.fault !== "request";
 
 const tokensOf = (outcome: AttemptOutcome): number | null => (outcome.kind === "refused" ? null : outcome.tokens);
 
@@ -183,9 +192,10 @@ class PoolLease implements Lease {
   readonly #candidate: Candidate;
   readonly #pass: Pass;
   readonly #slot: Slot;
+  readonly #attempts: Pick<Attempts, "leaveOut">;
   #released = false;
 
-  constructor(parts: AttemptParts, offer: Offer, candidate: Candidate, pass: Pass, slot: Slot) {
+  constructor(parts: AttemptParts, offer: Offer, candidate: Candidate, pass: Pass, slot: Slot, attempts: Pick<Attempts, "leaveOut">) {
     this.credential = candidate.credential;
     this.model = candidate.model;
     this.name = candidate.name;
@@ -194,6 +204,11 @@ class PoolLease implements Lease {
     this.#candidate = candidate;
     this.#pass = pass;
     this.#slot = slot;
+    this.#attempts = attempts;
+  }
+
+  get isFallback(): boolean {
+    return this.#offer.fallbacks.length > 0 && !this.#offer.own.includes(this.#candidate);
   }
 
   release(outcome: AttemptOutcome): void {
@@ -203,11 +218,19 @@ class PoolLease implements Lease {
     count(this.credential.name, -1);
     this.#slot.finish(tokensOf(outcome));
     // Only a failure asks who else there is.
-    health.leave(this.#candidate, this.#pass, outcome, outcome.kind === "served" ? nobody : () => this.#hasOthers());
+    if (outcome.kind === "served") {
+      health.leave(this.#candidate, this.#pass, outcome, nobody);
+      return;
+    }
+    const isWhole = isAboutAccount(outcome);
+    if (isWhole) this.#attempts.leaveOut(this.credential);
+    health.leave(this.#candidate, this.#pass, outcome, () => this.#hasOthers(isWhole));
   }
 
-  #hasOthers(): boolean {
+  /** `elsewhere` = the same account does not count. */
+  #hasOthers(elsewhere: boolean): boolean {
     const { health, slots } = this.#parts;
-    return this.#offer.candidates.some((other) => other !== this.#candidate && health.blockOf(other) === null && !slots.isShort(other));
+    const isOther = (other: Candidate): boolean => other !== this.#candidate && !(elsewhere && other.credential === this.credential);
+    return this.#offer.candidates.some((other) => isOther(other) && health.blockOf(other) === null && !slots.isShort(other));
   }
 }
