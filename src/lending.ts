@@ -19,6 +19,7 @@ import { credentialPool, type Pool } from "./pool/pool.ts";
 import { quotaFacts, type QuotaFacts } from "./pool/quota-facts.ts";
 import { hostStrategy } from "./pool/strategies/host-strategy.ts";
 import { lateStrategy } from "./pool/strategies/late-strategy.ts";
+import { sticky } from "./pool/strategies/sticky.ts";
 
 /** A strategy of a host's that fails does so at each request: it is counted each time, and said once in a while. */
 const COMPLAINT_MS = 60_000;
@@ -90,7 +91,8 @@ export async function lending({ options, services, store, local, nodes, holds, o
     defaultModelRpm: server.defaultModelsRpm,
     degraded: () => metrics?.storeError("reserve", "local"),
   });
-  const strategy = lateStrategy(router.strategy);
+  const late = lateStrategy(router.strategy);
+  const strategy = router.sticky === null ? late : sticky({ strategy: late, ttlMs: router.sticky.ttlMs, now: clock.monotonic });
   const pool = credentialPool({
     offers,
     health,
@@ -103,7 +105,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
 
   function chooseBy(name: string, fn: StrategyFunction): void {
     let complainedAt = -Infinity;
-    strategy.use(
+    late.use(
       hostStrategy({
         fn,
         inFlight: pool.inFlight,

@@ -24,6 +24,7 @@ import { exactTokenizer, fastTokenizer } from "./limits/tokenizer.ts";
 import type { Metrics } from "./metering/metrics.ts";
 import { budgetsStep } from "./middleware/budgets.ts";
 import { credentialsStep } from "./middleware/credentials.ts";
+import { sessions } from "./middleware/credentials/session.ts";
 import type { PassthroughLane } from "./middleware/passthrough/lane.ts";
 import { holderOfFiles } from "./middleware/passthrough/named-files.ts";
 import { lanePaths } from "./middleware/passthrough/operations.ts";
@@ -263,6 +264,8 @@ async function assemble(
     const { inputTokens, expectedOutputTokens } = estimate(call, null);
     return { ...NO_USAGE, inputTokens, outputTokens: expectedOutputTokens };
   };
+  const { sticky } = options.router;
+  const sessionOf = sticky === null ? undefined : sessions(sticky.by);
   const listed = { offers: offered, catalogue, models: options.models, aliases: options.modelAlias };
   const models = modelsStep({ ...listed, asked: notPaused(credentials, lent.pauses), transport, clock, logger });
   const listing = modelListing(listed);
@@ -328,7 +331,7 @@ async function assemble(
     attempts,
     fail2ban: fence.step,
     idempotency: idempotency.step,
-    credentials: credentialsStep({ pool: lent.pool, tokensOf, holderOf, ...(isBuiltIn ? {} : { usageOf }) }),
+    credentials: credentialsStep({ pool: lent.pool, tokensOf, holderOf, sessionOf, ...(isBuiltIn ? {} : { usageOf }) }),
     proxy: proxyStep({
       services,
       transport,

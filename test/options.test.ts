@@ -545,6 +545,11 @@ describe("every problem at once, by its path", () => {
       { router: { sticky: { by: ["sesion"] } } },
       "router.sticky.by[0]: expected session or a scope, not sesion; did you mean session? (scopes of your own are declared in scopes.names or scopes.headers)",
     ],
+    [
+      "sticky by the model",
+      { router: { sticky: { by: ["model"] } } },
+      "router.sticky.by[0]: expected session or a scope, not model (scopes of your own are declared in scopes.names or scopes.headers)",
+    ],
     ["sticky by one twice", { router: { sticky: { by: ["user", "user"] } } }, "router.sticky.by[1]: user is named twice"],
     ["sticky by none", { router: { sticky: { by: [] } } }, "router.sticky.by: expected 1 to 10 of session and the names of scopes; false = off"],
     ["alias to itself", { modelAlias: { fast: "fast" } }, "modelAlias.fast: stands for itself; name the model it stands for, or remove it"],

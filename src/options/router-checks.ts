@@ -6,6 +6,9 @@ import type { Problem } from "./tree.ts";
 /** The name that stands for a session, beside those of scopes. */
 const SESSION = "session";
 
+/** Scopes whose values tell nothing of who asks. */
+const NOBODYS: ReadonlySet<string> = new Set(["global", "route", "model", "credential"]);
+
 const CHAINS = ["router", "fallbackChains"] as const;
 const BY = ["router", "sticky", "by"] as const;
 
@@ -31,7 +34,7 @@ export function chainProblems(chains: unknown): readonly Problem[] {
 
 export function stickyProblems(sticky: unknown, scopes: ReadonlySet<string>): readonly Problem[] {
   const by: unknown = isObject(sticky) ? sticky.by : undefined;
-  const known = [SESSION, ...scopes];
+  const known = [SESSION, ...[...scopes].filter((scope) => !NOBODYS.has(scope))];
   return (Array.isArray(by) ? by : []).flatMap((name: unknown, index): Problem[] => {
     if (typeof name !== "string") return [];
     if (!known.includes(name)) {
