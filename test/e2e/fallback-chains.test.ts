@@ -196,11 +196,11 @@ describe("money", () => {
   const CEILING_INPUT = 17;
   const ceilingOf = (outputTokens: number, price: typeof DEAR): number =>
     CEILING_INPUT * price.inputPerMtok * 1_000 + outputTokens * price.outputPerMtok * 1_000;
-  const priced = (own: object | undefined, other: object | undefined): GuardOptions => ({
+  const priced = (own: typeof DEAR | undefined, other: typeof DEAR | undefined): GuardOptions => ({
     prices: { book: false },
     models: [
-      { name: ASKED, ...(own ? { price: own as typeof CHEAP } : {}) },
-      { name: CLAUDE, ...(other ? { price: other as typeof CHEAP } : {}) },
+      { name: ASKED, ...(own ? { price: own } : {}) },
+      { name: CLAUDE, ...(other ? { price: other } : {}) },
     ],
     limits: [{ name: "user-day", scope: "user", unit: "usd", window: { limit: 1, per: "day" } }],
   });
