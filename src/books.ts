@@ -25,7 +25,7 @@ const MOST_KNOWN = 1_000;
 const MOST_LINES = 20;
 
 export interface BooksParts {
-  readonly options: Pick<ResolvedOptions, "modelAlias" | "router">;
+  readonly options: Pick<ResolvedOptions, "modelAlias" | "models" | "router">;
   readonly ledger: Ledger;
   readonly seals: RowSeals | undefined;
   readonly records: RecordStore;
@@ -45,7 +45,7 @@ export interface Books {
 }
 
 export function books({ options, ledger, seals, records, prices, metrics, clock, logger }: BooksParts): Books {
-  const costOf = rowCosts(prices, options.modelAlias);
+  const costOf = rowCosts(prices, options);
   const audit = ledgerAudit({ ledger, seals, costOf, orphanMs: options.router.reservation.ttlMs + SWEEP_MS, clock });
   const lock = recordLock({ records, clock });
   const known = new Set<string>();

@@ -38,12 +38,18 @@ interface Servers {
   of(model: string): Serving;
   /** The same for one request, however often it is asked, whatever is offered meanwhile. Absent = nothing changes. */
   forRequest?(ctx: Context, model: string): Serving;
+  /** From now on without the fallbacks of this request that do not fit. Absent = there are none. */
+  keepFitting?(ctx: Context, model: string, fits: (candidate: Server) => boolean): Serving;
+}
+
+interface Server {
+  /** What prices know the model by there. */
+  readonly name: string;
+  readonly credential: { readonly name: string };
 }
 
 interface Serving {
-  /** What prices know the model by. */
-  readonly name: string;
-  readonly candidates: readonly { readonly credential: { readonly name: string } }[];
+  readonly candidates: readonly Server[];
 }
 
 /** Costs of gateway calls: the dearest candidate that may serve them. */
@@ -73,8 +79,13 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
   const servingOf = (ctx: Context, { model }: Call): Serving => offers.forRequest?.(ctx, model) ?? offers.of(model);
 
   function pairsOf(ctx: Context, call: Call): readonly ModelAndCredential[] {
-    const { name, candidates } = servingOf(ctx, call);
-    return candidates.map(({ credential }) => ({ model: name, credential: credential.name }));
+    return servingOf(ctx, call).candidates.map(({ name, credential }) => ({ model: name, credential: credential.name }));
+  }
+
+  /** A fallback without a price cannot be held for: the request is served without it. One of the model's own is refused. */
+  function leaveOutUnpriced(ctx: Context, { model }: Call): void {
+    const sheet = prices.of(ctx);
+    offers.keepFitting?.(ctx, model, ({ name, credential }) => sheet.find(name, credential.name) !== null);
   }
 
   function usdCeiling(ctx: Context, call: Call, { isText }: Estimate, inputTokens: number, outputTokens: number): number {
@@ -90,6 +101,7 @@ export function callCosts(parts: CostParts, offers: Servers): Costs {
       servingOf(ctx, call);
       // What only counts tokens is billed by nobody.
       if (!countsTokens(units) || call.operation === "count_tokens") return freeCost;
+      if (units.has("usd")) leaveOutUnpriced(ctx, call);
       const known = estimateOf(ctx, call, cap);
       const ceiling = amountsOf(known, "ceiling");
       const expected = amountsOf(known, "expected");

@@ -66,7 +66,7 @@ export function credentialViews({ offers, models, pool, health, slots, gate, quo
 
   function candidatesOf(name: string): readonly Candidate[] {
     try {
-      return offers.of(name).candidates;
+      return offers.of(name).own;
     } catch {
       // In the table, and nobody offers it.
       return [];

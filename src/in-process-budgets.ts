@@ -26,10 +26,10 @@ export interface InProcessBudgetsOptions {
   readonly everywhere: Omit<PlannerOptions, "requiredByDefault">;
 }
 
-const OWN = [{ credential: { name: "(own key)" } }];
+const OWN_KEY = { name: "(own key)" };
 
 /** What nobody lends has no candidates: a model is what its name says, at the price that is bound to no credential. */
-const asNamed = { resolve: (model: string): string => model, of: (name: string) => ({ name, candidates: OWN }) };
+const asNamed = { resolve: (model: string): string => model, of: (name: string) => ({ candidates: [{ name, credential: OWN_KEY }] }) };
 
 export function inProcessBudgets({ shared, costs, unread, everywhere }: InProcessBudgetsOptions): InProcessBudgets {
   const { registry } = everywhere;

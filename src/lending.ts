@@ -19,11 +19,14 @@ import type { Pauses } from "./pool/pauses.ts";
 import { credentialPool, type Pool } from "./pool/pool.ts";
 import { choosingSettings, type ChoosingSettings } from "./pool/choosing-settings.ts";
 import { quotaFacts, showsRoom, type QuotaFacts } from "./pool/quota-facts.ts";
+import type { Candidate } from "./pool/candidate.ts";
+import { quotaLevel } from "./pool/quota-level.ts";
 import { quotaGate } from "./pool/quota-gate.ts";
 import { spend } from "./pool/spend.ts";
 import { hostStrategy } from "./pool/strategies/host-strategy.ts";
 import { lateStrategy } from "./pool/strategies/late-strategy.ts";
 import type { StrategyParts } from "./pool/strategies/strategy-parts.ts";
+import { sticky } from "./pool/strategies/sticky.ts";
 import { reservationViews } from "./reservation-views.ts";
 
 /** A strategy of a host's that fails does so at each request: it is counted each time, and said once in a while. */
@@ -116,7 +119,12 @@ export async function lending({ options, services, store, local, nodes, holds, o
     const cost = pricer.cost(known, credential.name, usage) ?? pricer.cost(model, credential.name, usage);
     return cost && nanoToUsd(cost.rawNanoUsd);
   };
-  const strategy = lateStrategy(router.strategy, { allowance: left, settings: choosing, clock, costUsd, preferred: () => [] });
+  const late = lateStrategy(router.strategy, { allowance: left, settings: choosing, clock, costUsd, preferred: offers.preferred });
+  const mayStay = (candidate: Candidate): boolean => {
+    const standing = left.isQuiet ? null : left.of(candidate);
+    return standing === null || quotaLevel(standing.remainingRatio, null, choosing.current.thresholds) !== "critical";
+  };
+  const strategy = router.sticky === null ? late : sticky({ strategy: late, ttlMs: router.sticky.ttlMs, now: clock.monotonic, mayStay });
   const pool = credentialPool({
     offers,
     health,
@@ -131,7 +139,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
 
   function chooseBy(name: string, fn: StrategyFunction): void {
     let complainedAt = -Infinity;
-    strategy.use(
+    late.use(
       hostStrategy({
         fn,
         inFlight: pool.inFlight,

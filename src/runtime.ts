@@ -3,6 +3,7 @@ import type { Admin } from "./core/admin.ts";
 import type { Call } from "./core/call.ts";
 import { closeAll } from "./core/close-all.ts";
 import type { Services } from "./core/context.ts";
+import { diagnose } from "./core/diagnostics.ts";
 import { GuardError } from "./core/errors.ts";
 import type { ScopesInput } from "./core/scope.ts";
 import type { Ledger } from "./core/store.ts";
@@ -11,6 +12,7 @@ import type { Step } from "./core/step.ts";
 import { NO_USAGE, type Usage } from "./core/usage.ts";
 import { adminOf } from "./admin.ts";
 import { books } from "./books.ts";
+import { chainCautions } from "./chain-cautions.ts";
 import { callCosts, operationCosts, routeCosts, silentCosts, type CostParts } from "./costs.ts";
 import { bounded, boundedMemo } from "./limits/bounded.ts";
 import { estimator } from "./limits/estimate.ts";
@@ -22,6 +24,7 @@ import { exactTokenizer, fastTokenizer } from "./limits/tokenizer.ts";
 import type { Metrics } from "./metering/metrics.ts";
 import { budgetsStep } from "./middleware/budgets.ts";
 import { credentialsStep } from "./middleware/credentials.ts";
+import { sessions } from "./middleware/credentials/session.ts";
 import type { PassthroughLane } from "./middleware/passthrough/lane.ts";
 import { holderOfFiles } from "./middleware/passthrough/named-files.ts";
 import { lanePaths } from "./middleware/passthrough/operations.ts";
@@ -39,11 +42,10 @@ import { clientFence } from "./client-fence.ts";
 import { credentialControl, type GuardCredentialControl } from "./credential-control.ts";
 import { credentialPauses, notPaused } from "./credential-pauses.ts";
 import { lending } from "./lending.ts";
-import { modelCatalogue, type ModelCatalogue } from "./pool/catalogue.ts";
-import { credentialSet, type ChangingCredentials } from "./pool/credential-set.ts";
 import { modelListing } from "./pool/listing.ts";
-import { offers, type Offers } from "./pool/offers.ts";
 import { loadMetrics, withDeadlines, type OpenStores } from "./open-stores.ts";
+import type { Offered } from "./offered.ts";
+import { outputCaps } from "./output-caps.ts";
 import { openSpooling, type SpoolingStores } from "./spooling.ts";
 import type { PluginSet } from "./plugin-set.ts";
 import { retentionOf } from "./ledger-retention.ts";
@@ -108,19 +110,6 @@ export interface RuntimeInit {
   readonly status: () => "ok" | "starting" | "closing" | "unavailable";
 }
 
-/** What is offered, and by whom: known before the store is. */
-export interface Offered {
-  readonly credentials: ChangingCredentials;
-  readonly offers: Offers;
-  readonly catalogue: ModelCatalogue;
-}
-
-export function offeredBy({ credentials: configured, models, modelAlias }: ResolvedOptions): Offered {
-  const credentials = credentialSet(configured);
-  const catalogue = modelCatalogue(credentials);
-  return { credentials, catalogue, offers: offers({ credentials, models, aliases: modelAlias, lists: catalogue }) };
-}
-
 export async function buildRuntime(init: RuntimeInit, offered: Offered): Promise<Runtime> {
   const { options, services } = init;
   const { clock, logger } = services;
@@ -138,7 +127,9 @@ export async function buildRuntime(init: RuntimeInit, offered: Offered): Promise
     await stores.close().catch(() => {});
     throw error;
   }
-  return options.plugins.length === 0 ? runtime : withPlugins(runtime, init, stores, watch, metrics);
+  const started = options.plugins.length === 0 ? runtime : await withPlugins(runtime, init, stores, watch, metrics);
+  for (const caution of chainCautions(options, offered)) diagnose(logger, "QG_FALLBACK_CHAIN", {}, caution);
+  return started;
 }
 
 /** Plugins come last: what they are given works. They go first. */
@@ -224,7 +215,8 @@ async function assemble(
     admit: resold.orgs.check,
   };
   const { maxOutputTokensOf } = costs;
-  const attempts = sending(options, { clock, countTokens, maxOutputTokensOf, inputTokens: (call) => estimate(call, null).inputTokens });
+  const outputCapOf = outputCaps(costs, offered);
+  const attempts = sending(options, { clock, countTokens, maxOutputTokensOf, outputCapOf, inputTokens: (call) => estimate(call, null).inputTokens });
   // Limits that a route brings along are its own; what was set at run time counts wherever its scope has a value.
   const everywhere = { registry, names: options.limits.map(({ name }) => name), andSet: true };
   const rows = remainingRows({
@@ -270,6 +262,8 @@ async function assemble(
     const { inputTokens, expectedOutputTokens } = estimate(call, null);
     return { ...NO_USAGE, inputTokens, outputTokens: expectedOutputTokens };
   };
+  const { sticky } = options.router;
+  const sessionOf = sticky === null ? undefined : sessions(sticky.by);
   const listed = { offers: offered, catalogue, models: options.models, aliases: options.modelAlias };
   const models = modelsStep({ ...listed, asked: notPaused(credentials, lent.pauses), transport, clock, logger });
   const listing = modelListing(listed);
@@ -335,7 +329,7 @@ async function assemble(
     attempts,
     fail2ban: fence.step,
     idempotency: idempotency.step,
-    credentials: credentialsStep({ pool: lent.pool, tokensOf, usageOf, holderOf }),
+    credentials: credentialsStep({ pool: lent.pool, tokensOf, usageOf, holderOf, sessionOf }),
     proxy: proxyStep({
       services,
       transport,

@@ -6,7 +6,7 @@ import { codecOf, dialect } from "./dialects/index.ts";
 import type { AttemptSettings } from "./middleware/proxy/attempt-settings.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 
-export interface SendingParts extends Pick<AttemptSettings, "countTokens" | "inputTokens" | "maxOutputTokensOf"> {
+export interface SendingParts extends Pick<AttemptSettings, "countTokens" | "inputTokens" | "maxOutputTokensOf" | "outputCapOf"> {
   readonly clock: Clock;
 }
 

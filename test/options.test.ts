@@ -519,6 +519,39 @@ describe("every problem at once, by its path", () => {
     ],
     ["model twice", { models: [{ name: "m" }, { name: "m" }] }, "models[1].name: models[0] already describes m for all credentials"],
     ["price below 0", { models: [{ name: "m", price: { inputPerMtok: -1, outputPerMtok: 0 } }] }, "models[0].price.inputPerMtok: must be at least 0"],
+    [
+      "a chain to itself",
+      { router: { fallbackChains: { m: ["Models/M"] } } },
+      "router.fallbackChains.m[0]: is the key itself; name what takes over from it",
+    ],
+    ["a chain with a member twice", { router: { fallbackChains: { m: ["n", "n"] } } }, "router.fallbackChains.m[1]: n is named twice"],
+    [
+      "two chains of one name",
+      { router: { fallbackChains: { m: ["n"], M: ["o"] } } },
+      "router.fallbackChains.M: is the same name as m; write one chain for both",
+    ],
+    [
+      "an empty chain",
+      { router: { fallbackChains: { m: [] } } },
+      "router.fallbackChains.m: expected 1 to 20 members: models, patterns such as claude-*, or credentials",
+    ],
+    [
+      "a long chain",
+      { router: { fallbackChains: { m: Array.from({ length: 21 }, (_, i) => `m${i}`) } } },
+      "router.fallbackChains.m: expected 1 to 20 members: models, patterns such as claude-*, or credentials",
+    ],
+    [
+      "sticky by nothing known",
+      { router: { sticky: { by: ["sesion"] } } },
+      "router.sticky.by[0]: expected session or a scope, not sesion; did you mean session? (scopes of your own are declared in scopes.names or scopes.headers)",
+    ],
+    [
+      "sticky by the model",
+      { router: { sticky: { by: ["model"] } } },
+      "router.sticky.by[0]: expected session or a scope, not model (scopes of your own are declared in scopes.names or scopes.headers)",
+    ],
+    ["sticky by one twice", { router: { sticky: { by: ["user", "user"] } } }, "router.sticky.by[1]: user is named twice"],
+    ["sticky by none", { router: { sticky: { by: [] } } }, "router.sticky.by: expected 1 to 10 of session and the names of scopes; false = off"],
     ["alias to itself", { modelAlias: { fast: "fast" } }, "modelAlias.fast: stands for itself; name the model it stands for, or remove it"],
     ["alias to an alias", { modelAlias: { a: "b", b: "c" } }, "modelAlias.a: b is an alias too; name the model it stands for"],
     [
@@ -620,8 +653,6 @@ describe("every problem at once, by its path", () => {
 describe("not yet", () => {
   const refused: readonly (readonly [string, unknown])[] = [
     ["credentials[0].provider", credentialWith({ provider: "bedrock" })],
-    ["router.sticky", { router: { sticky: { by: ["session"] } } }],
-    ["router.fallbackChains", { router: { fallbackChains: { a: ["b"] } } }],
     ["monitoring.opentelemetry", { monitoring: { opentelemetry: true } }],
     ["monitoring.requestLog", { monitoring: { requestLog: 1_000 } }],
     ["plugins.telegram", { plugins: { telegram: true } }],
@@ -640,7 +671,7 @@ describe("not yet", () => {
         store: { url: "memory", nodes: "auto" },
         credentials: [{ name: "c", apiKey: "a", rpm: -1, tpm: -1, maxConcurrent: -1, weight: 1 }],
         models: [{ name: "m", rpm: -1, tpm: -1 }],
-        router: { strategy: "round-robin", sticky: null, policies: [], fallbackChains: {} },
+        router: { strategy: "round-robin", sticky: false, policies: [], fallbackChains: {} },
         resilience: { circuitBreaker: false },
         fail2ban: false,
         passthrough: false,

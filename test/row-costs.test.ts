@@ -7,7 +7,7 @@ import { rowOf } from "./contracts/ledger-rows.ts";
 function namesAskedFor(model: string): readonly unknown[] {
   const names: unknown[] = [];
   const cost = (name: string): PricedCost | null => (names.push(name), null);
-  rowCosts({ at: () => ({ cost }) as never }, { fast: "gpt-4o-mini" })(rowOf("a", { model, servedModel: null }));
+  rowCosts({ at: () => ({ cost }) as never }, { modelAlias: { fast: "gpt-4o-mini" }, models: [] })(rowOf("a", { model, servedModel: null }));
   return names;
 }
 

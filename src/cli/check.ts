@@ -1,6 +1,8 @@
+import { chainCautions } from "../chain-cautions.ts";
 import { describeOptions } from "../config/report.ts";
 import { systemClock } from "../core/time.ts";
 import { guardPrices } from "../guard-prices.ts";
+import { offeredBy } from "../offered.ts";
 import { resolveOptions } from "../options.ts";
 import type { ResolvedCredential, ResolvedOptions } from "../options/resolved.ts";
 import { credentialSet } from "../pool/credential-set.ts";
@@ -32,7 +34,13 @@ export async function check(flags: CommonFlags): Promise<number> {
     ...(await spoolFindings(options)),
     ...(await credentialFindings(options)),
   ];
-  const warnings = [...config.warnings, ...cautions(options), ...stores.warnings, ...(await spoolWarnings(options))];
+  const warnings = [
+    ...config.warnings,
+    ...cautions(options),
+    ...chainCautions(options, offeredBy(options)),
+    ...stores.warnings,
+    ...(await spoolWarnings(options)),
+  ];
   const failed = findings.filter(({ ok }) => !ok);
   if (flags.json) {
     print(JSON.stringify({ ok: failed.length === 0, config: config.file, warnings, options: rows, checks: findings }));

@@ -9,7 +9,7 @@ import type { Candidate } from "../pool/candidate.ts";
 import { modelListing, type Listing } from "../pool/listing.ts";
 import type { Offers } from "../pool/offers.ts";
 import { matchesAny } from "../pool/patterns.ts";
-import { offeredBy, type Offered } from "../runtime.ts";
+import { offeredBy, type Offered } from "../offered.ts";
 import { undiciTransport } from "../upstream/transport.ts";
 import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
 import { progress } from "./progress.ts";
@@ -118,7 +118,7 @@ function modelRows(options: ResolvedOptions, { offers }: Offered, listing: Listi
   }
 
   return [...listing.all().values()].flatMap(({ id, credentials }) => {
-    const serving = offers.of(id).candidates.filter(({ credential }) => credentials.includes(credential.name));
+    const serving = offers.of(id).own.filter(({ credential }) => credentials.includes(credential.name));
     const alike = Map.groupBy(serving.map(rowOf), (row) => JSON.stringify({ ...row, credentials: null }));
     return [...alike.values()].map((rows) => ({ ...(rows[0] as ModelRow), credentials: rows.flatMap((row) => row.credentials) }));
   });
@@ -126,7 +126,7 @@ function modelRows(options: ResolvedOptions, { offers }: Offered, listing: Listi
 
 function servingOf(offers: Offers, model: string): readonly Credential[] {
   try {
-    return offers.of(model).candidates.map(({ credential }) => credential);
+    return offers.of(model).own.map(({ credential }) => credential);
   } catch {
     // Nobody may: an alias can be left over from a credential that is gone.
     return [];

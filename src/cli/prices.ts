@@ -9,7 +9,7 @@ import type { ResolvedOptions } from "../options/resolved.ts";
 import type { Candidate } from "../pool/candidate.ts";
 import { patternMatcher } from "../pool/patterns.ts";
 import type { PriceFileState } from "../price-files.ts";
-import { offeredBy, type Offered } from "../runtime.ts";
+import { offeredBy, type Offered } from "../offered.ts";
 import { EXIT_FAILED, painter, print, table, type CommonFlags } from "./output.ts";
 import { serverConfig } from "./server-config.ts";
 import { shownPrice, type ShownPrice } from "./shown-price.ts";
@@ -130,7 +130,7 @@ function candidatesOf(options: ResolvedOptions, { offers, credentials }: Offered
   const names = new Set([...known.filter(matches), ...(asked === undefined || asked.includes("*") ? [] : [asked])]);
   return [...names].toSorted().flatMap((name) => {
     try {
-      return offers.of(name).candidates;
+      return offers.of(name).own;
     } catch (error) {
       // Priced, and offered by nobody.
       if (GuardError.is(error)) return [];

@@ -103,6 +103,8 @@ function asWritten(options: ResolvedOptions): Shown {
     router: {
       strategy: typeof router.strategy === "function" ? "a function" : router.strategy,
       ...choosingRows(router.choosing),
+      sticky: router.sticky === null ? false : { by: router.sticky.by, ttl: formatDuration(router.sticky.ttlMs) },
+      fallbackChains: router.fallbackChains,
       lossy: router.lossy,
       reservation: { ttl: formatDuration(router.reservation.ttlMs) },
     },

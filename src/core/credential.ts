@@ -228,13 +228,15 @@ export interface Lease {
   readonly credential: Credential;
   /** The model's name at this provider. */
   readonly model: string;
-  /** The name that config and prices know it by: the client's, after aliases. */
+  /** The name that config and prices know it by: the client's, after aliases, or that of the fallback which takes its place. */
   readonly name: string;
+  /** Whether it comes from a fallback chain: nobody who serves the model by itself is left. Absent = no. */
+  readonly isFallback?: boolean;
   /** Gives it back. Once. */
   release(outcome: AttemptOutcome): void;
 }
 
-/** How a request gets its credentials: one lease per attempt, never the same credential twice. */
+/** How a request gets its credentials: one lease per attempt, never the same model of the same credential twice. */
 export interface Choice {
   /**
    * Null when no untried candidate is left that may be used now. The first call throws instead: `all_credentials_limited` with the earliest time,

@@ -43,6 +43,10 @@ export const DIAGNOSTICS = {
     wrong: "something in the configuration is ignored, or will surprise you later",
     help: "the message names the key; `quotaguard check` lists all of them",
   },
+  QG_FALLBACK_CHAIN: {
+    wrong: "a fallback chain names what nobody offers: it would be passed over when it is needed",
+    help: "mend the name in router.fallback_chains, or add the credential or model; `quotaguard check` lists all of them",
+  },
   QG_METRICS_OFF: {
     wrong: "metrics are off, because the package prom-client is not there",
     help: "npm install prom-client, or set monitoring.prometheus_enabled to false",

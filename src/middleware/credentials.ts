@@ -13,12 +13,14 @@ export interface CredentialsOptions {
   readonly tokensOf: (call: Call) => number;
   /** What it will probably use; absent = no strategy asks. */
   readonly usageOf?: (call: Call) => Usage;
+  /** What the call belongs to; absent = nothing stays together. Asked only where several may serve it. */
+  readonly sessionOf?: ((ctx: Context, call: Call) => string | null) | undefined;
   /** The credential that holds what a call names, such as files; null = any. Throws when it is somebody else's. */
   readonly holderOf: (ctx: Context, call: Call) => MaybePromise<string | null>;
 }
 
 /** Sets `ctx.choice`, or refuses with `model_not_found`. */
-export function credentialsStep({ pool, tokensOf, usageOf, holderOf }: CredentialsOptions): Step {
+export function credentialsStep({ pool, tokensOf, usageOf, sessionOf, holderOf }: CredentialsOptions): Step {
   return function credentials(ctx) {
     return andThen(ctx.call(), (call) => {
       refuseStored(ctx, call);
@@ -29,7 +31,9 @@ export function credentialsStep({ pool, tokensOf, usageOf, holderOf }: Credentia
           opId: ctx.id,
           tokens: () => tokensOf(call),
           credential,
+          withoutFallbacks: call.operation === "count_tokens",
           scopes: ctx.scopes,
+          session: sessionOf && (() => sessionOf(ctx, call)),
           usage: usageOf && (() => usageOf(call)),
         });
       });

@@ -7,6 +7,7 @@ import { choosingProblems } from "./choosing.ts";
 import { demandsOf, unknownProvider } from "./credentials.ts";
 import { fail2banProblems } from "./fail2ban.ts";
 import { limitProblems } from "./limits.ts";
+import { chainProblems, stickyProblems } from "./router-checks.ts";
 import { isServerUrl, spoolProblems } from "./stores.ts";
 import { hint } from "../core/nearest.ts";
 import type { OptionPath, Problem } from "./tree.ts";
@@ -33,6 +34,8 @@ export function crossProblems(options: unknown): readonly Problem[] {
     ...credentialProblems(root),
     ...strategyProblems(root),
     ...choosingProblems(fieldsOf(root.router)),
+    ...chainProblems(fieldsOf(root.router).fallbackChains),
+    ...stickyProblems(fieldsOf(root.router).sticky, declaredScopes(root.scopes)),
     ...modelProblems(root),
     ...aliasProblems(root),
     ...fail2banProblems(root.fail2ban),

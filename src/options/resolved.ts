@@ -8,6 +8,7 @@ import type { StrategyFunction } from "../core/strategy.ts";
 import type { Clock } from "../core/time.ts";
 import type { ModelPrice } from "../metering/price.ts";
 import type { ChoosingRules } from "../pool/choosing-settings.ts";
+import type { FallbackChains } from "../pool/fallback-chains.ts";
 import type { StrategyName } from "../pool/strategies/index.ts";
 import { resolveChoosing } from "./choosing.ts";
 import { resolveCredential, type ParsedCredential } from "./credentials.ts";
@@ -97,6 +98,9 @@ export interface ResolvedOptions {
     readonly strategy: StrategyName | (string & {}) | StrategyFunction;
     /** What holds from the start; it may be changed at run time. */
     readonly choosing: ChoosingRules;
+    /** Null = nothing stays anywhere. */
+    readonly sticky: { readonly by: readonly string[]; readonly ttlMs: number } | null;
+    readonly fallbackChains: FallbackChains;
     /** Whether what a provider's dialect cannot express is dropped instead of refused. */
     readonly lossy: boolean;
     readonly reservation: { readonly ttlMs: number };
@@ -152,7 +156,14 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
     waitingCredentials: options.credentials.flatMap((credential, index) => (isBuiltIn(credential) ? [] : [{ index, credential }])),
     models: options.models.map(modelOf),
     modelAlias: options.modelAlias,
-    router: { strategy: router.strategy, choosing: resolveChoosing(router), lossy: router.lossy, reservation: { ttlMs: router.reservation.ttl } },
+    router: {
+      strategy: router.strategy,
+      sticky: router.sticky === false ? null : { by: router.sticky.by, ttlMs: router.sticky.ttl },
+      fallbackChains: router.fallbackChains,
+      choosing: resolveChoosing(router),
+      lossy: router.lossy,
+      reservation: { ttlMs: router.reservation.ttl },
+    },
     resilience: {
       maxRetries: resilience.maxRetries,
       retryBudget: resilience.retryBudget,

@@ -78,6 +78,30 @@ const strategy = () => {
   });
 };
 
+/** As long as anybody waits for, one after the other. */
+const MAX_FALLBACK_MEMBERS = 20;
+const MAX_FALLBACK_CHAINS = 1_000;
+
+/** Keys are models, credentials, providers or families; members are models, patterns of models or credentials. */
+const fallbackChains = () =>
+  z
+    .record(
+      label(),
+      list(label()).refine((members) => members.length > 0 && members.length <= MAX_FALLBACK_MEMBERS, {
+        error: `expected 1 to ${MAX_FALLBACK_MEMBERS} members: models, patterns such as claude-*, or credentials`,
+      }),
+    )
+    .refine((chains) => Object.keys(chains).length <= MAX_FALLBACK_CHAINS, { error: `expected at most ${MAX_FALLBACK_CHAINS} chains` });
+
+const stickySchema = z.strictObject({
+  /** What belongs together: `session`, or scopes. The first that has a value counts. */
+  by: list(scopeName())
+    .refine((names) => names.length > 0 && names.length <= 10, { error: "expected 1 to 10 of session and the names of scopes; false = off" })
+    .default(["session"]),
+  /** How long a session that rests keeps its account. */
+  ttl: duration(1_000).default(300_000),
+});
+
 const breakerSchema = z.strictObject({
   /** Failures of the provider in a row that open it: 5xx, network, timeouts. */
   failureThreshold: z.number().int().min(1).max(1_000_000).default(5),
@@ -177,6 +201,13 @@ export const optionsSchema = z.strictObject({
     .strictObject({
       strategy: strategy().default("round-robin"),
       ...choosingShape,
+      /** Requests that belong together stay on one account, for its cache of prompts; `false` = off. */
+      sticky: z
+        .union([z.boolean(), stickySchema], { error: "expected true, false or { by, ttl }" })
+        .transform((option) => (option === true ? stickySchema.parse({}) : option))
+        .prefault({}),
+      /** Who takes over, in order, when all that a model has is limited, cooling down or failing. */
+      fallbackChains: fallbackChains().default({}),
       /** What a provider's dialect cannot express is dropped and named in `x-quotaguard-dropped`, in place of a refusal that names it. */
       lossy: z.boolean().default(false),
       reservation: z.strictObject({ ttl: duration(1_000).default(300_000) }).prefault({}),

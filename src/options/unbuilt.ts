@@ -8,14 +8,8 @@ const isOff = (value: unknown): boolean =>
 
 const isEmptyMap = (value: unknown): boolean => isObject(value) && Object.keys(value).length === 0;
 
-/** Options that this version does not have; `off` = the values that ask for nothing. Lists are written `[]`. */
-const OPTIONS: readonly { readonly path: string; readonly off?: (value: unknown) => boolean }[] = [
-  { path: "router.sticky" },
-  { path: "router.fallbackChains", off: (value) => isOff(value) || isEmptyMap(value) },
-  { path: "monitoring.opentelemetry" },
-  { path: "monitoring.requestLog" },
-  { path: "telegram" },
-];
+/** Options that this version does not have. Lists are written `[]`. */
+const OPTIONS: readonly { readonly path: string }[] = [{ path: "monitoring.opentelemetry" }, { path: "monitoring.requestLog" }, { path: "telegram" }];
 
 const PROVIDERS = ["bedrock", "proxy"];
 
@@ -66,9 +60,9 @@ export function hasPlugins(options: unknown): boolean {
 export function splitUnbuilt(options: unknown): { readonly options: unknown; readonly problems: readonly Problem[] } {
   const problems: Problem[] = [];
   let rest = options;
-  for (const { path, off = isOff } of OPTIONS) {
+  for (const { path } of OPTIONS) {
     rest = visitPath(rest, partsOf(path), [], (value, at) => {
-      if (!off(value)) problems.push({ path: at, message: NOT_YET });
+      if (!isOff(value)) problems.push({ path: at, message: NOT_YET });
       return true;
     });
   }

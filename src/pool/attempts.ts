@@ -36,7 +36,7 @@ export interface Asking {
   readonly usage?: (() => Usage) | undefined;
 }
 
-/** The leases of one request: never the same credential twice. */
+/** The leases of one request: never the same model of the same credential twice. */
 export class Attempts implements Choice, StrategyRequest, Demand {
   readonly #parts: AttemptParts;
   readonly #offer: Offer;
@@ -143,10 +143,21 @@ export class Attempts implements Choice, StrategyRequest, Demand {
     return new PoolLease(this.#parts, this, turn, taken);
   }
 
-  /** Whether another candidate could serve this now. */
-  hasOthers(than: Candidate): boolean {
+  get offer(): Offer {
+    return this.#offer;
+  }
+
+  /** Whether another candidate could serve this now; `elsewhere` = the same account does not count. */
+  hasOthers(than: Candidate, elsewhere: boolean): boolean {
     const { slots } = this.#parts;
-    return this.#offer.candidates.some((other) => other !== than && this.#blockOf(other) === null && !slots.isShort(other));
+    const isOther = (other: Candidate): boolean => other !== than && !(elsewhere && other.credential === than.credential);
+    return this.#offer.candidates.some((other) => isOther(other) && this.#blockOf(other) === null && !slots.isShort(other));
+  }
+
+  /** The provider refused the account as a whole: another model on it would be asked in vain. */
+  leaveOut(credential: Credential): void {
+    for (const candidate of this.#offer.fallbacks.length === 0 ? NOTHING : this.#offer.candidates)
+      if (candidate.credential === credential) (this.#seen ??= []).push(candidate);
   }
 
   /** What keeps a candidate out now, as far as it is known without asking a store. */
@@ -196,6 +207,9 @@ export class Attempts implements Choice, StrategyRequest, Demand {
 }
 
 const nobody = (): boolean => false;
+const NOTHING: readonly Candidate[] = Object.freeze([]);
+
+const isAboutAccount = (outcome: AttemptOutcome): boolean => outcome.kind === "refused" && outcome.isAccountWide && outcome.fault !== "request";
 
 function amountAsked({ usage, tokens }: Asking): Amount {
   if (!usage) return amountOf(tokens());
@@ -239,12 +253,23 @@ class PoolLease implements Lease {
     this.#attempts = attempts;
   }
 
+  get isFallback(): boolean {
+    const { own, fallbacks } = this.#attempts.offer;
+    return fallbacks.length > 0 && !own.includes(this.#turn.candidate);
+  }
+
   release(outcome: AttemptOutcome): void {
     if (this.#released) return;
     this.#released = true;
     this.#parts.count(this.credential.name, -1);
     this.#slot.finish(tokensOf(outcome));
     // Only a failure asks who else there is.
-    leave(this.#parts, this.#turn, outcome, outcome.kind === "served" ? nobody : () => this.#attempts.hasOthers(this.#turn.candidate));
+    if (outcome.kind === "served") {
+      leave(this.#parts, this.#turn, outcome, nobody);
+      return;
+    }
+    const isWhole = isAboutAccount(outcome);
+    if (isWhole) this.#attempts.leaveOut(this.credential);
+    leave(this.#parts, this.#turn, outcome, () => this.#attempts.hasOthers(this.#turn.candidate, isWhole));
   }
 }

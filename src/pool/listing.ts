@@ -45,7 +45,7 @@ export function modelListing(options: ListingOptions): Listing {
 
   function candidatesOf(name: string): readonly Candidate[] {
     try {
-      return offers.of(name).candidates;
+      return offers.of(name).own;
     } catch {
       // In the table, and nobody offers it.
       return [];

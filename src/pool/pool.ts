@@ -5,7 +5,7 @@ import type { Scopes } from "../core/scope.ts";
 import { Attempts, type Asking, type AttemptParts } from "./attempts.ts";
 import type { Candidate, Strategy, Tier } from "./candidate.ts";
 import type { Health } from "./health.ts";
-import { offerOf, type Offer, type Offers, type OfferSlot } from "./offers.ts";
+import { offerOf, offerWith, type Offer, type Offers, type OfferSlot } from "./offers.ts";
 import type { QuotaGate } from "./quota-gate.ts";
 import type { Slots } from "./slots.ts";
 
@@ -29,6 +29,8 @@ export interface ModelRequest extends Asking {
   readonly costed?: OfferSlot;
   /** Only this credential: what the call names lives there. Absent or null = any. */
   readonly credential?: string | null;
+  /** The answer is about the model itself: its fallbacks could only give a wrong one. */
+  readonly withoutFallbacks?: boolean;
 }
 
 /** What an operation wants that names no model. */
@@ -79,15 +81,16 @@ export function credentialPool(options: PoolOptions): Pool {
   function narrowed(offer: Offer, { credential, except }: Pick<OperationRequest, "credential" | "except">): Offer {
     if (credential === null && !except) return offer;
     const fits = (candidate: Candidate): boolean => (credential === null || candidate.credential.name === credential) && !except?.(candidate);
-    const candidates = offer.candidates.filter(fits);
-    if (candidates.length === 0) throw new GuardError("no_credential", "no credential of this gateway can carry this operation");
-    return offerOf(offer.name, candidates);
+    const left = offerWith(offer, fits);
+    if (left.candidates.length === 0) throw new GuardError("no_credential", "no credential of this gateway can carry this operation");
+    return left;
   }
 
   return {
     choose(request) {
-      const { model, credential = null } = request;
-      const offer = request.costed ? offers.forRequest(request.costed, model) : offers.of(model);
+      const { model, credential = null, withoutFallbacks = false } = request;
+      const whole = request.costed ? offers.forRequest(request.costed, model) : offers.of(model);
+      const offer = withoutFallbacks && whole.own.length > 0 && whole.fallbacks.length > 0 ? offerOf(whole.name, whole.own) : whole;
       return new Attempts(parts, credential === null ? offer : narrowed(offer, { credential }), strategy, request);
     },
     chooseAny(request) {

@@ -265,6 +265,22 @@ describe("check", () => {
     ]);
   });
 
+  test("a fallback chain that names nobody is a warning, with the nearest name", async () => {
+    const file = yaml(
+      "    models: [gpt-4o, gpt-4o-mini]\nrouter: { fallback_chains: { gpt-4o: [gpt-4o-mini, gpt-4o-mni] }, sticky: { by: [session, user], ttl: 1m } }",
+    );
+    const { code, warnings, options } = await check(file);
+    expect([code, warnings]).toEqual([
+      0,
+      ["the fallback chain of gpt-4o: nobody offers gpt-4o-mni now, and no credential is called so; did you mean gpt-4o-mini?"],
+    ]);
+    expect(options.filter(({ path }) => /sticky|fallback_chains/.test(path)).map(({ path, value }) => [path, value])).toEqual([
+      ["router.sticky.by", "session, user"],
+      ["router.sticky.ttl", "1m"],
+      ["router.fallback_chains.gpt-4o", "gpt-4o-mini, gpt-4o-mni"],
+    ]);
+  });
+
   test("nobody may call, nothing can be served, and the store does not open: all are told at once", async () => {
     place.write("junk.db", "this is not a database".repeat(50));
     const { code, checks } = await check('store: { url: "sqlite:./junk.db" }\n');

@@ -89,6 +89,11 @@ export function proxyStep(options: ProxyOptions): Step {
       const next = choice.next();
       const lease = isPromise(next) ? await next : next;
       if (!lease) break;
+      if (lease.isFallback && unsaid && !last && !choice.busy?.()) {
+        // The model that was asked for is there and cannot be asked this: that is the request's own fault, and no other model takes it.
+        lease.release(NEVER_SENT);
+        throw unsaid;
+      }
       const wire = wireOr(ctx, call, lease);
       if (GuardError.is(wire)) {
         // Somebody else may be able to say it; nobody was asked, so this was no try.

@@ -1,5 +1,5 @@
 /** How one attempt speaks to its provider: what is sent, and how what comes back is read for the caller. */
-import type { Call, Family, WireId } from "../../core/call.ts";
+import type { Call, WireId } from "../../core/call.ts";
 import type { Context } from "../../core/context.ts";
 import type { AdaptedRequest, Lease, ProviderPaths, ProviderRow } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
@@ -13,6 +13,7 @@ import { firstFault } from "../../dialects/first-fault.ts";
 import { translation, type Translation } from "../../dialects/translate.ts";
 import { unwrappedObserver } from "../../dialects/unwrapped-observer.ts";
 import { fieldsOf } from "../../dialects/usage.ts";
+import { familyOf } from "../../upstream/family.ts";
 
 export interface WireSettings {
   readonly dialectOf: (call: Call) => Dialect;
@@ -23,6 +24,8 @@ export interface WireSettings {
   readonly lossy: boolean;
   /** The most that a model writes, tokens; null = not known. */
   readonly maxOutputTokensOf: (model: string) => number | null;
+  /** The output cap to send with an attempt; undefined = leave the client's. Absent = what the budgets hold. */
+  readonly outputCapOf?: (ctx: Context, call: Call, lease: Lease) => number | undefined;
 }
 
 /** A whole answer as the caller gets it. */
@@ -60,18 +63,6 @@ export interface Wire {
 
 const NO_HEADERS = Object.freeze({});
 const NOTHING_DROPPED: readonly string[] = Object.freeze([]);
-/** Families of the dialects' own models. */
-const FAMILIES: Readonly<Record<WireId, Family>> = {
-  openai: "openai",
-  responses: "openai",
-  anthropic: "anthropic",
-  gemini: "gemini",
-  kiro: "anthropic",
-};
-
-function familyOf({ family, dialect }: ProviderRow, model: string): Family {
-  return (typeof family === "function" ? family(model) : family) ?? FAMILIES[dialect];
-}
 
 const notOffered = ({ operation }: Call): GuardError =>
   new GuardError("untranslatable", `no provider of this model offers ${operation.replaceAll("_", " ")} in this dialect`, { param: "model" });
@@ -149,15 +140,20 @@ function readBy(dialect: Dialect, bytes: Buffer): WholeAnswer | null {
   return "usage" in read ? { bytes, usage: read.usage, text: "" } : { bytes, usage: null, text: read.text };
 }
 
+function capOf({ settings, ctx, call, lease }: Parts): number | undefined {
+  return settings.outputCapOf ? settings.outputCapOf(ctx, call, lease) : ctx.outputCap;
+}
+
 function ownWire(parts: Parts, path: string): Wire {
-  const { settings, ctx, call, lease, row, collects } = parts;
+  const { settings, call, lease, row, collects } = parts;
+  const outputCap = capOf(parts);
   const dialect = settings.dialectOf(call);
   const rewritten = dialect.rewrite(call, {
     model: lease.model,
     includeUsage: call.stream || collects,
     // The legacy completions know only the older field.
     capField: call.operation === "chat" ? row.capField : "max_tokens",
-    ...(ctx.outputCap === undefined ? {} : { outputCap: ctx.outputCap }),
+    ...(outputCap === undefined ? {} : { outputCap }),
   });
   const family = familyOf(row, lease.model);
   const bytes = call.reasoning === undefined ? rewritten : withReasoning(dialect, call, rewritten, { model: lease.model, family });
@@ -226,7 +222,7 @@ function translatedWire(parts: Parts, path: string, from: Codec, to: ProviderCod
   const reasoning = reasoningOf(call, decoded.reasoning);
   const request: ChatRequest = reasoning ? { ...decoded, reasoning } : decoded;
   // Some dialects must name a cap: then it is the model's own, not one of ours.
-  const outputCap = ctx.outputCap ?? (call.maxOutputTokens === null ? (settings.maxOutputTokensOf(lease.name) ?? undefined) : undefined);
+  const outputCap = capOf(parts) ?? (call.maxOutputTokens === null ? (settings.maxOutputTokensOf(lease.name) ?? undefined) : undefined);
   const made = translation({
     from,
     to,

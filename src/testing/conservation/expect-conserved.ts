@@ -203,6 +203,6 @@ async function knowledgeOf(input: GuardOptions | undefined): Promise<Pick<Parame
       }
       return null;
     },
-    costOf: rowCosts(prices, options.modelAlias),
+    costOf: rowCosts(prices, options),
   };
 }
