@@ -1,12 +1,13 @@
 /** How the credentials stand, as operators see it: health, limits and load in one place. Nothing in it is secret. */
-import type { BlockView, CredentialModelView, CredentialState, CredentialView } from "./core/admin.ts";
+import type { BlockView, CredentialModelView, CredentialState, CredentialView, QuotaView } from "./core/admin.ts";
 import type { Credential } from "./core/credential.ts";
+import type { QuotaFact } from "./core/quota-fact.ts";
 import type { CredentialSlots, SendRate } from "./credential-slots.ts";
 import type { Candidate } from "./pool/candidate.ts";
 import type { Block, Health } from "./pool/health.ts";
 import type { ModelEntry, Offers } from "./pool/offers.ts";
 import type { Pool } from "./pool/pool.ts";
-import type { QuotaFacts } from "./pool/quota-facts.ts";
+import { confidenceOf, type QuotaFacts } from "./pool/quota-facts.ts";
 
 export interface CredentialViewParts {
   readonly offers: Offers;
@@ -15,6 +16,8 @@ export interface CredentialViewParts {
   readonly health: Health;
   readonly slots: CredentialSlots;
   readonly quotas: Pick<QuotaFacts, "of">;
+  /** Wall clock, ms. */
+  readonly now: () => number;
 }
 
 export interface CredentialViews {
@@ -39,7 +42,7 @@ interface Standing {
   readonly reason: string | null;
 }
 
-export function credentialViews({ offers, models, pool, health, slots, quotas }: CredentialViewParts): CredentialViews {
+export function credentialViews({ offers, models, pool, health, slots, quotas, now }: CredentialViewParts): CredentialViews {
   /** The names that the configuration has, with the credentials that they are for; null = all. Patterns name none. */
   function configuredNames(): ReadonlyMap<string, Set<Credential> | null> {
     const names = new Map<string, Set<Credential> | null>(models.map(({ name }) => [name, null]));
@@ -87,6 +90,11 @@ export function credentialViews({ offers, models, pool, health, slots, quotas }:
     return { name: candidate.name, ...standing(candidate, later(rate.limitedUntil, credential.limitedUntil)), ...rates(rate) };
   }
 
+  function quotaView(fact: QuotaFact): QuotaView {
+    const at = now();
+    return { ...fact, ageMs: Math.max(0, at - fact.observedAt), confidence: confidenceOf(fact, at) };
+  }
+
   function view(credential: Credential, candidates: readonly Candidate[]): CredentialView {
     const candidate = wholeOf(credential);
     const rate = slots.rateOf(candidate).credential;
@@ -103,7 +111,7 @@ export function credentialViews({ offers, models, pool, health, slots, quotas }:
       priority: credential.priority,
       inFlight: pool.inFlight(credential.name),
       ...(first ? { state: first.state, until: first.until, reason: first.reason } : own),
-      quotas: quotas.of(credential.name),
+      quotas: quotas.of(credential.name).map(quotaView),
       ...rates(rate),
       models: named.map(({ reason: _reason, ...model }) => model),
     };

@@ -26,6 +26,7 @@ export type {
   CredentialModelView,
   CredentialState,
   CredentialView,
+  QuotaView,
   HealthView,
   LimitSync,
   RateView,
@@ -60,6 +61,8 @@ export type {
   PluginLock,
   PluginSecrets,
   QuotaFact,
+  QuotaSource,
+  QuotaUnit,
   RefreshedToken,
   RouteOptions,
 } from "./core/plugin.ts";

@@ -106,7 +106,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
     now: clock.now,
     ...(metrics ? { rejected: metrics.selectionRejected } : {}),
   });
-  const views = credentialViews({ offers, models, pool, health, slots, quotas });
+  const views = credentialViews({ offers, models, pool, health, slots, quotas, now: clock.now });
 
   function chooseBy(name: string, fn: StrategyFunction): void {
     let complainedAt = -Infinity;

@@ -31,6 +31,14 @@ export interface RateView {
  */
 export type CredentialState = "ready" | "limited" | "cooling" | "banned" | "failing" | "paused";
 
+/** What is known to be left of one of an account's quotas, and what that is worth by now. */
+export interface QuotaView extends QuotaFact {
+  /** Since it was seen. */
+  readonly ageMs: number;
+  /** How sure it is by now, 0 to 1: it falls with the age. */
+  readonly confidence: number;
+}
+
 export interface CredentialView {
   readonly name: string;
   readonly provider: string;
@@ -43,7 +51,7 @@ export interface CredentialView {
   /** Why it is kept out, for people; null = it is not. */
   readonly reason: string | null;
   /** What is known to be left of the account's quotas. */
-  readonly quotas: readonly QuotaFact[];
+  readonly quotas: readonly QuotaView[];
   readonly rpm: RateView;
   readonly tpm: RateView;
   /** The models that the configuration names for it. */

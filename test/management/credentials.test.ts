@@ -11,6 +11,12 @@ test("credentials are listed as they stand, times as dates", async () => {
     resetsAt: Date.UTC(2026, 0, 2),
     observedAt: Date.UTC(2026, 0, 1),
     source: "poll" as const,
+    models: ["claude-*"],
+    windowMs: 18_000_000,
+    limit: 200,
+    unit: "requests" as const,
+    ageMs: 1_000,
+    confidence: 0.8,
   };
   admin.credentials = () => [{ ...(main as NonNullable<typeof main>), quotas: [fact] }];
   const shown = {
@@ -19,7 +25,19 @@ test("credentials are listed as they stand, times as dates", async () => {
     until: null,
     reason: null,
     quotas: [
-      { group: "5h", remainingRatio: 0.4, resetsAt: "2026-01-02T00:00:00.000Z", observedAt: "2026-01-01T00:00:00.000Z", source: "poll" as const },
+      {
+        group: "5h",
+        remainingRatio: 0.4,
+        resetsAt: "2026-01-02T00:00:00.000Z",
+        observedAt: "2026-01-01T00:00:00.000Z",
+        source: "poll",
+        models: ["claude-*"],
+        windowMs: 18_000_000,
+        limit: 200,
+        unit: "requests",
+        ageMs: 1_000,
+        confidence: 0.8,
+      },
     ],
   };
   expect((await ask("/credentials")).body).toMatchObject({ credentials: [shown] });
