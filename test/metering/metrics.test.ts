@@ -263,12 +263,12 @@ describe("what a client can make", () => {
   });
 
   test("a quota of one model by itself is that of its name only if the configuration knows it", async () => {
-    const meter = metrics(promClient, { knownModels: ["gpt-4o"] });
+    const own = metrics(promClient, { knownModels: ["gpt-4o"] });
     const of = (group: string, remainingRatio: number, models?: readonly string[]) => ({ group, remainingRatio, ...(models ? { models } : {}) });
-    const shown = async () => samples(await meter.expose()).filter((line) => line.startsWith("quotaguard_quota_remaining_ratio{"));
+    const shown = async () => samples(await own.expose()).filter((line) => line.startsWith("quotaguard_quota_remaining_ratio{"));
     const name = "quotaguard_quota_remaining_ratio";
     const many = Array.from({ length: 100 }, (_, i) => of(`tokens/client-made-${i}`, 0.2 + i / 1_000, [`client-made-${i}`]));
-    meter.quotas("a", [of("5h", 0.5), of("weekly/opus", 0.4, ["*opus*"]), of("tokens/gpt-4o", 0.3, ["gpt-4o"]), ...many]);
+    own.quotas("a", [of("5h", 0.5), of("weekly/opus", 0.4, ["*opus*"]), of("tokens/gpt-4o", 0.3, ["gpt-4o"]), ...many]);
     expect((await shown()).toSorted()).toEqual([
       `${name}{credential="a",group="5h"} 0.5`,
       `${name}{credential="a",group="tokens/gpt-4o"} 0.3`,
@@ -276,9 +276,9 @@ describe("what a client can make", () => {
       `${name}{credential="a",group="tokens/other"} 0.2`,
       `${name}{credential="a",group="weekly/opus"} 0.4`,
     ]);
-    meter.quotas("a", [of("5h", 0.1)]);
+    own.quotas("a", [of("5h", 0.1)]);
     expect(await shown()).toEqual([`${name}{credential="a",group="5h"} 0.1`]);
-    meter.quotas("a", []);
+    own.quotas("a", []);
     expect(await shown()).toEqual([]);
   });
 
