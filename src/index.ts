@@ -26,6 +26,7 @@ export type {
   CredentialModelView,
   CredentialState,
   CredentialView,
+  QuotaView,
   HealthView,
   LimitSync,
   QuotaView,
@@ -63,6 +64,8 @@ export type {
   PluginLock,
   PluginSecrets,
   QuotaFact,
+  QuotaSource,
+  QuotaUnit,
   RefreshedToken,
   RouteOptions,
 } from "./core/plugin.ts";

@@ -134,7 +134,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
     now: clock.now,
     ...(metrics ? { rejected: metrics.selectionRejected } : {}),
   });
-  const reservations = reservationViews({ credentials, quotas, spent });
+  const reservations = reservationViews({ credentials, quotas, spent, now: clock.now });
   const views = credentialViews({ offers, models, pool, health, slots, gate, quotasOf: reservations.quotasOf, choosing });
 
   function chooseBy(name: string, fn: StrategyFunction): void {

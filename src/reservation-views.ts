@@ -2,13 +2,15 @@
 import type { QuotaView, ReservationView, ReservedQuota } from "./core/admin.ts";
 import type { Credential } from "./core/credential.ts";
 import type { QuotaFact } from "./core/quota-fact.ts";
-import type { QuotaFacts } from "./pool/quota-facts.ts";
+import { confidenceOf, type QuotaFacts } from "./pool/quota-facts.ts";
 import type { Spend } from "./pool/spend.ts";
 
 export interface ReservationViewParts {
   readonly credentials: Iterable<Credential>;
   readonly quotas: Pick<QuotaFacts, "of">;
   readonly spent: Pick<Spend, "of" | "since">;
+  /** Wall clock, ms. */
+  readonly now: () => number;
 }
 
 export interface ReservationViews {
@@ -19,7 +21,7 @@ export interface ReservationViews {
 
 const ratio = (value: number): number => Math.min(1, Math.max(0, value));
 
-export function reservationViews({ credentials, quotas, spent }: ReservationViewParts): ReservationViews {
+export function reservationViews({ credentials, quotas, spent, now }: ReservationViewParts): ReservationViews {
   function reserved(credential: Credential, fact: QuotaFact): ReservedQuota {
     const { group, remainingRatio, observedAt } = fact;
     const { open, ended } = spent.since(credential, fact);
@@ -34,6 +36,14 @@ export function reservationViews({ credentials, quotas, spent }: ReservationView
   return {
     all: () =>
       Array.from(credentials, view).filter(({ attempts, spentTokens, quotas: known }) => attempts > 0 || spentTokens > 0 || known.length > 0),
-    quotasOf: (credential) => quotas.of(credential.name).map((fact) => ({ ...fact, remaining: reserved(credential, fact).remaining })),
+    quotasOf(credential) {
+      const at = now();
+      return quotas.of(credential.name).map((fact) => ({
+        ...fact,
+        remaining: reserved(credential, fact).remaining,
+        ageMs: Math.max(0, at - fact.observedAt),
+        confidence: confidenceOf(fact, at),
+      }));
+    },
   };
 }

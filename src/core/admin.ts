@@ -32,8 +32,12 @@ export interface RateView {
  */
 export type CredentialState = "ready" | "limited" | "cooling" | "banned" | "failing" | "paused";
 
-/** A quota as it was seen, and what is left of it now. */
+/** What is known to be left of one of an account's quotas, and what that is worth by now. */
 export interface QuotaView extends QuotaFact {
+  /** Since it was seen. */
+  readonly ageMs: number;
+  /** How sure it is by now, 0 to 1: it falls with the age. */
+  readonly confidence: number;
   /** 0 to 1: `remainingRatio` less what requests of this process have used since, and what those under way will probably use. */
   readonly remaining: number;
 }

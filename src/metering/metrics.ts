@@ -1,4 +1,5 @@
 import { ConfigError } from "../core/errors.ts";
+import type { QuotaFact } from "../core/quota-fact.ts";
 import type { LedgerRow } from "../core/ledger.ts";
 import { nanoToUsd } from "../core/money.ts";
 import { UNITS, type Unit } from "../core/store.ts";
@@ -25,7 +26,7 @@ export interface Metrics {
   /** How a credential stands now; `banned` also when only one of its models is. Null = it is gone, and so are its numbers. */
   credential(credential: string, standing: CredentialStanding | null): void;
   /** What is left of a credential's quotas: these, and no others any more. */
-  quotas(credential: string, left: readonly { readonly group: string; readonly remainingRatio: number }[]): void;
+  quotas(credential: string, left: readonly Pick<QuotaFact, "group" | "models" | "remainingRatio">[]): void;
   /** More names that may be labels; patterns among them are passed over. */
   knowModels(names: Iterable<string>): void;
   /** A ban began, or ended by time or by a person. */
@@ -177,6 +178,12 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
   const pluginErrors = series.counter("plugin_errors_total", "Failures of what plugins brought", { plugin: OPEN, part: OPEN });
   const firstBytes = firstByte();
 
+  /** A quota of one model by itself has the model's name in its own, and that may be a client's. */
+  function groupLabel({ group, models = [] }: Pick<QuotaFact, "group" | "models">): string {
+    const own = models.find((model) => group.endsWith(`/${model}`));
+    return own === undefined || known.has(own) ? group : `${group.slice(0, -own.length)}${OTHER}`;
+  }
+
   const modelLabel = (model: string | null): string => (model === null ? NONE : known.has(model) ? model : OTHER);
 
   const settledByUsage = {
@@ -265,11 +272,15 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
       breakers(credential).set(standing ? BREAKER_STATES[standing.breaker] : Number.NaN);
     },
     quotas(credential, left) {
-      const before = quotaGroups.get(credential);
-      if (before) for (const group of before) quotaLeft(credential, group).set(Number.NaN);
-      for (const { group, remainingRatio } of left) quotaLeft(credential, group).set(remainingRatio);
+      const scarcest = new Map<string, number>();
+      for (const fact of left) {
+        const group = groupLabel(fact);
+        scarcest.set(group, Math.min(scarcest.get(group) ?? 1, fact.remainingRatio));
+      }
+      for (const group of quotaGroups.get(credential) ?? []) quotaLeft(credential, group).set(Number.NaN);
+      for (const [group, remainingRatio] of scarcest) quotaLeft(credential, group).set(remainingRatio);
       if (left.length === 0) quotaGroups.delete(credential);
-      else quotaGroups.set(credential, new Set(left.map(({ group }) => group)));
+      else quotaGroups.set(credential, new Set(scarcest.keys()));
     },
     knowModels,
     strategyFailed: (strategy) => strategyFailures(strategy).add(1),

@@ -12,6 +12,12 @@ test("credentials are listed as they stand, times as dates", async () => {
     observedAt: Date.UTC(2026, 0, 1),
     source: "poll" as const,
     remaining: 0.3,
+    models: ["claude-*"],
+    windowMs: 18_000_000,
+    limit: 200,
+    unit: "requests" as const,
+    ageMs: 1_000,
+    confidence: 0.8,
   };
   admin.credentials = () => [{ ...(main as NonNullable<typeof main>), quotas: [fact], level: "warning" }];
   const shown = {
@@ -24,10 +30,16 @@ test("credentials are listed as they stand, times as dates", async () => {
       {
         group: "5h",
         remainingRatio: 0.4,
-        remaining: 0.3,
         resetsAt: "2026-01-02T00:00:00.000Z",
         observedAt: "2026-01-01T00:00:00.000Z",
-        source: "poll" as const,
+        source: "poll",
+        models: ["claude-*"],
+        windowMs: 18_000_000,
+        limit: 200,
+        unit: "requests",
+        ageMs: 1_000,
+        confidence: 0.8,
+        remaining: 0.3,
       },
     ],
   };

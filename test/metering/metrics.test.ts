@@ -262,6 +262,26 @@ describe("what a client can make", () => {
     expect(await value('debt_units_total{limit="other",unit="tokens"}', wide)).toBe(await value('debt_units_total{limit="other",unit="usd"}', wide));
   });
 
+  test("a quota of one model by itself is that of its name only if the configuration knows it", async () => {
+    const own = metrics(promClient, { knownModels: ["gpt-4o"] });
+    const of = (group: string, remainingRatio: number, models?: readonly string[]) => ({ group, remainingRatio, ...(models ? { models } : {}) });
+    const shown = async () => samples(await own.expose()).filter((line) => line.startsWith("quotaguard_quota_remaining_ratio{"));
+    const name = "quotaguard_quota_remaining_ratio";
+    const many = Array.from({ length: 100 }, (_, i) => of(`tokens/client-made-${i}`, 0.2 + i / 1_000, [`client-made-${i}`]));
+    own.quotas("a", [of("5h", 0.5), of("weekly/opus", 0.4, ["*opus*"]), of("tokens/gpt-4o", 0.3, ["gpt-4o"]), ...many]);
+    expect((await shown()).toSorted()).toEqual([
+      `${name}{credential="a",group="5h"} 0.5`,
+      `${name}{credential="a",group="tokens/gpt-4o"} 0.3`,
+      // The scarcest of all of them.
+      `${name}{credential="a",group="tokens/other"} 0.2`,
+      `${name}{credential="a",group="weekly/opus"} 0.4`,
+    ]);
+    own.quotas("a", [of("5h", 0.1)]);
+    expect(await shown()).toEqual([`${name}{credential="a",group="5h"} 0.1`]);
+    own.quotas("a", []);
+    expect(await shown()).toEqual([]);
+  });
+
   test("a smaller cap holds, too", async () => {
     const narrow = metrics(promClient, { knownModels: [], maxSeries: 200 });
     for (let i = 0; i < 500; i += 1) narrow.decision(`n${i}`, "allowed");

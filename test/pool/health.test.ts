@@ -7,7 +7,7 @@ import { roundRobin } from "../../src/pool/strategies/round-robin.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { testClock } from "../../src/testing/clock.ts";
 import { keptLogger, refusalOf } from "../core/context-kit.ts";
-import { broke, countedStrikes, MINUTE, nobody, others, refused } from "./health-kit.ts";
+import { broke, countedStrikes, DAY, MINUTE, nobody, others, refused } from "./health-kit.ts";
 import { candidate, choice, lend, NEVER_SENT, numbered, offersOf, SERVED, setSlots } from "./pool-kit.ts";
 
 const A = candidate("a", "m");
@@ -21,7 +21,7 @@ const FAIL2BAN: HealthOptions["fail2ban"] = {
 };
 const BREAKER: HealthOptions["breaker"] = { failureThreshold: 5, openForMs: 30_000, halfOpen: 1 };
 
-function kit(more: Partial<Pick<HealthOptions, "fail2ban" | "breaker" | "records">> = {}, clock = testClock()) {
+function kit(more: Partial<Pick<HealthOptions, "fail2ban" | "breaker" | "records" | "onUnauthorized">> = {}, clock = testClock()) {
   const logger = keptLogger();
   const strikes = countedStrikes(clock);
   const health: CredentialHealth = credentialHealth({
@@ -47,6 +47,45 @@ function kit(more: Partial<Pick<HealthOptions, "fail2ban" | "breaker" | "records
   };
   return { clock, logger, strikes, health, attempt, why };
 }
+
+describe("an attempt that only counted", () => {
+  test("benches nobody, whatever it is answered; a token that is refused is renewed all the same", () => {
+    const renewed: string[] = [];
+    const { health, attempt, why } = kit({
+      fail2ban: { ...FAIL2BAN, maxAttempts: 1 },
+      breaker: { ...BREAKER, failureThreshold: 1 },
+      onUnauthorized: ({ name }) => void renewed.push(name),
+    });
+    for (const status of [401, 403, 404, 429, 500]) attempt({ ...refused(status), isAside: true } as AttemptOutcome);
+    expect([why(), health.isQuiet, health.blocks(), health.breakers()]).toEqual([null, true, [], []]);
+    expect(renewed).toEqual(["a"]);
+    attempt(refused(401));
+    expect(renewed).toEqual(["a", "a"]);
+    expect(why()).not.toBeNull();
+  });
+});
+
+describe("a look into a long cooldown", () => {
+  test("is one request: the next is sent when it was served", () => {
+    const { clock, health, attempt, why } = kit();
+    attempt(refused(429, "capacity", { waitMs: 7 * DAY }));
+    clock.advance(DAY);
+    expect(why()).toBeNull();
+    const pass = health.enter(A) as Pass;
+    expect(why()).toEqual(["cooling", 429, MINUTE]);
+    health.leave(A, pass, SERVED, others);
+    expect([why(), health.isQuiet]).toEqual([null, true]);
+  });
+
+  test("a quota with room ends it", () => {
+    const { health, attempt, why } = kit();
+    attempt(refused(429, "capacity", { waitMs: 7 * DAY }));
+    health.quotaSeen("a", (model) => model === "n");
+    expect(why()).toEqual(["cooling", 429, DAY]);
+    health.quotaSeen("a", (model) => model === "m");
+    expect(why()).toBeNull();
+  });
+});
 
 describe("what an attempt says", () => {
   test.each<[string, AttemptOutcome, ReturnType<ReturnType<typeof kit>["why"]>]>([
