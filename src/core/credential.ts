@@ -36,6 +36,8 @@ export interface AccountFields {
   readonly accountId?: string | undefined;
   /** Qwen's portal: the host that the login named. */
   readonly resourceUrl?: string | undefined;
+  /** Antigravity: whose login it is. */
+  readonly email?: string | undefined;
 }
 
 export type AccountField = keyof AccountFields;

@@ -61,6 +61,8 @@ const accountFields = {
       }
     })
     .optional(),
+  /** Of Antigravity: whose login it is, so that the app's own server on this machine may tell its quotas. */
+  email: matching(/^[^\s@]{1,64}@[^\s@]{1,190}$/, "expected an e-mail address").optional(),
 } satisfies Record<AccountField, z.ZodType>;
 
 const ACCOUNT_FIELDS = Object.keys(accountFields) as readonly AccountField[];
