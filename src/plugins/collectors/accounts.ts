@@ -2,8 +2,8 @@
 import type { Credential } from "../../core/credential.ts";
 import type { PluginCredentials } from "../../core/plugin.ts";
 import type { Clock } from "../../core/time.ts";
-import type { Outcome } from "./ask.ts";
 import type { Collector, CollectorId } from "./collector.ts";
+import type { Outcome } from "./outcome.ts";
 
 /** `waiting`: nobody has asked yet. */
 export type OutcomeKind = Outcome["kind"] | "waiting";

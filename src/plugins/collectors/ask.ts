@@ -1,25 +1,14 @@
 /** Asks one account's provider what is left, and says what came of it. Answers of others may be anything: nothing of them gets further than what was read. */
 import { isIP } from "node:net";
-import type { Credential, QuotaReading } from "../../core/credential.ts";
+import type { Credential } from "../../core/credential.ts";
 import { GuardError } from "../../core/errors.ts";
 import type { GuardedFetch, GuardedFetchInit } from "../../core/plugin.ts";
 import type { Collector, CollectorId, QuotaRequest } from "./collector.ts";
 import { fieldsOf, isFields, textOf, type Fields } from "./fields.ts";
+import type { Outcome } from "./outcome.ts";
 import { retryAfterMs } from "./pace.ts";
 
 const MOST_BYTES = 2 * 1024 * 1024;
-
-/**
- * `ok`: it said what is left · `needs-login`: it does not accept the login · `limited`: it was asked too often · `unknown`: it says nothing of quotas ·
- * `failed`: no answer, or none that can be read.
- */
-export type Outcome =
-  | { readonly kind: "ok"; readonly readings: readonly QuotaReading[] }
-  | { readonly kind: "needs-login"; readonly reason: string }
-  | { readonly kind: "limited"; readonly reason: string; readonly waitMs: number | null }
-  /** `isMissing` = there is nobody to ask. */
-  | { readonly kind: "unknown"; readonly reason: string; readonly isMissing: boolean }
-  | { readonly kind: "failed"; readonly reason: string };
 
 export interface Asking {
   readonly fetch: GuardedFetch;

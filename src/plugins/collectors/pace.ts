@@ -1,5 +1,5 @@
 /** How often accounts are asked about: more often when little is left, less often when asking does not help. */
-import type { Outcome } from "./ask.ts";
+import type { Outcome } from "./outcome.ts";
 
 const LEAST_MS = 5_000;
 const MOST_MS = 5 * 60_000;
