@@ -1,6 +1,7 @@
 // The server of Antigravity's app on this machine: which process it is, who is logged in, and that its token goes nowhere else.
 import { mkdirSync, readdirSync, readFileSync, readlinkSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { afterEach, describe, expect, onTestFinished, test } from "vitest";
@@ -10,6 +11,7 @@ import { localQuotas, type LocalQuotas, type LocalQuotasOptions } from "../../..
 import { csrfOf, listeningIn, procMachine, psMachine, type LocalServer, type Machine } from "../../../src/plugins/collectors/local-server/servers.ts";
 import { keptLogger } from "../../core/context-kit.ts";
 import { folder } from "../../helpers/child.ts";
+import { testCertificate } from "../../upstream/certificate.ts";
 import { credentialOf, hang, json, NOW, quotaServer, type QuotaServer, type Script } from "./collectors-kit.ts";
 
 const EMAIL = "ada@example.test";
@@ -58,6 +60,18 @@ describe("asking the app", () => {
       "POST GetUserStatus",
     ]);
     expect(server.asked[0]?.headers).toMatchObject({ "connect-protocol-version": "1", "x-codeium-csrf-token": "token-1" });
+  });
+
+  test("speaks TLS with a certificate that nobody has signed: its process proves whose it is", async () => {
+    const script = app([EMAIL]);
+    const server = createTlsServer(testCertificate({ names: ["localhost"] }), (req, res) => {
+      req.resume();
+      req.on("end", () => script({ method: "POST", url: req.url ?? "", headers: req.headers, body: "" }, res));
+    });
+    await new Promise<void>((resolve) => void server.listen(0, "127.0.0.1", resolve));
+    onTestFinished(() => void server.close());
+    const { port } = server.address() as AddressInfo;
+    expect(await quotas([{ ports: [port], csrf: "token-1" }]).read(credential, NOW)).toHaveLength(1);
   });
 
   test.each([
