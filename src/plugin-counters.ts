@@ -11,11 +11,14 @@ const MOST_LABELS = 4;
 const MOST_VALUE = 128;
 
 /** Counters that a plugin adds to the guard's metrics. */
-export function pluginCounters(plugin: string, metrics: Pick<Metrics, "counter"> | null): (name: string, help: string, labels: readonly string[]) => PluginCounter {
+export function pluginCounters(
+  plugin: string,
+  metrics: Pick<Metrics, "counter"> | null,
+): (name: string, help: string, labels: readonly string[]) => PluginCounter {
   const names = new Set<string>();
   return function counter(name, help, labels) {
     const refuse = (why: string): never => {
-      throw new ConfigError([`the plugin ${plugin}: counter ${String(name).slice(0, 64)}: ${why}`]);
+      throw new ConfigError([`the plugin ${plugin}: counter ${name.slice(0, 64)}: ${why}`]);
     };
     if (!NAME.test(name)) refuse("its name must be lower case with _, and end in _total");
     if (typeof help !== "string" || help === "") refuse("needs a line that says what it counts");

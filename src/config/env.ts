@@ -78,11 +78,9 @@ const OWN_PREFIX = "QUOTAGUARD_";
 const OTHER_OWN = ["QUOTAGUARD_CONFIG_PATH", "QUOTAGUARD_UTLS"];
 
 /** All of ours, for "did you mean". */
-export const OWN_VARIABLES: readonly string[] = [
-  ...[...SETTINGS, ...PLUGIN_SETTINGS].map(({ name }) => name),
-  ...UNBUILT,
-  ...OTHER_OWN,
-].filter((name) => name.startsWith(OWN_PREFIX));
+export const OWN_VARIABLES: readonly string[] = [...[...SETTINGS, ...PLUGIN_SETTINGS].map(({ name }) => name), ...UNBUILT, ...OTHER_OWN].filter(
+  (name) => name.startsWith(OWN_PREFIX),
+);
 
 /** The variable that sets an option, or the first one of a section. */
 export const variableOf = (path: OptionPath): string | undefined =>

@@ -3,7 +3,8 @@
 const share = (value: number): number | null => (Number.isNaN(value) ? null : Math.min(Math.max(value, 0), 1));
 
 /** From the part that is used, 0 to 100. */
-export const fromUsedPercent = (used: number | null | undefined): number | null => (used === null || used === undefined ? null : share(1 - used / 100));
+export const fromUsedPercent = (used: number | null | undefined): number | null =>
+  used === null || used === undefined ? null : share(1 - used / 100);
 
 /** From the part that is left, 0 to 1. */
 export const fromRemainingFraction = (left: number | null | undefined): number | null => (left === null || left === undefined ? null : share(left));

@@ -59,7 +59,7 @@ const pluginList = () =>
 const switched = <T extends z.ZodType>(options: T) =>
   z
     .union([z.boolean(), z.null(), options], { error: "expected true, false or its options" })
-    .transform((value) => (value === true ? (options.parse({}) as z.output<T>) : value === false ? null : (value as z.output<T> | null)));
+    .transform((value) => (value === true ? options.parse({}) : value === false ? null : (value as z.output<T> | null)));
 
 /** Ours that are built. */
 const named = () => z.strictObject({ collectors: switched(collectorsSchema).prefault(false) });

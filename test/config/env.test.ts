@@ -103,7 +103,11 @@ describe("settings", () => {
     };
     const resolved = (file: string) => resolveOptions(load(env, file)).namedPlugins?.collectors;
     for (const file of ["plugins: { collectors: true }", "plugins: { collectors: { workers: 5 } }"]) {
-      expect(resolved(file)).toMatchObject({ workers: 3, jitter: 1_000, antigravity: { port: 4_711, startCmd: "antigravity", startTimeout: 20_000 } });
+      expect(resolved(file)).toMatchObject({
+        workers: 3,
+        jitter: 1_000,
+        antigravity: { port: 4_711, startCmd: "antigravity", startTimeout: 20_000 },
+      });
       expect(resolved(file)?.antigravity.csrf?.reveal()).toBe("token-1");
       expect(load(env, file).sources.get("plugins.collectors.antigravity.port")).toBe("env QUOTAGUARD_ANTIGRAVITY_PORT");
       expect(load(env, file).warnings).toEqual([]);

@@ -95,7 +95,13 @@ describe("the option plugins", () => {
     expect(resolveOptions({ plugins: { collectors: { interval: "2m" } } }).namedPlugins?.collectors).toMatchObject({ interval: 120_000, workers: 8 });
     expect(
       problemsOf({
-        collectors: { intervall: "1m", workers: 0, jitter: "soon", endpoints: { claud: "http://127.0.0.1", codex: "ftp://x" }, antigravity: { port: 0, startcmd: "x" } },
+        collectors: {
+          intervall: "1m",
+          workers: 0,
+          jitter: "soon",
+          endpoints: { claud: "http://127.0.0.1", codex: "ftp://x" },
+          antigravity: { port: 0, startcmd: "x" },
+        },
       }).toSorted(),
     ).toEqual([
       "plugins.collectors.antigravity.port: must be at least 1",
@@ -129,7 +135,9 @@ describe("the option plugins", () => {
       expect(() => load("plugins:\n  collectors:\n    interval: 1m\n    start_timeout: 1m\n")).toThrow(
         "quotaguard.yaml:4:5: plugins.collectors.start_timeout: unknown option",
       );
-      const { namedPlugins } = resolveOptions(load("plugins: { collectors: { antigravity: { start_cmd: antigravity, csrf: secret-1 } } }\n") as GuardOptions);
+      const { namedPlugins } = resolveOptions(
+        load("plugins: { collectors: { antigravity: { start_cmd: antigravity, csrf: secret-1 } } }\n") as GuardOptions,
+      );
       expect(namedPlugins?.collectors?.antigravity).toMatchObject({ startCmd: "antigravity", startTimeout: 15_000 });
       expect(JSON.stringify(namedPlugins)).not.toContain("secret-1");
     } finally {

@@ -4,7 +4,7 @@ import { metrics } from "../../src/metering/metrics.ts";
 import { pluginCounters } from "../../src/plugin-counters.ts";
 import * as prom from "prom-client";
 
-const made = (maxSeries = 200) => metrics(prom as never, { knownModels: [], maxSeries });
+const made = (maxSeries = 200) => metrics(prom, { knownModels: [], maxSeries });
 
 describe("a plugin's counters", () => {
   test("are the guard's metrics", async () => {

@@ -36,6 +36,8 @@ export interface Account {
   /** A person asked for it: breakers do not count. */
   isForced: boolean;
   running: Promise<void> | null;
+  /** Ends the pause before its question. */
+  hurry: (() => void) | null;
 }
 
 export interface Accounts {
@@ -63,7 +65,7 @@ export function accountsOf(
     if (!collector || !credential?.apiKey || collector.applies?.(credential) === false) return void all.delete(name);
     const account = all.get(name);
     if (account?.collector !== collector) {
-      all.set(name, { name, collector, credential, run: null, wantedAt: 0, dueAt: clock.monotonic(), isForced: false, running: null });
+      all.set(name, { name, collector, credential, run: null, wantedAt: 0, dueAt: clock.monotonic(), isForced: false, running: null, hurry: null });
       return;
     }
     if (account.credential === credential) return;
@@ -93,8 +95,9 @@ export function accountsOf(
       let sum = 0;
       let count = 0;
       for (const { collector, run } of all.values()) {
-        if (collector.id !== id || run === null || run.left === null) continue;
-        sum += run.left;
+        const left = run?.left ?? null;
+        if (collector.id !== id || left === null) continue;
+        sum += left;
         count += 1;
       }
       return count === 0 ? null : sum / count;

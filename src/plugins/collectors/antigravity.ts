@@ -64,7 +64,15 @@ export function readModels(body: Fields, nowMs: number): readonly QuotaReading[]
     if (!isFields(quota)) return [];
     return [{ id: id.toLowerCase(), remainingRatio: fractionLeft(quota), resetsAt: resetTime(resetOf(quota), nowMs) }];
   });
-  return readingsOf(FAMILIES.map(([group, patterns, isOne]) => scarcest(group, patterns, models.filter(({ id }) => isOne(id)))));
+  return readingsOf(
+    FAMILIES.map(([group, patterns, isOne]) =>
+      scarcest(
+        group,
+        patterns,
+        models.filter(({ id }) => isOne(id)),
+      ),
+    ),
+  );
 }
 
 export const antigravity: Collector = {

@@ -111,7 +111,8 @@ export function scheduler({ host, collectors, options, local, random }: Schedule
   }
 
   async function work(account: Account): Promise<"answered" | "failed" | "nothing"> {
-    await pause(random() * jitterMs);
+    // A person waits for it, perhaps in a program that nothing else keeps alive.
+    if (!account.isForced) await pause(account, random() * jitterMs);
     const lockMs = Math.ceil(MOST_TIMEOUTS * timeoutMs + (local?.mostMs ?? 0) + LOCK_EXTRA_MS);
     const lock = await host.lock(`ask/${account.name}`, lockMs);
     try {
@@ -190,7 +191,10 @@ export function scheduler({ host, collectors, options, local, random }: Schedule
   function tell({ name, collector: { provider } }: Account, outcome: Outcome, before: Run | null): void {
     const fields = { credential: name, provider };
     if (outcome.kind === "needs-login" && before?.outcome !== "needs-login") {
-      logger.warn({ code: "QG_QUOTA_LOGIN", ...fields, reason: outcome.reason }, "a provider does not accept the login of a credential whose quotas it is asked for");
+      logger.warn(
+        { code: "QG_QUOTA_LOGIN", ...fields, reason: outcome.reason },
+        "a provider does not accept the login of a credential whose quotas it is asked for",
+      );
     } else if (outcome.kind === "failed" && before?.failures === TOLD_FAILURES - 1) {
       logger.warn({ ...fields, reason: outcome.reason }, "what is left of a credential's quotas cannot be read; what was known last stays");
     } else if (outcome.kind === "unknown" && before?.outcome !== "unknown") {
@@ -200,14 +204,16 @@ export function scheduler({ host, collectors, options, local, random }: Schedule
     }
   }
 
-  function pause(ms: number): Promise<void> {
+  function pause(account: Account, ms: number): Promise<void> {
     if (ms < 1) return Promise.resolve();
     return new Promise((resolve) => {
       const timer = clock.timer(ms, done);
+      account.hurry = done;
       ending.signal.addEventListener("abort", done, { once: true });
       function done(): void {
         timer.cancel();
         ending.signal.removeEventListener("abort", done);
+        account.hurry = null;
         resolve();
       }
     });
@@ -233,6 +239,7 @@ export function scheduler({ host, collectors, options, local, random }: Schedule
           account.dueAt = clock.monotonic();
           account.isForced = true;
         }
+        account.hurry?.();
         left.push(account);
       }
       start();

@@ -18,7 +18,11 @@ import { undiciTransport } from "../../../src/upstream/transport.ts";
 import { credentialOf, hang, json, quotaServer, type QuotaServer, type Script } from "./collectors-kit.ts";
 
 const COLLECTORS = [claude, codex, copilot, gemini, antigravity, kiro, qwen];
-const JWT = ["e30", Buffer.from(JSON.stringify({ "https://api.openai.com/auth": { chatgpt_account_id: "acct-1" } })).toString("base64url"), "sig"].join(".");
+const JWT = [
+  "e30",
+  Buffer.from(JSON.stringify({ "https://api.openai.com/auth": { chatgpt_account_id: "acct-1" } })).toString("base64url"),
+  "sig",
+].join(".");
 
 const credentials: Readonly<Record<CollectorId, Credential>> = {
   claude: credentialOf("anthropic", { apiKey: new Secret("sk-ant-oat01-token") }),
@@ -101,7 +105,8 @@ describe("a question", () => {
       urls.push(`${String(url)} ${(init?.allow ?? []).join(",")}`);
       return Promise.reject(new TypeError("not from here"));
     };
-    for (const collector of COLLECTORS) expect(await ask(collector, { fetch: spied, endpoints: {} })).toEqual({ kind: "failed", reason: "TypeError" });
+    for (const collector of COLLECTORS)
+      expect(await ask(collector, { fetch: spied, endpoints: {} })).toEqual({ kind: "failed", reason: "TypeError" });
     expect(urls).toEqual([
       "https://api.anthropic.com/api/oauth/usage ",
       "https://chatgpt.com/backend-api/wham/usage ",

@@ -42,9 +42,18 @@ async function listening(script: Script): Promise<{ readonly server: QuotaServer
   return { server, port: Number(new URL(server.url).port) };
 }
 
-function quotas(found: readonly LocalServer[], options: Partial<LocalQuotasOptions> = {}, machine: Machine = { servers: () => Promise.resolve(found) }) {
+function quotas(
+  found: readonly LocalServer[],
+  options: Partial<LocalQuotasOptions> = {},
+  machine: Machine = { servers: () => Promise.resolve(found) },
+) {
   const logger = keptLogger();
-  const local = localQuotas({ options: { port: null, csrf: null, startCmd: null, startTimeoutMs: 2_000, ...options }, machine, clock: systemClock, logger });
+  const local = localQuotas({
+    options: { port: null, csrf: null, startCmd: null, startTimeoutMs: 2_000, ...options },
+    machine,
+    clock: systemClock,
+    logger,
+  });
   made.push(local);
   return local;
 }
@@ -162,7 +171,11 @@ describe("an app that does not run", () => {
     onTestFinished(() => place.remove());
     const { port } = await listening(app([EMAIL]));
     const pids = join(place.path, "pids");
-    const started = (): string[] => readFileSync(pids, "utf8").trim().split("\n").filter((line) => line !== "");
+    const started = (): string[] =>
+      readFileSync(pids, "utf8")
+        .trim()
+        .split("\n")
+        .filter((line) => line !== "");
     writeFileSync(pids, "");
     const machine: Machine = { servers: () => Promise.resolve(started().length > 0 ? [{ ports: [port], csrf: "token-1" }] : []) };
     const local = quotas([], { startCmd: command(pids), startTimeoutMs: 20_000 }, machine);
@@ -271,5 +284,6 @@ describe("processes of macOS", () => {
 
 test("a token that is said twice, or that no header can carry, is none", () => {
   expect(csrfOf(["--csrf_token", "a", "--csrf_token=a"])).toBe("a");
-  for (const args of [[], ["--csrf_token"], ["--csrf_token", "a", "--csrf_token", "b"], ["--csrf_token=a b"], ["--csrf_token="]]) expect(csrfOf(args)).toBeNull();
+  for (const args of [[], ["--csrf_token"], ["--csrf_token", "a", "--csrf_token", "b"], ["--csrf_token=a b"], ["--csrf_token="]])
+    expect(csrfOf(args)).toBeNull();
 });

@@ -24,7 +24,8 @@ const read = (collector: Collector, body: unknown): readonly QuotaReading[] =>
 /** group -> what is left, in percent. */
 const left = (readings: readonly QuotaReading[]): Record<string, number> =>
   Object.fromEntries(readings.map(({ group, remainingRatio }) => [group, Math.round(remainingRatio * 1_000) / 10]));
-const countsFor = ({ models }: QuotaReading, model: string): boolean => models === undefined || models.some((pattern) => patternMatcher(pattern)(model));
+const countsFor = ({ models }: QuotaReading, model: string): boolean =>
+  models === undefined || models.some((pattern) => patternMatcher(pattern)(model));
 const groupsFor = (readings: readonly QuotaReading[], model: string): string[] =>
   readings.filter((reading) => countsFor(reading, model)).map(({ group }) => group);
 
@@ -68,7 +69,10 @@ describe("Codex", () => {
   test("windows are called by their length, whatever their place; numbers may be texts", () => {
     const at = NOW / 1_000 + 600;
     const plain = read(codex, {
-      rate_limit: { primary_window: window(37.4, 18_000, { reset_at: at }), secondary_window: window("80.5", "604800", { reset_after_seconds: "3600" }) },
+      rate_limit: {
+        primary_window: window(37.4, 18_000, { reset_at: at }),
+        secondary_window: window("80.5", "604800", { reset_after_seconds: "3600" }),
+      },
     });
     expect(left(plain)).toEqual({ session: 62.6, weekly: 19.5 });
     expect(plain.map(({ resetsAt, windowMs }) => [resetsAt, windowMs])).toEqual([
@@ -137,7 +141,8 @@ describe("Copilot", () => {
     const readings = read(copilot, { quota_snapshots: { completions: { percent_remaining: 0 }, premium_interactions: { percent_remaining: "0" } } });
     expect(left(readings)).toEqual({ completions: 0, premium: 0 });
     for (const model of ["gpt-4o", "gpt-4.1", "gpt-5-mini"]) expect(groupsFor(readings, model)).toEqual([]);
-    for (const model of ["claude-sonnet-4.5", "gpt-5", "gpt-5.1-codex", "o3", "gemini-2.5-pro"]) expect(groupsFor(readings, model)).toEqual(["premium"]);
+    for (const model of ["claude-sonnet-4.5", "gpt-5", "gpt-5.1-codex", "o3", "gemini-2.5-pro"])
+      expect(groupsFor(readings, model)).toEqual(["premium"]);
   });
 
   test("the free tier counts a month's chats for all models", () => {
@@ -206,11 +211,7 @@ describe("Antigravity", () => {
     },
     {
       displayName: "Claude and GPT models",
-      buckets: [
-        { bucketId: "3p-session", resetTime: inMs(HOUR) },
-        { bucketId: "3p-weekly", remainingFraction: 0, disabled: true },
-        "broken",
-      ],
+      buckets: [{ bucketId: "3p-session", resetTime: inMs(HOUR) }, { bucketId: "3p-weekly", remainingFraction: 0, disabled: true }, "broken"],
     },
     { displayName: "Something else", buckets: [{ bucketId: "x-5h", remainingFraction: 0 }] },
   ];
@@ -277,10 +278,12 @@ describe("Kiro", () => {
     expect(left(read(kiro, { usageBreakdownList: [{ ...spent, freeTrialInfo: { ...trial, freeTrialStatus: "EXPIRED" } }] }))).toEqual({ credits: 0 });
   });
 
-  test.each([{}, { usageBreakdownList: [{ usageLimit: 0, currentUsage: 0 }] }, { usageBreakdownList: [{ usageLimit: 50 }] }, { usageBreakdownList: "x" }])(
-    "%j says nothing",
-    (body) => expect(read(kiro, body)).toEqual([]),
-  );
+  test.each([
+    {},
+    { usageBreakdownList: [{ usageLimit: 0, currentUsage: 0 }] },
+    { usageBreakdownList: [{ usageLimit: 50 }] },
+    { usageBreakdownList: "x" },
+  ])("%j says nothing", (body) => expect(read(kiro, body)).toEqual([]));
 
   test("is asked in the region of its profile", () => {
     const at = (more: object): string => kiro.baseUrl({ ...credentialOf("openai-compatible"), ...more });
@@ -300,7 +303,8 @@ describe("Qwen", () => {
     const expected = { group: "requests-day", remainingRatio: 0.75, resetsAt: NOW + DAY, windowMs: DAY, limit: 2_000, unit: "requests" };
     expect(read(qwen, body)).toEqual([expected]);
     expect(read(qwen, { data: body })).toEqual([expected]);
-    for (const broken of [{}, { daily_request_limit: 2_000 }, { daily_request_limit: 0, requests_used_today: 0 }]) expect(read(qwen, broken)).toEqual([]);
+    for (const broken of [{}, { daily_request_limit: 2_000 }, { daily_request_limit: 0, requests_used_today: 0 }])
+      expect(read(qwen, broken)).toEqual([]);
   });
 
   test("only logins are asked about, where they live", () => {

@@ -32,7 +32,15 @@ describe("asking", () => {
       expect.objectContaining({ credential: "a", group: "session", remainingRatio: 0.6, source: "poll", observedAt: kit.clock.now() }),
     ]);
     expect(asked.status()).toEqual([
-      { credential: "a", collector: "codex", outcome: "ok", reason: null, askedAt: kit.clock.now(), seenAt: kit.clock.now(), nextAt: kit.clock.now() + MINUTE },
+      {
+        credential: "a",
+        collector: "codex",
+        outcome: "ok",
+        reason: null,
+        askedAt: kit.clock.now(),
+        seenAt: kit.clock.now(),
+        nextAt: kit.clock.now() + MINUTE,
+      },
     ]);
     expect(kit.counted).toEqual(["codex ok"]);
     await asked.stop();
@@ -324,6 +332,18 @@ describe("refresh()", () => {
     expect(kit.asked).toEqual(["key-a", "key-b", "key-a"]);
     await asked.refresh();
     expect(kit.asked).toHaveLength(5);
+    await asked.stop();
+  });
+
+  test("waits for no jitter, not even for one that has begun", async () => {
+    const kit = setUp("a");
+    const asked = kit.start({ jitterMs: 30_000 });
+    await settled();
+    expect(kit.asked).toEqual([]);
+    await asked.refresh();
+    expect(kit.asked).toEqual(["key-a"]);
+    await asked.refresh();
+    expect(kit.asked).toEqual(["key-a", "key-a"]);
     await asked.stop();
   });
 

@@ -15,11 +15,22 @@ export interface LoopbackServer {
 }
 
 /** The JSON object that a POST is answered with; null = no answer within 2 s, no status 200, or no object. Never rejects. */
-export function callLoopback(server: LoopbackServer, path: string, body: Fields, clock: Pick<Clock, "timer">, signal: AbortSignal): Promise<Fields | null> {
+export function callLoopback(
+  server: LoopbackServer,
+  path: string,
+  body: Fields,
+  clock: Pick<Clock, "timer">,
+  signal: AbortSignal,
+): Promise<Fields | null> {
   return new Promise((resolve) => {
     const { scheme, port, csrf } = server;
     const bytes = Buffer.from(JSON.stringify(body));
-    const headers = { "content-type": "application/json", "content-length": bytes.length, "connect-protocol-version": "1", "x-codeium-csrf-token": csrf };
+    const headers = {
+      "content-type": "application/json",
+      "content-length": bytes.length,
+      "connect-protocol-version": "1",
+      "x-codeium-csrf-token": csrf,
+    };
     const options = { host: ADDRESS, port, path, method: "POST", headers, agent: false };
     // Such a server makes a certificate of its own, which proves nothing: that it is ours says its process, and who is logged in says itself.
     const call = scheme === "http" ? requestHttp(options) : requestHttps({ ...options, rejectUnauthorized: false });

@@ -21,7 +21,7 @@ export interface Machine {
 
 /** An executable of theirs, with arguments that speak of this app: others use the same program. */
 const isServer = (executable: string, args: readonly string[]): boolean =>
-  /^language_server/.test(basename(executable)) && [executable, ...args].some((each) => /antigravity/i.test(each));
+  basename(executable).startsWith("language_server") && [executable, ...args].some((each) => /antigravity/i.test(each));
 
 /** The token among the arguments; null = there is none, or more than one and nobody knows which counts. */
 export function csrfOf(args: readonly string[]): string | null {
@@ -88,7 +88,9 @@ export type Run = (program: string, args: readonly string[]) => Promise<string>;
 
 const runProgram: Run = (program, args) =>
   new Promise((resolve, reject) => {
-    execFile(program, [...args], { timeout: RUN_MS, maxBuffer: 4 * 1024 * 1024 }, (error, stdout) => (error ? reject(error) : resolve(stdout)));
+    execFile(program, [...args], { timeout: RUN_MS, maxBuffer: 4 * 1024 * 1024 }, (error, stdout) =>
+      error ? reject(error as Error) : resolve(stdout),
+    );
   });
 
 /** macOS: there `ps` and `lsof` tell it. */
