@@ -7,7 +7,7 @@ import { collectorsSchema, type ResolvedCollectors } from "../plugins/collectors
 import type { OptionPath, Problem } from "./tree.ts";
 
 /** Ours. */
-export const PLUGIN_NAMES = ["telegram", "cliproxy", "collectors", "oauth"] as const;
+const PLUGIN_NAMES = ["telegram", "cliproxy", "collectors", "oauth"] as const;
 
 const NAME = /^[a-z][a-z0-9-]{0,31}$/;
 const MOST_PLUGINS = 64;

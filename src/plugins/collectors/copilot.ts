@@ -1,6 +1,6 @@
 /** GitHub Copilot: allowances per month, of the plan or of the free tier. What is unlimited is no quota. */
 import type { QuotaReading } from "../../core/credential.ts";
-import { fromRemaining, fromRemainingFraction } from "../../core/quota-reading.ts";
+import { fromRemaining, fromRemainingPercent } from "../../core/quota-reading.ts";
 import { resetTime } from "../../core/reset-time.ts";
 import type { Collector } from "./collector.ts";
 import { fieldsOf, firstOf, isFields, numberOf, readingsOf, type Fields, type Known } from "./fields.ts";
@@ -20,7 +20,7 @@ const ALLOWANCES: readonly (readonly [member: string, group: string, models: rea
 ];
 
 function read(body: Fields, nowMs: number): readonly QuotaReading[] {
-  const resetsAt = resetTime(firstOf(body, "quota_reset_date_utc", "quota_reset_date", "limited_user_reset_date"), nowMs);
+  const resetsAt = resetTime(momentOf(firstOf(body, "quota_reset_date_utc", "quota_reset_date", "limited_user_reset_date")), nowMs);
   const snapshots = fieldsOf(body.quota_snapshots);
   const isPaid = ALLOWANCES.some(([member]) => isFields(snapshots[member]));
   return readingsOf(
@@ -30,6 +30,9 @@ function read(body: Fields, nowMs: number): readonly QuotaReading[] {
     }),
   );
 }
+
+/** Some name the day only. */
+const momentOf = (value: unknown): unknown => (typeof value === "string" && /^\d{4}-\d\d-\d\d$/.test(value) ? `${value}T00:00:00Z` : value);
 
 type Left = Pick<Known, "remainingRatio" | "limit">;
 
@@ -41,7 +44,7 @@ function ofPlan(snapshot: Fields, usual: number): Left | null {
   if (entitlement !== null && entitlement < 0) return null;
   const percent = numberOf(snapshot.percent_remaining);
   const limit = entitlement ?? usual;
-  const remainingRatio = percent === null ? fromRemaining(numberOf(snapshot.remaining), limit) : fromRemainingFraction(percent / 100);
+  const remainingRatio = percent === null ? fromRemaining(numberOf(snapshot.remaining), limit) : fromRemainingPercent(percent);
   return { remainingRatio, limit: entitlement };
 }
 

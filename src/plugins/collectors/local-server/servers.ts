@@ -2,6 +2,7 @@
 import { execFile } from "node:child_process";
 import { readdir, readFile, readlink, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { promisify } from "node:util";
 import { isFields } from "../fields.ts";
 
 /** A window of the app has one each; nobody has more open. */
@@ -86,12 +87,9 @@ export function listeningIn(table: string, inodes: ReadonlySet<string>): readonl
 /** Text that a program prints; rejects when it fails or takes longer than 2 s. */
 export type Run = (program: string, args: readonly string[]) => Promise<string>;
 
-const runProgram: Run = (program, args) =>
-  new Promise((resolve, reject) => {
-    execFile(program, [...args], { timeout: RUN_MS, maxBuffer: 4 * 1024 * 1024 }, (error, stdout) =>
-      error ? reject(error as Error) : resolve(stdout),
-    );
-  });
+const execute = promisify(execFile);
+
+const runProgram: Run = async (program, args) => (await execute(program, [...args], { timeout: RUN_MS, maxBuffer: 4 * 1024 * 1024 })).stdout;
 
 /** macOS: there `ps` and `lsof` tell it. */
 export function psMachine(run: Run = runProgram, uid = process.getuid?.()): Machine {
