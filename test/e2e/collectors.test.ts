@@ -73,7 +73,7 @@ const quotasOf = async (guard: QuotaGuard): Promise<Record<string, string[]>> =>
     ]),
   );
 
-const EXPECTED = { max: ["5h 0.60", "7d-opus 0.00"], plus: ["session 0.60"], octo: ["premium 0.60"], plain: [] };
+const EXPECTED = { max: ["5h 0.60", "7d_opus 0.00"], plus: ["session 0.60"], octo: ["premium 0.60"], plain: [] };
 
 describe("in one guard", () => {
   test("what is left is with the credentials, counted, and told by status()", async () => {

@@ -16,8 +16,8 @@ const HOME = "https://api.anthropic.com";
 const WINDOWS: readonly (readonly [member: string, group: string, windowMs: number, models?: readonly string[]])[] = [
   ["five_hour", "5h", 5 * HOUR_MS],
   ["seven_day", "7d", 7 * DAY_MS],
-  ["seven_day_opus", "7d-opus", 7 * DAY_MS, ["*opus*"]],
-  ["seven_day_sonnet", "7d-sonnet", 7 * DAY_MS, ["*sonnet*"]],
+  ["seven_day_opus", "7d_opus", 7 * DAY_MS, ["*opus*"]],
+  ["seven_day_sonnet", "7d_sonnet", 7 * DAY_MS, ["*sonnet*"]],
 ];
 
 /** What is paid for beyond the subscription is no quota of it, and is left out. */

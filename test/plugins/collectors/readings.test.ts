@@ -40,11 +40,11 @@ describe("Claude", () => {
 
   test("utilization is what is used, 0 to 100; the windows of a model count for it alone", () => {
     const readings = read(claude, body);
-    expect(left(readings)).toEqual({ "5h": 62.6, "7d": 19.5, "7d-opus": 0 });
+    expect(left(readings)).toEqual({ "5h": 62.6, "7d": 19.5, "7d_opus": 0 });
     expect(readings[0]).toMatchObject({ resetsAt: NOW + 2 * HOUR, windowMs: 5 * HOUR });
     expect(readings[2]).toMatchObject({ resetsAt: null, windowMs: 7 * DAY });
     expect(groupsFor(readings, "claude-sonnet-4-5")).toEqual(["5h", "7d"]);
-    expect(groupsFor(readings, "claude-opus-4-5")).toEqual(["5h", "7d", "7d-opus"]);
+    expect(groupsFor(readings, "claude-opus-4-5")).toEqual(["5h", "7d", "7d_opus"]);
   });
 
   test("only logins have a subscription", () => {
