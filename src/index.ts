@@ -26,7 +26,6 @@ export type {
   CredentialModelView,
   CredentialState,
   CredentialView,
-  QuotaView,
   HealthView,
   LimitSync,
   QuotaView,

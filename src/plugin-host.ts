@@ -8,6 +8,8 @@ import type { SecretBox } from "./core/secret-box.ts";
 import type { RecordStore } from "./core/store.ts";
 import { isPromise, type Clock } from "./core/time.ts";
 import { guardedFetch } from "./guarded-fetch.ts";
+import type { Metrics } from "./metering/metrics.ts";
+import { pluginCounters } from "./plugin-counters.ts";
 import { checkKey, pluginRecords } from "./plugin-records.ts";
 import { pluginRoute, type PluginRoutes } from "./plugin-routes.ts";
 import { pluginSecrets } from "./plugin-secrets.ts";
@@ -36,6 +38,8 @@ export interface PluginHostParts {
   readonly routes: PluginRoutes;
   readonly routeDeadlineMs: number;
   readonly transport: () => Transport;
+  /** Null = they are off. */
+  readonly metrics: Pick<Metrics, "counter"> | null;
   /** Counts. */
   readonly failed: (plugin: string, part: PluginPart) => void;
 }
@@ -119,6 +123,7 @@ export function pluginHost(name: string, parts: PluginHostParts): HostedPlugin {
     every: timers.every,
     lock: async (key, ttlMs) => locks.take(`plugin-locks/${name}/${checkKey(name, key)}`, ttlMs),
     fetch,
+    counter: pluginCounters(name, parts.metrics),
     strategy: (strategy, fn) => control.strategy(strategy, fn),
     provider: (row) => control.provider(row),
   };

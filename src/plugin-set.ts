@@ -13,7 +13,10 @@ import { undiciTransport, type Transport } from "./upstream/transport.ts";
 const SETUP_MS = 30_000;
 const TEARDOWN_MS = 5_000;
 
-export interface PluginSetParts extends Pick<PluginHostParts, "clock" | "logger" | "events" | "admin" | "records" | "kept" | "control" | "failed"> {
+export interface PluginSetParts extends Pick<
+  PluginHostParts,
+  "clock" | "logger" | "events" | "admin" | "records" | "kept" | "control" | "metrics" | "failed"
+> {
   readonly options: ResolvedOptions;
 }
 

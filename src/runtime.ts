@@ -147,7 +147,7 @@ async function withPlugins(
   const close = (): Promise<void> => closeAll([() => plugins?.close(), () => runtime.close()]);
   try {
     const { pluginSet } = await import("./plugin-set.ts");
-    plugins = await pluginSet({ options, clock, logger, events, admin, records, kept, control, failed });
+    plugins = await pluginSet({ options, clock, logger, events, admin, records, kept, control, metrics, failed });
     control.settle();
     return { ...runtime, plugins, close };
   } catch (error) {

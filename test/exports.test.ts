@@ -20,6 +20,7 @@ const PROMISED: Readonly<Record<string, readonly string[]>> = {
   "quotaguard/stores/redis": ["redisStore"],
   "quotaguard/stores/sqlite": ["sqliteStore"],
   "quotaguard/stores/postgres": ["postgresStore"],
+  "quotaguard/plugins/collectors": ["collectors"],
   "quotaguard/nest": ["QuotaGuardModule", "QuotaGuardService", "Budget", "SkipBudget", "Quota", "BudgetInterceptor"],
   "quotaguard/nest/testing": ["withMemoryStore"],
   "quotaguard/testing": [

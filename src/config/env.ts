@@ -35,19 +35,23 @@ const SETTINGS: readonly Setting[] = [
   { name: "QUOTIO_HOST", path: ["server", "host"] },
 ];
 
+/** Settings of plugins: they count where the plugin is asked for, and switch none on. */
+const PLUGIN_SETTINGS: readonly Setting[] = [
+  { name: "QUOTAGUARD_COLLECTOR_WORKERS", path: ["plugins", "collectors", "workers"] },
+  { name: "QUOTAGUARD_COLLECTOR_JITTER", path: ["plugins", "collectors", "jitter"] },
+  { name: "QUOTAGUARD_ANTIGRAVITY_PORT", path: ["plugins", "collectors", "antigravity", "port"] },
+  { name: "QUOTAGUARD_ANTIGRAVITY_CSRF", path: ["plugins", "collectors", "antigravity", "csrf"] },
+  { name: "QUOTAGUARD_ANTIGRAVITY_START_CMD", path: ["plugins", "collectors", "antigravity", "startCmd"] },
+  { name: "QUOTAGUARD_ANTIGRAVITY_START_TIMEOUT", path: ["plugins", "collectors", "antigravity", "startTimeout"] },
+];
+
 /** Variables of features of later versions. */
 const UNBUILT: readonly string[] = [
   "QUOTAGUARD_CLIPROXY_AUTH_PATH",
-  "QUOTAGUARD_ANTIGRAVITY_PORT",
-  "QUOTAGUARD_ANTIGRAVITY_CSRF",
-  "QUOTAGUARD_ANTIGRAVITY_START_CMD",
-  "QUOTAGUARD_ANTIGRAVITY_START_TIMEOUT",
   "QUOTAGUARD_GOOGLE_CLIENT_ID",
   "QUOTAGUARD_GOOGLE_CLIENT_SECRET",
   "QUOTAGUARD_IFLOW_CLIENT_ID",
   "QUOTAGUARD_IFLOW_CLIENT_SECRET",
-  "QUOTAGUARD_COLLECTOR_WORKERS",
-  "QUOTAGUARD_COLLECTOR_JITTER",
   "QUOTAGUARD_TELEGRAM_TOKEN",
   "QUOTIO_AUTH_DIR",
   "QUOTIO_CONFIG_DIR",
@@ -74,8 +78,8 @@ const OWN_PREFIX = "QUOTAGUARD_";
 const OTHER_OWN = ["QUOTAGUARD_CONFIG_PATH", "QUOTAGUARD_UTLS"];
 
 /** All of ours, for "did you mean". */
-export const OWN_VARIABLES: readonly string[] = [...SETTINGS.map(({ name }) => name), ...UNBUILT, ...OTHER_OWN].filter((name) =>
-  name.startsWith(OWN_PREFIX),
+export const OWN_VARIABLES: readonly string[] = [...[...SETTINGS, ...PLUGIN_SETTINGS].map(({ name }) => name), ...UNBUILT, ...OTHER_OWN].filter(
+  (name) => name.startsWith(OWN_PREFIX),
 );
 
 /** The variable that sets an option, or the first one of a section. */
@@ -116,8 +120,28 @@ export function environmentOptions(env: EnvironmentReader, base: Readonly<Record
     taken.add(path.join("."));
     options.push({ path, value: value ? value(text, env.folderOf(name)) : fromText(text, nodeAt(names, path)), origin: { kind: "env", name, note } });
   }
-  return [...options, ...keyCredentials(env, base), ...tokenGuardLimits(env, base)];
+  return [...options, ...pluginOptions(env, base, names), ...keyCredentials(env, base), ...tokenGuardLimits(env, base)];
 }
+
+const pluginIn = (base: Readonly<Record<string, unknown>>, [section, plugin]: OptionPath): unknown =>
+  (base[section as string] as Readonly<Record<string, unknown>> | undefined)?.[plugin as string];
+
+const isAskedFor = (plugin: unknown): boolean => plugin === true || (typeof plugin === "object" && plugin !== null);
+
+function pluginOptions(env: EnvironmentReader, base: Readonly<Record<string, unknown>>, names: OptionNode): readonly EnvironmentOption[] {
+  return PLUGIN_SETTINGS.flatMap(({ name, path }): readonly EnvironmentOption[] => {
+    const text = env.get(name);
+    return text === undefined || !isAskedFor(pluginIn(base, path))
+      ? []
+      : [{ path, value: fromText(text, nodeAt(names, path)), origin: { kind: "env", name } }];
+  });
+}
+
+/** Those of a plugin that nobody asked for do nothing, and nobody should think that they do. */
+export const idlePluginSettings = (env: EnvironmentReader, base: Readonly<Record<string, unknown>>): readonly string[] =>
+  PLUGIN_SETTINGS.filter(({ name, path }) => env.get(name) !== undefined && !isAskedFor(pluginIn(base, path))).map(
+    ({ name, path }) => `env ${name}: ignored, because ${path.slice(0, 2).join(".")} is not on`,
+  );
 
 /** Problems that no option has: variables of later versions, and mistyped ones of ours (those only warn: they may belong to a host's own tooling). */
 export function environmentProblems(env: EnvironmentReader): readonly string[] {

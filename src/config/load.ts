@@ -14,6 +14,7 @@ import {
   environmentProblems,
   environmentReader,
   idleBaseUrls,
+  idlePluginSettings,
   OWN_VARIABLES,
   variableOf,
   type EnvironmentReader,
@@ -94,7 +95,7 @@ export function loadConfig(options: LoadConfigOptions = {}): LoadedConfig {
   const lines = [...environmentProblems(env), ...(read.mixed === null ? [] : [read.mixed]), ...linesOf(problems, origins, file?.shown)];
   if (lines.length > 0) throw new ConfigError(lines);
   const sources = new Map([...origins].map(([path, origin]) => [path, sourceLabel(origin)]));
-  const warnings = [...read.warnings, ...(more?.warnings ?? []), ...(foreign ? foreignWarnings(origins, env) : []), ...warningsOf(env)];
+  const warnings = [...read.warnings, ...(more?.warnings ?? []), ...(foreign ? foreignWarnings(origins, env) : []), ...warningsOf(env, merged)];
   return Object.defineProperties(wrapSecrets(merged), {
     sources: { value: sources },
     file: { value: file?.path ?? null },
@@ -216,13 +217,13 @@ const FOREIGN_VARIABLES: readonly (readonly [name: string, instead: string])[] =
   ["UI_PASSWORD", "there is no login page here"],
 ];
 
-function warningsOf(env: EnvironmentReader): readonly string[] {
+function warningsOf(env: EnvironmentReader, options: Fields): readonly string[] {
   const unknown = env.names().filter((name) => name.startsWith("QUOTAGUARD_") && !OWN_VARIABLES.includes(name));
   const warnings = unknown.map((name) => {
     const meant = nearest(name, OWN_VARIABLES);
     return `env ${name}: unknown variable, ignored${meant === undefined ? "" : `; did you mean ${meant}?`}`;
   });
-  return [...warnings, ...idleBaseUrls(env)];
+  return [...warnings, ...idleBaseUrls(env), ...idlePluginSettings(env, options)];
 }
 
 const SECRETS: readonly (readonly string[])[] = [
@@ -231,6 +232,7 @@ const SECRETS: readonly (readonly string[])[] = [
   ["secrets", "key"],
   ["keys", "[]", "key"],
   ["credentials", "[]", "apiKey"],
+  ["plugins", "collectors", "antigravity", "csrf"],
 ];
 
 /** From here on the keys cannot be logged by accident. */

@@ -123,9 +123,28 @@ function asWritten(options: ResolvedOptions): Shown {
     management: options.management,
     secrets: options.secrets,
     monitoring: options.monitoring,
+    plugins: pluginRows(options),
     clock: options.clock && "an object",
     logger: options.logger && "an object",
     transport: options.transport && "an object",
+  };
+}
+
+function pluginRows({ plugins, namedPlugins }: ResolvedOptions): Shown {
+  if (!namedPlugins) return plugins.map(({ name }) => name);
+  const { collectors } = namedPlugins;
+  if (!collectors) return { collectors: false };
+  const { interval, jitter, timeout, endpoints, antigravity, ...rest } = collectors;
+  const shownEndpoints = Object.fromEntries(Object.entries(endpoints).filter(([, url]) => url !== undefined));
+  return {
+    collectors: {
+      interval: formatDuration(interval),
+      jitter: formatDuration(jitter),
+      timeout: formatDuration(timeout),
+      ...rest,
+      endpoints: shownEndpoints,
+      antigravity: { ...antigravity, startTimeout: formatDuration(antigravity.startTimeout) },
+    },
   };
 }
 

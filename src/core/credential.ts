@@ -40,6 +40,8 @@ export interface AccountFields {
   readonly region?: string | undefined;
   /** Kiro: the profile that is billed. */
   readonly profileArn?: string | undefined;
+  /** Antigravity: whose login it is. */
+  readonly email?: string | undefined;
 }
 
 export type AccountField = keyof AccountFields;

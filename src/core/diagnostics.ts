@@ -55,6 +55,10 @@ export const DIAGNOSTICS = {
     wrong: "something that a plugin brought failed: a listener, a timer, a route, a watcher or its end",
     help: "the line names the plugin and has its error; requests of others do not feel it",
   },
+  QG_QUOTA_LOGIN: {
+    wrong: "a provider does not accept the login of a credential whose quotas it is asked for",
+    help: "log in again and give the credential its new token; requests may go on, and what was known of its quotas ends at their resets",
+  },
   QG_PRICE_BOOK: {
     wrong: "the bundled price book could not be read: what only it prices has no price",
     help: "install the package's dependencies again, or set prices.book to false and say prices under models[].price, prices.rules or prices.files",

@@ -69,6 +69,13 @@ export interface PluginHost {
    * `upstream_protocol` (too large, a redirect); with the signal's reason when it is aborted; any status is an answer.
    */
   readonly fetch: GuardedFetch;
+  /**
+   * A counter of the guard's metrics, `quotaguard_<name>`: call the function to count one, with a value for each label. Series share the guard's bound: beyond it
+   * values are `other`. Without metrics it counts nothing.
+   *
+   * @throws ConfigError for a name that does not end in `_total` or is there already, and beyond 16 counters.
+   */
+  counter(name: string, help: string, labels: readonly string[]): PluginCounter;
   /** Makes `router.strategy: name` choose by `fn`. */
   strategy(name: string, fn: StrategyFunction): void;
   /** A provider that credentials may name. */
@@ -94,6 +101,9 @@ export interface GuardedFetchInit extends RequestInit {
   /** An HTTP proxy that the operator's options name; null or absent = none. */
   readonly proxyUrl?: string | null;
 }
+
+/** Counts one. Values in the order of the labels. */
+export type PluginCounter = (values: readonly string[]) => void;
 
 export interface PluginLock {
   /** False = it was lost: somebody else may have it by now. */

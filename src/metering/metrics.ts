@@ -43,6 +43,8 @@ export interface Metrics {
   selectionRejected(reason: string): void;
   /** Something that a plugin brought failed: a listener, a timer, a route. */
   pluginError(plugin: string, part: string): void;
+  /** One of a plugin's; null = the name is there already. */
+  counter(name: string, help: string, labels: readonly string[]): ((values: readonly string[]) => void) | null;
   /** Called before each scrape, to set gauges that nobody pushes. A failure leaves them as they were. */
   onScrape(fn: () => MaybePromise<void>): void;
   expose(): Promise<string>;
@@ -296,6 +298,11 @@ export function metrics(client: PromClient, options: MetricsOptions): Metrics {
     idempotency: (outcome) => keyed(outcome).add(1),
     selectionRejected: (reason) => rejections(reason).add(1),
     pluginError: (plugin, part) => pluginErrors(plugin, part).add(1),
+    counter(name, help, labels) {
+      if (registry.getSingleMetric(PREFIX + name)) return null;
+      const find = series.counter(name, help, Object.fromEntries(labels.map((label) => [label, OPEN])));
+      return (values) => find(...values).add(1);
+    },
     onScrape: (fn) => series.onScrape(fn),
     expose: () => registry.metrics(),
     contentType: registry.contentType,

@@ -68,6 +68,8 @@ const accountFields = {
     /^arn:aws:codewhisperer:[a-z]{2}(?:-[a-z]{2,12}){1,3}-\d{1,2}:\d{12}:profile\/[A-Za-z0-9]{1,64}$/,
     "expected a profile such as arn:aws:codewhisperer:us-east-1:000000000000:profile/EXAMPLE",
   ).optional(),
+  /** Of Antigravity: whose login it is, so that the app's own server on this machine may tell its quotas. */
+  email: matching(/^[^\s@]{1,64}@[^\s@]{1,190}$/, "expected an e-mail address").optional(),
 } satisfies Record<AccountField, z.ZodType>;
 
 const ACCOUNT_FIELDS = Object.keys(accountFields) as readonly AccountField[];

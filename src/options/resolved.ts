@@ -16,6 +16,7 @@ import { resolveFail2ban, type ResolvedFail2ban } from "./fail2ban.ts";
 import { resolveIdempotency, type ResolvedIdempotency } from "./idempotency.ts";
 import { resolveLimit, type ResolvedLimit } from "./limits.ts";
 import { resolvePassthrough, type ResolvedPassthrough } from "./passthrough.ts";
+import { resolvePlugins, type NamedPlugins } from "./plugins.ts";
 import { resolvePrices, type ResolvedPrices } from "./prices.ts";
 import { DEFAULT_SCOPE_HEADERS, type AuthFunction, type ParsedOptions, type ScopesFunction } from "./schema.ts";
 import { resolveLedger, resolveStore, type ResolvedLedger, type ResolvedStore } from "./stores.ts";
@@ -125,6 +126,8 @@ export interface ResolvedOptions {
   readonly secrets: { readonly key: Secret | null; readonly replaces: string | null };
   readonly monitoring: { readonly prometheusEnabled: boolean; readonly metricsPublic: boolean };
   readonly plugins: readonly Plugin[];
+  /** What was said of ours by name; null = the plugins are a list of the host's. */
+  readonly namedPlugins: NamedPlugins | null;
   readonly clock: Clock | undefined;
   readonly logger: Logger | undefined;
   readonly transport: Transport | undefined;
@@ -133,6 +136,7 @@ export interface ResolvedOptions {
 /** Turns options that passed every check into what the guard uses. Frozen all the way down, except what the host brought along. */
 export function resolveParsed(options: ParsedOptions): ResolvedOptions {
   const { server, router, resilience } = options;
+  const plugged = resolvePlugins(options.plugins);
   const resolved: ResolvedOptions = {
     server: {
       host: server.host,
@@ -179,12 +183,12 @@ export function resolveParsed(options: ParsedOptions): ResolvedOptions {
     management: options.management,
     secrets: options.secrets,
     monitoring: options.monitoring,
-    plugins: options.plugins,
+    ...plugged,
     clock: options.clock,
     logger: options.logger,
     transport: options.transport,
   };
-  const hosts: readonly unknown[] = [options.store, options.ledger, options.clock, options.logger, options.transport, ...options.plugins];
+  const hosts: readonly unknown[] = [options.store, options.ledger, options.clock, options.logger, options.transport, ...plugged.plugins];
   return freeze(resolved, new Set(hosts));
 }
 

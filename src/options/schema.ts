@@ -266,7 +266,7 @@ export const optionsSchema = z.strictObject({
       metricsPublic: z.boolean().default(false),
     })
     .prefault({}),
-  /** Services inside the guard, in code: what `definePlugin()` returns. Set up in this order. */
+  /** Services inside the guard: ours by name (`{ collectors: true }`), or in code a list of what `definePlugin()` returns. Set up in this order. */
   plugins: pluginsOption().default([]),
   /** In code only. */
   clock: seam<Clock>(["now", "monotonic", "timer"], "a clock: { now, monotonic, timer }").optional(),

@@ -1,5 +1,5 @@
 /** Options of later versions. They are refused by name: an option that is read and ignored would be believed. */
-import { namedPluginProblems, PLUGIN_NAMES } from "./plugins.ts";
+import { isPluginMap, PLUGINS_EXPECTED, splitPlugins, UNBUILT_PLUGINS } from "./plugins.ts";
 import type { OptionNode, OptionPath, Problem } from "./tree.ts";
 
 /** The values that mean "I do not use this" everywhere. */
@@ -50,10 +50,10 @@ function visitPath(value: unknown, parts: readonly string[], at: OptionPath, vis
   return kept;
 }
 
-/** Whether plugins may bring providers, strategies and credentials that nobody knows yet. */
+/** Whether plugins may bring providers, strategies and credentials that nobody knows yet. Ours by name bring none. */
 export function hasPlugins(options: unknown): boolean {
   const plugins = isObject(options) ? options.plugins : undefined;
-  return !isOff(plugins) && !isEmptyMap(plugins);
+  return !isOff(plugins) && !isPluginMap(plugins);
 }
 
 /** Reports what is asked for and not there, and returns the options without those that only say "off". */
@@ -66,12 +66,16 @@ export function splitUnbuilt(options: unknown): { readonly options: unknown; rea
       return true;
     });
   }
-  // A list of values is there; a map by name, as a file has it, is for those that are not.
-  rest = visitPath(rest, ["plugins"], [], (value, at) => {
-    const isMap = isObject(value) && typeof value.setup !== "function";
-    if (isMap) problems.push(...namedPluginProblems(value, at, NOT_YET));
-    return isMap || isOff(value);
-  });
+  const { plugins, ...others } = isObject(rest) ? rest : { plugins: undefined };
+  if (isPluginMap(plugins)) {
+    const split = splitPlugins(plugins, ["plugins"], NOT_YET);
+    problems.push(...split.problems);
+    rest = { ...others, plugins: split.rest };
+  } else if (isObject(plugins)) {
+    // A single plugin, which would be read as a map.
+    problems.push({ path: ["plugins"], message: PLUGINS_EXPECTED });
+    rest = others;
+  } else if (isObject(rest) && isOff(plugins)) rest = others;
   const bringsMore = hasPlugins(options);
   for (const { path, refuse } of VALUES) {
     visitPath(rest, partsOf(path), [], (value, at) => {
@@ -85,7 +89,7 @@ export function splitUnbuilt(options: unknown): { readonly options: unknown; rea
 
 /** Makes the names known to suggestions and to the file reader, which must not take them for data. */
 export function addUnbuilt(root: OptionNode): void {
-  for (const path of [...OPTIONS.map((option) => option.path), ...PLUGIN_NAMES.map((name) => `plugins.${name}`)]) {
+  for (const path of [...OPTIONS.map((option) => option.path), ...UNBUILT_PLUGINS.map((name) => `plugins.${name}`)]) {
     let node: OptionNode | undefined = root;
     const parts = partsOf(path);
     for (const part of parts.slice(0, -1)) node = part === "[]" ? node?.item : node?.options.get(part);

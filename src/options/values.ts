@@ -1,36 +1,23 @@
 /** The values that options are made of: durations, sizes, secrets, dates, patterns. Each schema's message says what to write instead. */
 import { z } from "zod";
+import { DURATION_EXPECTED, durationOf, durationProblem } from "../core/duration.ts";
 import { Secret } from "../core/secret.ts";
 
-const UNIT_MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
+export { formatDuration, parseDuration } from "../core/duration.ts";
+
+const DAY_MS = 86_400_000;
 const UNIT_BYTES = { b: 1, kb: 1_024, mb: 1_048_576, gb: 1_073_741_824 } as const;
 
 /** A timer's delay is a 32-bit number of ms: a longer one would fire at once. */
-const MAX_TIMER_MS = 24 * UNIT_MS.d;
+const MAX_TIMER_MS = 24 * DAY_MS;
 /** Ten years: whoever means longer means `permanent`. */
-const MAX_BAN_MS = 3_650 * UNIT_MS.d;
-
-/** `"1h30m"` to ms; null when it is not a duration. */
-export function parseDuration(text: string): number | null {
-  if (!/^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+$/.test(text)) return null;
-  let ms = 0;
-  for (const [, amount, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/g)) ms += Number(amount) * UNIT_MS[unit as keyof typeof UNIT_MS];
-  return Math.round(ms);
-}
+const MAX_BAN_MS = 3_650 * DAY_MS;
 
 /** `"10mb"` to bytes (powers of 1024); null when it is not a size. */
 export function parseSize(text: string): number | null {
   const match = /^(\d+(?:\.\d+)?)\s?(b|kb|mb|gb)$/i.exec(text);
   if (!match) return null;
   return Math.round(Number(match[1]) * UNIT_BYTES[match[2]?.toLowerCase() as keyof typeof UNIT_BYTES]);
-}
-
-/** Writes ms the way they are configured: `5m`, `90s`, `250ms`. */
-export function formatDuration(ms: number): string {
-  for (const unit of ["d", "h", "m", "s"] as const) {
-    if (ms >= UNIT_MS[unit] && ms % UNIT_MS[unit] === 0) return `${ms / UNIT_MS[unit]}${unit}`;
-  }
-  return `${ms}ms`;
 }
 
 export function formatSize(bytes: number): string {
@@ -42,11 +29,11 @@ export function formatSize(bytes: number): string {
 
 /** A duration: ms as a number, or text with a unit (`250ms`, `5s`, `10m`, `2h`, `30d`). Resolves to ms. */
 export function duration(minMs = 1, maxMs = MAX_TIMER_MS) {
-  const expected = "expected a duration: ms as a number, or a number with its unit such as 250ms, 5s, 10m, 2h, 30d";
-  return z.union([z.number(), z.string()], { error: expected }).transform((value, ctx) => {
-    const problem = durationProblem(msOf(value), minMs, maxMs, expected);
+  return z.union([z.number(), z.string()], { error: DURATION_EXPECTED }).transform((value, ctx) => {
+    const ms = durationOf(value);
+    const problem = durationProblem(ms, minMs, maxMs);
     if (problem !== null) ctx.addIssue({ code: "custom", message: problem });
-    return msOf(value);
+    return ms;
   });
 }
 
@@ -55,17 +42,11 @@ export function banDuration() {
   const expected = "expected permanent, or a duration: ms as a number, or a number with its unit such as 30s, 15m, 2h, 30d";
   return z.union([z.number(), z.string()], { error: expected }).transform((value, ctx) => {
     if (value === "permanent") return null;
-    const problem = durationProblem(msOf(value), 1, MAX_BAN_MS, expected);
+    const ms = durationOf(value);
+    const problem = durationProblem(ms, 1, MAX_BAN_MS, expected);
     if (problem !== null) ctx.addIssue({ code: "custom", message: problem });
-    return msOf(value);
+    return ms;
   });
-}
-
-const msOf = (value: number | string): number => (typeof value === "number" ? value : (parseDuration(value.trim()) ?? Number.NaN));
-
-function durationProblem(ms: number, minMs: number, maxMs: number, expected: string): string | null {
-  if (!Number.isInteger(ms)) return expected;
-  return ms < minMs || ms > maxMs ? `must be between ${formatDuration(minMs)} and ${formatDuration(maxMs)}` : null;
 }
 
 /** A size: bytes as a number, or text such as `10mb`. Resolves to bytes. */

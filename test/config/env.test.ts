@@ -77,16 +77,10 @@ describe("settings", () => {
 
   test.each([
     "QUOTAGUARD_CLIPROXY_AUTH_PATH",
-    "QUOTAGUARD_ANTIGRAVITY_PORT",
-    "QUOTAGUARD_ANTIGRAVITY_CSRF",
-    "QUOTAGUARD_ANTIGRAVITY_START_CMD",
-    "QUOTAGUARD_ANTIGRAVITY_START_TIMEOUT",
     "QUOTAGUARD_GOOGLE_CLIENT_ID",
     "QUOTAGUARD_GOOGLE_CLIENT_SECRET",
     "QUOTAGUARD_IFLOW_CLIENT_ID",
     "QUOTAGUARD_IFLOW_CLIENT_SECRET",
-    "QUOTAGUARD_COLLECTOR_WORKERS",
-    "QUOTAGUARD_COLLECTOR_JITTER",
     "QUOTAGUARD_TELEGRAM_TOKEN",
     "QUOTIO_AUTH_DIR",
     "QUOTIO_CONFIG_DIR",
@@ -96,6 +90,35 @@ describe("settings", () => {
   ])("%s is not yet available", (name) => {
     expect(problemsOf({ [name]: "x" })).toEqual([`env ${name}: not yet available in this version; unset it`]);
     expect(problemsOf({ [name]: "" })).toEqual([]);
+  });
+
+  test("those of the collectors count where these are asked for, and switch them on nowhere", () => {
+    const env = {
+      QUOTAGUARD_COLLECTOR_WORKERS: "3",
+      QUOTAGUARD_COLLECTOR_JITTER: "1s",
+      QUOTAGUARD_ANTIGRAVITY_PORT: "4711",
+      QUOTAGUARD_ANTIGRAVITY_CSRF: "token-1",
+      QUOTAGUARD_ANTIGRAVITY_START_CMD: "antigravity",
+      QUOTAGUARD_ANTIGRAVITY_START_TIMEOUT: "20s",
+    };
+    const resolved = (file: string) => resolveOptions(load(env, file)).namedPlugins?.collectors;
+    for (const file of ["plugins: { collectors: true }", "plugins: { collectors: { workers: 5 } }"]) {
+      expect(resolved(file)).toMatchObject({
+        workers: 3,
+        jitter: 1_000,
+        antigravity: { port: 4_711, startCmd: "antigravity", startTimeout: 20_000 },
+      });
+      expect(resolved(file)?.antigravity.csrf?.reveal()).toBe("token-1");
+      expect(load(env, file).sources.get("plugins.collectors.antigravity.port")).toBe("env QUOTAGUARD_ANTIGRAVITY_PORT");
+      expect(load(env, file).warnings).toEqual([]);
+    }
+    for (const file of ["", "plugins: { collectors: false }"]) {
+      expect(resolved(file) ?? null).toBeNull();
+      expect(load(env, file).warnings).toEqual(Object.keys(env).map((name) => `env ${name}: ignored, because plugins.collectors is not on`));
+    }
+    expect(problemsOf({ QUOTAGUARD_COLLECTOR_WORKERS: "many" }, "plugins: { collectors: true }")).toEqual([
+      "env QUOTAGUARD_COLLECTOR_WORKERS: plugins.collectors.workers: expected a number, got a string",
+    ]);
   });
 
   test("QUOTAGUARD_UTLS=0 asks for nothing", () => expect(problemsOf({ QUOTAGUARD_UTLS: "0" })).toEqual([]));

@@ -22,6 +22,30 @@ credentials:
   - { name: c, provider: openai-compatible, api_key: sk-${MASTER}, base_url: "http://127.0.0.1:1/v1", headers: { x-token: ${MASTER} }, proxy_url: "http://u:${MASTER}@127.0.0.1:2" }
 `;
 
+describe("plugins by name", () => {
+  const rowsOf = (plugins: string): readonly string[] => {
+    const config = loadConfig({ cwd: folderWith({ "quotaguard.yaml": plugins }), env: { QUOTAGUARD_COLLECTOR_WORKERS: "3" } });
+    const rows = describeOptions(resolveOptions(config), config.sources).filter(({ path }) => path.startsWith("plugins"));
+    return rows.map(({ path, value, source }) => `${path} = ${value} (${source})`);
+  };
+
+  test("show each of their options with its source, and no token", () => {
+    const rows = rowsOf('plugins: { collectors: { interval: 2m, endpoints: { claude: "http://127.0.0.1:1" }, antigravity: { csrf: a-token } } }');
+    expect(rows).toEqual(
+      expect.arrayContaining([
+        "plugins.collectors.interval = 2m (quotaguard.yaml:1)",
+        "plugins.collectors.workers = 3 (env QUOTAGUARD_COLLECTOR_WORKERS)",
+        "plugins.collectors.jitter = 250ms (default)",
+        "plugins.collectors.endpoints.claude = http://127.0.0.1:1 (quotaguard.yaml:1)",
+        "plugins.collectors.antigravity.csrf = [redacted] (quotaguard.yaml:1)",
+        "plugins.collectors.antigravity.start_timeout = 15s (default)",
+      ]),
+    );
+    expect(rowsOf("plugins: { collectors: false }")).toEqual(["plugins.collectors = false (quotaguard.yaml:1)"]);
+    expect(rowsOf("")).toEqual(["plugins = none (default)"]);
+  });
+});
+
 describe("describeOptions", () => {
   const rowsOf = (): ReadonlyMap<string, readonly [string, string]> => {
     const config = loadConfig({ cwd: folderWith({ "quotaguard.yaml": FILE }), env: { QUOTAGUARD_PORT: "9000" } });

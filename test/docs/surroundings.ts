@@ -1,4 +1,6 @@
 // What snippets may take for given, as a reader has it: an app with a login, a client, some messages. `<!-- with: app, requireLogin -->` names them.
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import express, { type NextFunction, type Request, type Response } from "express";
 import OpenAI from "openai";
 
@@ -29,3 +31,11 @@ export function requireLogin(req: Request, res: Response, next: NextFunction): v
 export const openai = new OpenAI();
 
 export const messages: OpenAI.ChatCompletionMessageParam[] = [{ role: "user", content: "Say in one line what a token bucket is." }];
+
+/** A relay that tells what is left of a Claude subscription. Nobody waits for it to end. */
+export const quotas = await new Promise<{ readonly url: string }>((resolve) => {
+  const usage = JSON.stringify({ five_hour: { utilization: 37 }, seven_day: { utilization: 75 } });
+  const relay = createServer((_req, res) => void res.end(usage));
+  relay.listen(0, "127.0.0.1", () => resolve({ url: `http://127.0.0.1:${(relay.address() as AddressInfo).port}` }));
+  relay.unref();
+});

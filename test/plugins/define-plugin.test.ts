@@ -57,12 +57,13 @@ describe("the option plugins", () => {
       "plugins[2]: mine is already the name of plugins[0]; names must differ",
       "plugins[3]: the plugin b needs setup: a function (host) => …",
     ]);
-    expect(problemsOf(plugin())).toEqual(["plugins: expected a list of plugins, such as plugins: [mine({ … })]"]);
-    expect(problemsOf("mine")).toEqual(["plugins: expected a list of plugins, such as plugins: [mine({ … })]"]);
-    expect(problemsOf(Array.from({ length: 65 }, (_, i) => plugin(`p${i}`)))).toEqual(["plugins: at most 64 plugins"]);
+    const expected = "plugins: expected a list of plugins, such as plugins: [mine({ … })], or ours by name, such as plugins: { collectors: true }";
+    expect(problemsOf(plugin())).toEqual([expected]);
+    expect(problemsOf("mine")).toEqual([expected]);
+    expect(problemsOf(Array.from({ length: 65 }, (_, i) => plugin(`p${i}`)))).toEqual(["plugins[64]: at most 64 plugins"]);
   });
 
-  test("by name, ours do not exist yet, and others never did", () => {
+  test("by name, those that do not exist yet are refused, and others never did", () => {
     expect(problemsOf({ telegram: { token: "t" }, cliproxy: true, collectors: false, oauth: null })).toEqual([
       "plugins.telegram: not yet available in this version",
       "plugins.cliproxy: not yet available in this version",
@@ -70,8 +71,53 @@ describe("the option plugins", () => {
     expect(problemsOf({ telegramm: {} })).toEqual([
       "plugins.telegramm: there is no plugin of this name; did you mean telegram?; your own are a list in code: plugins: [mine({ … })]",
     ]);
-    for (const off of [undefined, null, false, {}, [], { telegram: false }]) expect(problemsOf(off)).toEqual([]);
-    expect([...(optionNames().options.get("plugins")?.options.keys() ?? [])]).toEqual(["telegram", "cliproxy", "collectors", "oauth"]);
+    for (const off of [undefined, null, false, {}, [], { telegram: false }, { collectors: false }, { collectors: null }]) {
+      expect(problemsOf(off)).toEqual([]);
+      expect(resolveOptions({ plugins: off } as GuardOptions).plugins).toEqual([]);
+    }
+    expect([...(optionNames().options.get("plugins")?.options.keys() ?? [])].toSorted()).toEqual(["cliproxy", "collectors", "oauth", "telegram"]);
+  });
+
+  test("by name, true takes the defaults, and every option has its path", () => {
+    const { plugins, namedPlugins } = resolveOptions({ plugins: { collectors: true } });
+    expect(plugins.map(({ name }) => name)).toEqual(["collectors"]);
+    expect(namedPlugins).toEqual({
+      collectors: {
+        interval: 60_000,
+        workers: 8,
+        jitter: 250,
+        adaptive: true,
+        timeout: 10_000,
+        endpoints: {},
+        antigravity: { port: null, csrf: null, startCmd: null, startTimeout: 15_000 },
+      },
+    });
+    expect(resolveOptions({ plugins: { collectors: { interval: "2m" } } }).namedPlugins?.collectors).toMatchObject({ interval: 120_000, workers: 8 });
+    expect(
+      problemsOf({
+        collectors: {
+          intervall: "1m",
+          workers: 0,
+          jitter: "soon",
+          endpoints: { claud: "http://127.0.0.1", codex: "ftp://x" },
+          antigravity: { port: 0, startcmd: "x" },
+        },
+      }).toSorted(),
+    ).toEqual([
+      "plugins.collectors.antigravity.port: must be at least 1",
+      "plugins.collectors.antigravity.startcmd: unknown option; did you mean startCmd?",
+      expect.stringContaining("plugins.collectors.endpoints.claud: unknown option; did you mean claude?"),
+      expect.stringContaining("plugins.collectors.endpoints.codex: expected a URL"),
+      "plugins.collectors.intervall: unknown option; did you mean interval?",
+      expect.stringContaining("plugins.collectors.jitter: expected a duration"),
+      "plugins.collectors.workers: must be at least 1",
+    ]);
+    expect(problemsOf({ collectors: "yes" })).toEqual(["plugins.collectors: expected true, false or its options"]);
+  });
+
+  test("by name, they bring no providers: a wrong one is told at once", () => {
+    const options = { plugins: { collectors: true }, credentials: [{ name: "a", provider: "opnai", apiKey: "sk-1" }] };
+    expect(() => resolveOptions(options as GuardOptions)).toThrow("credentials[0].provider: expected one of");
   });
 
   test("in a file the same, with line and column", () => {
@@ -86,6 +132,14 @@ describe("the option plugins", () => {
         "plugins[0]: expected a plugin, { name, setup }, as definePlugin() returns it; only code can give one",
       );
       expect(() => load("plugins:\n  telegram: false\n")).not.toThrow();
+      expect(() => load("plugins:\n  collectors:\n    interval: 1m\n    start_timeout: 1m\n")).toThrow(
+        "quotaguard.yaml:4:5: plugins.collectors.start_timeout: unknown option",
+      );
+      const { namedPlugins } = resolveOptions(
+        load("plugins: { collectors: { antigravity: { start_cmd: antigravity, csrf: secret-1 } } }\n") as GuardOptions,
+      );
+      expect(namedPlugins?.collectors?.antigravity).toMatchObject({ startCmd: "antigravity", startTimeout: 15_000 });
+      expect(JSON.stringify(namedPlugins)).not.toContain("secret-1");
     } finally {
       place.remove();
     }

@@ -40,7 +40,14 @@ describe("mounting no plugin", () => {
     const loaded = await loadedBy(`{ auth: false, management: { key: "a-management-key-of-a-test-01" }, limits: [] }`);
     expect(loaded).toContain("guard.ts");
     expect(loaded.filter((module) => HOST.includes(module))).toEqual([]);
+    // What is known of its options is read with all others.
+    expect(loaded.filter((module) => /^plugins\/.*(?:scheduler|collectors)\.ts$/.test(module))).toEqual([]);
     expect(loaded.filter((module) => PEERS.includes(module))).toEqual([]);
+  });
+
+  test("and one of ours that is asked for by name is loaded then", async () => {
+    const loaded = await loadedBy(`{ auth: false, plugins: { collectors: true }, limits: [] }`);
+    expect(loaded).toContain("plugins/collectors/scheduler.ts");
   });
 
   test("and the first one brings all of it", async () => {

@@ -76,6 +76,7 @@ export function pluginKit(more: Partial<Pick<PluginKit, "clock" | "records" | "k
         records,
         kept,
         control,
+        metrics: null,
         failed: (plugin, part) => void failures.push(`${plugin} ${part}`),
       }),
   };

@@ -87,6 +87,7 @@ function adaptedForAntigravity(body: Fields, { credential, model, operation, req
 export const antigravity: ProviderRow = {
   ...geminiCli,
   id: "antigravity",
+  account: { takes: ["project", "email"], needs: [["apiKey"], ["project"]] },
   baseUrl: "https://daily-cloudcode-pa.googleapis.com",
   otherOrigins: [HOST],
   family: familyOf,
