@@ -10,15 +10,19 @@ import { isShortage, type Shortage, type Slot, type Slots } from "./slots.ts";
 
 /** What all requests of a pool share. */
 export interface AttemptParts {
-  readonly health: Health;
-  readonly slots: Slots;
+  readonly health: Pick<Health, "isQuiet" | "blockOf" | "enter" | "leave">;
+  readonly slots: Pick<Slots, "take" | "isShort">;
   /** Wall clock, ms. */
   readonly now: () => number;
   /** An attempt began (1) or ended (-1). */
   readonly count: (credential: string, by: number) => void;
-  /** A candidate was passed over at a choice. */
-  readonly rejected: (reason: Block["reason"] | "limited") => void;
+  /** A candidate was passed over at a choice. `cause` is what keeps it out, where more is known than the reason. */
+  readonly rejected: (reason: Rejection, candidate: Candidate, cause: Block | Shortage | null) => void;
+  /** Nobody is really asked for: strategies only say whom they would pick. Absent = somebody is. */
+  readonly looks?: true;
 }
+
+export type Rejection = Block["reason"] | "limited";
 
 /** What one request says about itself. */
 export interface Asking {
@@ -71,7 +75,7 @@ export class Attempts implements Choice, StrategyRequest {
     return this.#asking.usage?.() ?? null;
   }
 
-  next(): MaybePromise<Lease | null> {
+  next(): MaybePromise<PoolLease | null> {
     return this.#from(0);
   }
 
@@ -80,18 +84,18 @@ export class Attempts implements Choice, StrategyRequest {
     return error.code === "all_credentials_limited" ? error : null;
   }
 
-  #from(first: number): MaybePromise<Lease | null> {
+  #from(first: number): MaybePromise<PoolLease | null> {
     const tiers = this.#strategy.spansPriorities ? this.#offer.wholes : this.#offer.tiers;
     for (let i = first; i < tiers.length; i += 1) {
       const tier = tiers[i] as Tier;
       for (let open = this.#open(tier); open.length > 0; open = this.#open(tier)) {
         // A strategy remembers who could not be picked, so it is asked although one is left; not when there is only one.
-        const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#strategy.pick(tier, open, this, false);
+        const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#strategy.pick(tier, open, this, this.#parts.looks ?? false);
         (this.#seen ??= []).push(candidate);
         (this.#tried ??= []).push(candidate);
         const pass = this.#parts.health.enter(candidate);
         if (!pass) {
-          this.#parts.rejected("breaker");
+          this.#parts.rejected("breaker", candidate, null);
           continue;
         }
         const taken = this.#take(candidate, pass);
@@ -118,11 +122,11 @@ export class Attempts implements Choice, StrategyRequest {
     }
   }
 
-  #lease(candidate: Candidate, pass: Pass, taken: Slot | Shortage): Lease | null {
+  #lease(candidate: Candidate, pass: Pass, taken: Slot | Shortage): PoolLease | null {
     const { health, rejected, count } = this.#parts;
     if (isShortage(taken)) {
       health.leave(candidate, pass, NEVER_SENT, nobody);
-      rejected("limited");
+      rejected("limited", candidate, taken);
       (this.#shortages ??= []).push(taken);
       return null;
     }
@@ -141,7 +145,7 @@ export class Attempts implements Choice, StrategyRequest {
       if (seen?.includes(candidate)) return false;
       const block = isQuiet ? null : health.blockOf(candidate);
       if (!block) return true;
-      rejected(block.reason);
+      rejected(block.reason, candidate, block);
       (this.#seen ??= []).push(candidate);
       return false;
     });
@@ -174,13 +178,14 @@ const nobody = (): boolean => false;
 
 const tokensOf = (outcome: AttemptOutcome): number | null => (outcome.kind === "refused" ? null : outcome.tokens);
 
+/** A candidate lent to one attempt. */
 class PoolLease implements Lease {
+  readonly candidate: Candidate;
   readonly credential: Credential;
   readonly model: string;
   readonly name: string;
   readonly #parts: AttemptParts;
   readonly #offer: Offer;
-  readonly #candidate: Candidate;
   readonly #pass: Pass;
   readonly #slot: Slot;
   #released = false;
@@ -191,7 +196,7 @@ class PoolLease implements Lease {
     this.name = candidate.name;
     this.#parts = parts;
     this.#offer = offer;
-    this.#candidate = candidate;
+    this.candidate = candidate;
     this.#pass = pass;
     this.#slot = slot;
   }
@@ -203,11 +208,11 @@ class PoolLease implements Lease {
     count(this.credential.name, -1);
     this.#slot.finish(tokensOf(outcome));
     // Only a failure asks who else there is.
-    health.leave(this.#candidate, this.#pass, outcome, outcome.kind === "served" ? nobody : () => this.#hasOthers());
+    health.leave(this.candidate, this.#pass, outcome, outcome.kind === "served" ? nobody : () => this.#hasOthers());
   }
 
   #hasOthers(): boolean {
     const { health, slots } = this.#parts;
-    return this.#offer.candidates.some((other) => other !== this.#candidate && health.blockOf(other) === null && !slots.isShort(other));
+    return this.#offer.candidates.some((other) => other !== this.candidate && health.blockOf(other) === null && !slots.isShort(other));
   }
 }

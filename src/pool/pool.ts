@@ -6,6 +6,7 @@ import { Attempts, type Asking, type AttemptParts } from "./attempts.ts";
 import type { Candidate, Strategy, Tier } from "./candidate.ts";
 import type { Health } from "./health.ts";
 import { offerOf, type Offer, type Offers, type OfferSlot } from "./offers.ts";
+import { previewOf, type Preview } from "./preview.ts";
 import type { Slots } from "./slots.ts";
 
 export interface PoolOptions {
@@ -47,6 +48,8 @@ export interface Pool {
   choose(request: ModelRequest): Choice;
   /** Leases for one operation without a model. Throws `no_credential` when none could ever serve it. */
   chooseAny(request: OperationRequest): Choice;
+  /** What {@link Pool.choose} would come to now. Changes nothing. Rejects with `model_not_found` as it throws. */
+  preview(request: ModelRequest): Promise<Preview>;
   /** Open attempts now, by credential. */
   inFlight(credential: string): number;
 }
@@ -79,12 +82,14 @@ export function credentialPool(options: PoolOptions): Pool {
     return offerOf(offer.name, candidates);
   }
 
+  function offerFor({ model, costed, credential = null }: ModelRequest): Offer {
+    const offer = costed ? offers.forRequest(costed, model) : offers.of(model);
+    return credential === null ? offer : narrowed(offer, { credential });
+  }
+
   return {
-    choose(request) {
-      const { model, credential = null } = request;
-      const offer = request.costed ? offers.forRequest(request.costed, model) : offers.of(model);
-      return new Attempts(parts, credential === null ? offer : narrowed(offer, { credential }), strategy, request);
-    },
+    choose: (request) => new Attempts(parts, offerFor(request), strategy, request),
+    preview: async (request) => previewOf({ health, slots, now }, offerFor(request), strategy, request),
     chooseAny(request) {
       const offer = narrowed(offers.any(request.operation), request);
       const chosenBy = request.affinity === null ? strategy : byAffinity(request.affinity);
