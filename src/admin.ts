@@ -36,6 +36,7 @@ export interface AdminParts {
   readonly discoverModels: () => Promise<readonly string[]>;
   readonly openCounters: () => Promise<void>;
   readonly audit: Admin["audit"];
+  readonly explain: Admin["explain"];
   readonly holds: Holds;
   readonly transport: Transport;
   readonly services: Services;
@@ -171,6 +172,7 @@ export function adminOf(parts: AdminParts): Admin {
     },
     usage: usageReport({ ledger, scopes: parts.scopes, clock }),
     audit: parts.audit,
+    explain: parts.explain,
   };
 
   function runtimeBudget(scope: string): LimitDefinition {

@@ -3,10 +3,8 @@ import type { Admin } from "./core/admin.ts";
 import type { Call } from "./core/call.ts";
 import { closeAll } from "./core/close-all.ts";
 import type { Services } from "./core/context.ts";
-import { GuardError } from "./core/errors.ts";
 import type { ScopesInput } from "./core/scope.ts";
 import type { Ledger } from "./core/store.ts";
-import type { MaybePromise } from "./core/time.ts";
 import type { Step } from "./core/step.ts";
 import { NO_USAGE, type Usage } from "./core/usage.ts";
 import { adminOf } from "./admin.ts";
@@ -24,7 +22,6 @@ import { budgetsStep } from "./middleware/budgets.ts";
 import { credentialsStep } from "./middleware/credentials.ts";
 import type { PassthroughLane } from "./middleware/passthrough/lane.ts";
 import { holderOfFiles } from "./middleware/passthrough/named-files.ts";
-import { lanePaths } from "./middleware/passthrough/operations.ts";
 import { directNames, ownership } from "./middleware/passthrough/ownership.ts";
 import { idempotencyOf } from "./idempotency.ts";
 import type { GuardPrices } from "./guard-prices.ts";
@@ -35,9 +32,12 @@ import { quotaReader } from "./quota-reader.ts";
 import { proxyStep } from "./middleware/proxy/proxy.ts";
 import type { ResolvedRouteBudget } from "./options/budgets.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
+import { explainer, type Admission } from "./explainer.ts";
 import { clientFence } from "./client-fence.ts";
 import { credentialControl, type GuardCredentialControl } from "./credential-control.ts";
 import { credentialPauses, notPaused } from "./credential-pauses.ts";
+import { lastRows } from "./last-rows.ts";
+import { lateLane } from "./late-lane.ts";
 import { lending } from "./lending.ts";
 import { modelCatalogue, type ModelCatalogue } from "./pool/catalogue.ts";
 import { credentialSet, type ChangingCredentials } from "./pool/credential-set.ts";
@@ -86,7 +86,6 @@ export interface Runtime {
   readonly models: Step;
   /** All limits, for what is passed through unread. */
   readonly laneBudgets: Step;
-  /** Made with the first request for it: most gateways never pass anything through. */
   lane(): Promise<PassthroughLane>;
   /** Null = there are none. */
   readonly plugins: PluginSet | null;
@@ -105,6 +104,8 @@ export interface RuntimeInit {
   /** Whether there are clients in this process. */
   readonly inProcess: { readonly isOn: boolean };
   readonly prices: GuardPrices;
+  /** Who may come in, for whoever asks what would become of a call. */
+  readonly admission: () => Admission;
   readonly openRequests: () => number;
   readonly status: () => "ok" | "starting" | "closing" | "unavailable";
 }
@@ -243,24 +244,7 @@ async function assemble(
     ? holderOfFiles(ownership({ records: store.records, credentials: directNames(credentials), now: clock.now }))
     : () => null;
   const unreadCosts = operationCosts(costs, options.passthrough?.cost ?? {});
-  let lane: Promise<PassthroughLane> | undefined;
-  async function openLane(): Promise<PassthroughLane> {
-    const { passthroughLane } = await import("./middleware/passthrough/lane.ts");
-    const { resilience, server } = options;
-    return passthroughLane({
-      services,
-      pool: lent.pool,
-      records: store.records,
-      credentials,
-      resolve: offered.resolve,
-      transport,
-      paths: lanePaths(options.passthrough?.paths ?? "default", false),
-      bodyLimit: server.bodyLimitBytes,
-      connectTimeoutMs: resilience.connectTimeoutMs,
-      idleTimeoutMs: resilience.idleTimeoutMs,
-      requestTimeoutMs: server.requestTimeoutMs,
-    });
-  }
+  const lane = lateLane({ options, services, pool: lent.pool, records: store.records, credentials, resolve: offered.resolve, transport });
 
   const tokensOf = (call: Call): number => {
     const { inputTokens, expectedOutputTokens } = estimate(call, null);
@@ -272,6 +256,7 @@ async function assemble(
     const { inputTokens, expectedOutputTokens } = estimate(call, null);
     return { ...NO_USAGE, inputTokens, outputTokens: expectedOutputTokens };
   };
+  const choosing = { tokensOf, holderOf, ...(isBuiltIn ? {} : { usageOf }) };
   const listed = { offers: offered, catalogue, models: options.models, aliases: options.modelAlias };
   const models = modelsStep({ ...listed, asked: notPaused(credentials, lent.pauses), transport, clock, logger });
   const listing = modelListing(listed);
@@ -309,6 +294,20 @@ async function assemble(
       },
       openCounters: async () => rebuild?.openCounters(),
       audit: kept.audit,
+      explain: explainer({
+        options,
+        services,
+        admission: init.admission(),
+        keys: resold.keys,
+        fence: options.fail2ban?.clients ? fence.step : null,
+        budgets: { ...shared, calls, route: routeCosts(costs, null) },
+        planner: planner({ ...everywhere, requiredByDefault: false }),
+        calls,
+        choosing,
+        pool: lent.pool,
+        attempts,
+        ledger,
+      }),
       holds: keeper,
       transport,
       services,
@@ -337,7 +336,7 @@ async function assemble(
     attempts,
     fail2ban: fence.step,
     idempotency: idempotency.step,
-    credentials: credentialsStep({ pool: lent.pool, tokensOf, holderOf, ...(isBuiltIn ? {} : { usageOf }) }),
+    credentials: credentialsStep({ pool: lent.pool, ...choosing }),
     proxy: proxyStep({
       services,
       transport,
@@ -355,7 +354,7 @@ async function assemble(
       holdsMore: true,
       planner: planner({ ...everywhere, requiredByDefault: false }),
     }),
-    lane: () => (lane ??= openLane()),
+    lane: lane.open,
     plugins: null,
     reselling: resold,
     credentialControl: control,
@@ -369,7 +368,7 @@ async function assemble(
         () => keeper.close(),
         () => registry.close(),
         () => resold.close(),
-        async () => (await lane)?.close(),
+        () => lane.close(),
         () => control.close(),
         () => lent.close(),
         () => idempotency.close(),
@@ -381,14 +380,4 @@ async function assemble(
         () => (options.transport ? undefined : transport.close()),
       ]),
   };
-}
-
-/** Who stops a process is told what that may cost, and not which call was late. */
-async function lastRows(flush: () => MaybePromise<void>): Promise<void> {
-  try {
-    await flush();
-  } catch (error) {
-    if (!GuardError.is(error) || error.code !== "store_unavailable") throw error;
-    throw new GuardError("store_unavailable", "the ledger has not taken its last rows in time: those still in memory may be lost", { cause: error });
-  }
 }

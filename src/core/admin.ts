@@ -1,4 +1,5 @@
 import type { AuditOptions, AuditReport } from "./audit.ts";
+import type { Explain } from "./explain.ts";
 import type { KeyAdmin } from "./key-admin.ts";
 import type { LimitAdmin } from "./limit-admin.ts";
 import type { OrgAdmin } from "./org-admin.ts";
@@ -163,4 +164,10 @@ export interface Admin {
    * `next` says where to go on. Changes nothing. Rejects with `store_unavailable` when the ledger cannot be read.
    */
   audit(options?: AuditOptions): Promise<AuditReport>;
+  /**
+   * Why a past request was decided as it was, or what would become of a call now: who asks, each limit before and after, every candidate in order with its score or the
+   * reason why not, the price, and what the client would be told. Changes nothing. Rejects with `not_found` for an id that the ledger does not have, and `body_invalid` or
+   * `scope_invalid` for what cannot be asked.
+   */
+  readonly explain: Explain;
 }

@@ -32,6 +32,8 @@ export interface Preview {
   readonly candidates: readonly PreviewedCandidate[];
   /** What a client would be told; null = somebody can serve it. */
   readonly refusal: GuardError | null;
+  /** What it would be told where those that may be used cannot be asked this; null = waiting does not help either. */
+  readonly busy: GuardError | null;
 }
 
 export interface PreviewParts {
@@ -87,7 +89,7 @@ export async function previewOf({ health, slots, now }: PreviewParts, offer: Off
       rejection: rejections.get(candidate) ?? null,
       judgement: judgements.get(candidate) ?? null,
     }));
-  return { candidates, refusal };
+  return { candidates, refusal, busy: attempts.busy() };
 }
 
 const isRefusal = ({ code }: GuardError): boolean => code === "all_credentials_limited" || code === "no_credential";

@@ -1,6 +1,7 @@
 import express from "express";
 import type { Admin, BlockView, BucketAddress, BucketView, ClientBanView, CredentialView, HealthView } from "../../src/core/admin.ts";
 import type { AuditReport } from "../../src/core/audit.ts";
+import type { ExplainedRequest } from "../../src/core/explain.ts";
 import type { KeyView } from "../../src/core/key-admin.ts";
 import type { LimitView, ShadowReport } from "../../src/core/limit-admin.ts";
 import type { OrgView } from "../../src/core/org-admin.ts";
@@ -96,6 +97,32 @@ export const AUDIT: AuditReport = {
   checkedAt: Date.UTC(2026, 0, 3),
 };
 
+export const EXPLAINED: ExplainedRequest = {
+  kind: "request",
+  id: "i1",
+  requestId: "r1",
+  at: Date.UTC(2026, 0, 1),
+  identity: { key: "alice", org: "acme" },
+  scopes: { org: "acme" },
+  route: "/v1/chat/completions",
+  dialect: "openai",
+  model: "gpt-4o",
+  stream: false,
+  tag: null,
+  state: "refused",
+  limit: "user-day",
+  held: {},
+  attempts: [],
+  usage: null,
+  provenance: "void",
+  rawUsd: 0,
+  billedUsd: 0,
+  priceVersion: null,
+  latencyMs: 3,
+  firstByteMs: null,
+  outcome: { served: null, status: 429, code: "budget_exhausted", message: "a limit had no room for it", retryAfterMs: null },
+};
+
 export const USAGE: UsageRow = {
   group: { model: "gpt-4o", day: "2026-01-01" },
   requests: 2,
@@ -185,6 +212,7 @@ function fakeAdmin(): FakeAdmin {
     liftClientBan: (...args) => noted("liftClientBan", args, args[0] === CLIENT_BAN.client),
     usage: (query) => note("usage", [query], admin.rows),
     audit: ({ signal: _signal, ...range } = {}) => note("audit", [range], AUDIT),
+    explain: (question) => note("explain", [question], EXPLAINED as never),
   };
   return admin;
 }
