@@ -4,6 +4,7 @@ import type { KeyAdmin } from "./key-admin.ts";
 import type { LimitAdmin } from "./limit-admin.ts";
 import type { OrgAdmin } from "./org-admin.ts";
 import type { QuotaFact } from "./quota-fact.ts";
+import type { AccountQuotas } from "./quota-view.ts";
 import type { UsageQuery, UsageRow } from "./usage-report.ts";
 
 /** A token bucket as operators see it: `tokens` is what is left net of open reservations; negative = debt. */
@@ -170,4 +171,6 @@ export interface Admin {
    * `scope_invalid` for what cannot be asked.
    */
   readonly explain: Explain;
+  /** What is known to be left of each account's quotas: whoever is nearest to the end first. */
+  quotas(): readonly AccountQuotas[];
 }

@@ -31,6 +31,9 @@ export type StrategyFunction = (candidates: readonly StrategyCandidate[], call: 
 /** How near an account is to the end of its quota. A worse one is never preferred: `ok` before `high` (above the switch threshold) before `critical`. */
 export type QuotaLevel = "ok" | "high" | "critical";
 
+/** With what people are told before it decides anything. */
+export type ShownLevel = QuotaLevel | "warning";
+
 /** What a strategy makes of a candidate. */
 export interface Judgement {
   readonly level: QuotaLevel;

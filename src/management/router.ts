@@ -8,12 +8,14 @@ import type { Clock } from "../core/time.ts";
 import { auditRouter } from "./audit.ts";
 import { bansRouter } from "./bans.ts";
 import { credentialsRouter } from "./credentials.ts";
+import { explainRouter } from "./explain.ts";
 import { loadExpress } from "./express.ts";
 import { keysRouter } from "./keys.ts";
 import { limitsRouter } from "./limits.ts";
 import { requireKey } from "./key.ts";
 import type { PluginEdge } from "./plugin-routes.ts";
 import { problemHandler } from "./problem.ts";
+import { quotasRouter } from "./quotas.ts";
 import { tokenGuardRouter } from "./token-guard.ts";
 import { usageRouter } from "./usage.ts";
 
@@ -66,8 +68,10 @@ export function managementRouter(options: ManagementOptions): Router {
   outer.use("/", auditRouter(admin));
   outer.use("/", bansRouter(admin));
   outer.use("/", credentialsRouter(admin));
+  outer.use("/", explainRouter(admin));
   outer.use("/", keysRouter(admin));
   outer.use("/", limitsRouter(admin));
+  outer.use("/", quotasRouter(admin));
   outer.use("/", tokenGuardRouter(admin));
   outer.use("/", usageRouter(admin));
   outer.use(() => {

@@ -75,7 +75,7 @@ export class Attempts implements Choice, StrategyRequest {
     return this.#asking.usage?.() ?? null;
   }
 
-  next(): MaybePromise<PoolLease | null> {
+  next(): MaybePromise<Lease | null> {
     return this.#from(0);
   }
 
@@ -84,7 +84,7 @@ export class Attempts implements Choice, StrategyRequest {
     return error.code === "all_credentials_limited" ? error : null;
   }
 
-  #from(first: number): MaybePromise<PoolLease | null> {
+  #from(first: number): MaybePromise<Lease | null> {
     const tiers = this.#strategy.spansPriorities ? this.#offer.wholes : this.#offer.tiers;
     for (let i = first; i < tiers.length; i += 1) {
       const tier = tiers[i] as Tier;
@@ -122,7 +122,7 @@ export class Attempts implements Choice, StrategyRequest {
     }
   }
 
-  #lease(candidate: Candidate, pass: Pass, taken: Slot | Shortage): PoolLease | null {
+  #lease(candidate: Candidate, pass: Pass, taken: Slot | Shortage): Lease | null {
     const { health, rejected, count } = this.#parts;
     if (isShortage(taken)) {
       health.leave(candidate, pass, NEVER_SENT, nobody);
@@ -178,14 +178,13 @@ const nobody = (): boolean => false;
 
 const tokensOf = (outcome: AttemptOutcome): number | null => (outcome.kind === "refused" ? null : outcome.tokens);
 
-/** A candidate lent to one attempt. */
 class PoolLease implements Lease {
-  readonly candidate: Candidate;
   readonly credential: Credential;
   readonly model: string;
   readonly name: string;
   readonly #parts: AttemptParts;
   readonly #offer: Offer;
+  readonly #candidate: Candidate;
   readonly #pass: Pass;
   readonly #slot: Slot;
   #released = false;
@@ -196,7 +195,7 @@ class PoolLease implements Lease {
     this.name = candidate.name;
     this.#parts = parts;
     this.#offer = offer;
-    this.candidate = candidate;
+    this.#candidate = candidate;
     this.#pass = pass;
     this.#slot = slot;
   }
@@ -208,11 +207,11 @@ class PoolLease implements Lease {
     count(this.credential.name, -1);
     this.#slot.finish(tokensOf(outcome));
     // Only a failure asks who else there is.
-    health.leave(this.candidate, this.#pass, outcome, outcome.kind === "served" ? nobody : () => this.#hasOthers());
+    health.leave(this.#candidate, this.#pass, outcome, outcome.kind === "served" ? nobody : () => this.#hasOthers());
   }
 
   #hasOthers(): boolean {
     const { health, slots } = this.#parts;
-    return this.#offer.candidates.some((other) => other !== this.candidate && health.blockOf(other) === null && !slots.isShort(other));
+    return this.#offer.candidates.some((other) => other !== this.#candidate && health.blockOf(other) === null && !slots.isShort(other));
   }
 }

@@ -1,4 +1,5 @@
 /** What a choice would come to now: the same code as the choice itself, over parts that only look. */
+import type { Lease } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Judgement } from "../core/strategy.ts";
 import { Attempts, type Asking, type AttemptParts, type Rejection } from "./attempts.ts";
@@ -71,7 +72,7 @@ export async function previewOf({ health, slots, now }: PreviewParts, offer: Off
   const order: Candidate[] = [];
   let refusal: GuardError | null = null;
   try {
-    for (let lease = await attempts.next(); lease; lease = await attempts.next()) order.push(lease.candidate);
+    for (let lease = await attempts.next(); lease; lease = await attempts.next()) order.push(lentBy(tiers, lease));
   } catch (error) {
     if (!GuardError.is(error) || !isRefusal(error)) throw error;
     refusal = error;
@@ -91,6 +92,10 @@ export async function previewOf({ health, slots, now }: PreviewParts, offer: Off
     }));
   return { candidates, refusal, busy: attempts.busy() };
 }
+
+/** Nobody else has the credential under this name. */
+const lentBy = (tiers: readonly Tier[], { credential, name }: Lease): Candidate =>
+  tiers.flat().find((candidate) => candidate.credential === credential && candidate.name === name) as Candidate;
 
 const isRefusal = ({ code }: GuardError): boolean => code === "all_credentials_limited" || code === "no_credential";
 

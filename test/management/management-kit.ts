@@ -5,6 +5,7 @@ import type { ExplainedRequest } from "../../src/core/explain.ts";
 import type { KeyView } from "../../src/core/key-admin.ts";
 import type { LimitView, ShadowReport } from "../../src/core/limit-admin.ts";
 import type { OrgView } from "../../src/core/org-admin.ts";
+import type { AccountQuotas } from "../../src/core/quota-view.ts";
 import type { UsageRow } from "../../src/core/usage-report.ts";
 import { Secret } from "../../src/core/secret.ts";
 import { managementRouter } from "../../src/management/router.ts";
@@ -123,6 +124,23 @@ export const EXPLAINED: ExplainedRequest = {
   outcome: { served: null, status: 429, code: "budget_exhausted", message: "a limit had no room for it", retryAfterMs: null },
 };
 
+export const QUOTAS: AccountQuotas = {
+  credential: "main",
+  provider: "anthropic",
+  state: "ready",
+  quotas: [
+    {
+      group: "5h",
+      remainingRatio: 0.25,
+      resetsAt: Date.UTC(2026, 0, 1, 5),
+      observedAt: Date.UTC(2026, 0, 1),
+      source: "headers",
+      confidence: 0.9,
+      level: "ok",
+    },
+  ],
+};
+
 export const USAGE: UsageRow = {
   group: { model: "gpt-4o", day: "2026-01-01" },
   requests: 2,
@@ -212,6 +230,7 @@ function fakeAdmin(): FakeAdmin {
     liftClientBan: (...args) => noted("liftClientBan", args, args[0] === CLIENT_BAN.client),
     usage: (query) => note("usage", [query], admin.rows),
     audit: ({ signal: _signal, ...range } = {}) => note("audit", [range], AUDIT),
+    quotas: () => [QUOTAS],
     explain: (question) => note("explain", [question], EXPLAINED as never),
   };
   return admin;
