@@ -107,10 +107,11 @@ export function contextOfRequest(request: RequestQuestion, services: Services, o
     );
   }
   const known = knownContext(request);
-  const { method = "POST", url = "/", body } = request;
+  const { method = "POST", url = "/" } = request;
   const headers = (request.headers instanceof globalThis.Headers ? Object.fromEntries(request.headers) : request.headers) as Headers;
   const { path } = pathBelowMount({ ...request, url } as unknown as IncomingMessage);
-  const bytes = known ? (): MaybePromise<Buffer> => known.body() : (): MaybePromise<Buffer> => bodyOf(request, body, opening.bodyLimit);
+  if (!isRead(request)) throw new GuardError("body_invalid", UNREAD);
+  const bytes = (): MaybePromise<Buffer> => bodyOf(request, opening.bodyLimit);
   const ctx = opened({ method, path, headers, body: bytes, host: request, address: known?.address ?? null }, services, opening);
   // What the host's own middlewares have said of it.
   ctx.principal = known?.principal;
@@ -121,12 +122,17 @@ export function contextOfRequest(request: RequestQuestion, services: Services, o
 const UNREAD =
   "the body of this request is not read yet, and whoever stands behind must still find it; put express.json() before, or ask explain({ key, body }) instead";
 
-function bodyOf(request: RequestQuestion, body: unknown, limit: number): MaybePromise<Buffer> {
-  if (request instanceof IncomingMessage) {
-    if (!request.readableEnded && !Buffer.isBuffer((request as { rawBody?: unknown }).rawBody)) throw new GuardError("body_invalid", UNREAD);
-    return readBody(request, limit);
-  }
-  if (body === undefined) throw new GuardError("body_invalid", UNREAD);
+/** Whether its bytes are there without asking its socket for them. */
+function isRead(request: RequestQuestion): boolean {
+  if (!(request instanceof IncomingMessage)) return request.body !== undefined;
+  return request.readableEnded || Buffer.isBuffer((request as { rawBody?: unknown }).rawBody) || knownContext(request)?.knownCall !== undefined;
+}
+
+function bodyOf(request: RequestQuestion, limit: number): MaybePromise<Buffer> {
+  const known = knownContext(request);
+  if (known?.knownCall) return known.body();
+  if (request instanceof IncomingMessage) return readBody(request, limit);
+  const { body } = request;
   return capped(Buffer.isBuffer(body) ? body : Buffer.from(typeof body === "string" ? body : JSON.stringify(body)), limit);
 }
 

@@ -1,5 +1,4 @@
-import type { CredentialView } from "./core/admin.ts";
-import type { AccountQuotas, QuotaGroupView } from "./core/quota-view.ts";
+import type { AccountQuotas, CredentialView, QuotaGroupView } from "./core/admin.ts";
 import type { Clock } from "./core/time.ts";
 import { confidenceOf } from "./pool/quota-age.ts";
 import { shownLevel } from "./pool/quota-level.ts";

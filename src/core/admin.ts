@@ -4,7 +4,7 @@ import type { KeyAdmin } from "./key-admin.ts";
 import type { LimitAdmin } from "./limit-admin.ts";
 import type { OrgAdmin } from "./org-admin.ts";
 import type { QuotaFact } from "./quota-fact.ts";
-import type { AccountQuotas } from "./quota-view.ts";
+import type { ShownLevel } from "./strategy.ts";
 import type { UsageQuery, UsageRow } from "./usage-report.ts";
 
 /** A token bucket as operators see it: `tokens` is what is left net of open reservations; negative = debt. */
@@ -58,6 +58,23 @@ export interface CredentialModelView {
   readonly until: number | null;
   readonly rpm: RateView;
   readonly tpm: RateView;
+}
+
+/** One of an account's quotas, as it was seen last. */
+export interface QuotaGroupView extends Omit<QuotaFact, "credential" | "confidence"> {
+  /** How sure it is by now, 0 to 1. */
+  readonly confidence: number;
+  /** How near it is to its end. */
+  readonly level: ShownLevel;
+}
+
+/** What is known to be left of an account. */
+export interface AccountQuotas {
+  readonly credential: string;
+  readonly provider: string;
+  readonly state: CredentialState;
+  /** The scarcest first; empty = nobody has said anything yet. */
+  readonly quotas: readonly QuotaGroupView[];
 }
 
 /** Something that is kept out. Times are wall clock, ms. */

@@ -1,7 +1,6 @@
 /** What is left of the accounts. */
 import type { Router } from "express";
-import type { Admin } from "../core/admin.ts";
-import type { AccountQuotas } from "../core/quota-view.ts";
+import type { AccountQuotas, Admin } from "../core/admin.ts";
 import { loadExpress } from "./express.ts";
 
 const date = (at: number | null): string | null => (at === null ? null : new Date(at).toISOString());

@@ -1,14 +1,15 @@
 // What guard.explain says, and what becomes of the very same request.
 import express from "express";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { createGuard, GuardError, type GuardOptions, type QuotaGuard } from "quotaguard";
+import { createGuard, type GuardError, type GuardOptions } from "quotaguard";
 import { fakeUpstream, testClock, type FakeUpstream, type TestClock } from "quotaguard/testing";
 import { seededRandom } from "../../src/testing/seeded-random.ts";
 import { rejectionOf } from "../core/context-kit.ts";
-import { chat, KEY, listen, OTHER_KEY, testGateway, type Listening, type TestGateway } from "../helpers/app.ts";
+import { chat, KEY, listen, OTHER_KEY, testGateway, type TestGateway } from "../helpers/app.ts";
+import { onSqlite } from "../helpers/place.ts";
 
 const MODEL = "gpt-4o-mini";
-const WORLDS = 80;
+const WORLDS = 50;
 const REQUESTS = 8;
 
 let upstream: FakeUpstream;
@@ -152,4 +153,250 @@ describe("in random gateways", () => {
     ])
       expect(seen.get(what) ?? 0, what).toBeGreaterThan(2);
   }, 120_000);
+});
+
+const messages = [{ role: "user", content: "hello" }];
+
+describe("a call to come", () => {
+  test("names who asks, each limit before and after, every candidate, the price, and who would serve it", async () => {
+    const clock = testClock();
+    const { guard } = await gateway(({ url }) => ({
+      auth: { keys: [{ name: "alice", key: KEY, scopes: { org: "acme", user: "alice" }, models: ["gpt-*"] }] },
+      credentials: [
+        { name: "main", provider: "openai", apiKey: "sk-1", baseUrl: url, priority: 1 },
+        { name: "spare", provider: "openai", apiKey: "sk-2", baseUrl: url, isFallback: true },
+        { name: "resting", provider: "openai", apiKey: "sk-3", baseUrl: url },
+      ],
+      models: [{ name: MODEL, price: { inputPerMtok: 1, outputPerMtok: 10 } }],
+      modelAlias: { "gpt-fast": MODEL },
+      limits: [
+        { name: "user-hour", scope: "user", unit: "requests", window: { limit: 5, per: "hour" } },
+        { name: "org-day", scope: "org", unit: "usd", window: { limit: 1, per: "day" } },
+        { name: "free", scope: "user", unit: "tokens", window: { limit: -1, per: "day" } },
+        { name: "watched", scope: "user", unit: "output_tokens", window: { limit: 10, per: "day" }, mode: "shadow" },
+      ],
+      prices: { book: false },
+      clock,
+    }));
+    await guard.admin.pause("resting", { reason: "key is being replaced", until: clock.now() + 60_000 });
+    const explained = await guard.explain({ key: "alice", model: "gpt-fast", maxTokens: 100, messages });
+    expect(explained).toMatchObject({
+      kind: "call",
+      identity: { kind: "key", key: "alice", org: "acme", models: ["gpt-*"] },
+      scopes: { org: "acme", user: "alice" },
+      call: { dialect: "openai", operation: "chat", model: "gpt-fast", resolved: MODEL, maxTokens: 100, sentMaxTokens: null },
+      outcome: { served: { credential: "main", provider: "openai", model: MODEL }, status: 200, code: null, retryAfterMs: null },
+    });
+    const { limits, candidates, price } = explained;
+    expect(limits.map(({ name, value, before, needed, after, fits, refuses }) => [name, value, before, needed, after, fits, refuses])).toEqual([
+      ["user-hour", "acme/alice", 5, 1, 4, true, false],
+      ["org-day", "acme", 1, price?.ceilingUsd, 1 - (price?.ceilingUsd ?? 0), true, false],
+      ["free", "acme/alice", null, null, null, true, false],
+      ["watched", "acme/alice", 10, 100, null, false, false],
+    ]);
+    expect(limits[1]?.resetsAt).toBe(Date.UTC(2026, 0, 2));
+    expect(candidates.map(({ credential, place, reason }) => [credential, place, reason])).toEqual([
+      ["main", 1, null],
+      ["spare", 2, null],
+      ["resting", null, { code: "paused", message: "key is being replaced", until: clock.now() + 60_000 }],
+    ]);
+    expect(price?.ceilingUsd).toBeCloseTo((price?.inputTokens ?? 0) * 1e-6 + 100 * 1e-5, 9);
+    expect(JSON.stringify(explained)).not.toMatch(/sk-|qg-test/);
+  });
+
+  test("a limit that is short says so although somebody could serve it, and a cap that would be lowered is told", async () => {
+    const { guard, url } = await gateway({
+      limits: [
+        { name: "user-hour", scope: "user", unit: "requests", window: { limit: 1, per: "hour" } },
+        { name: "user-output", scope: "user", unit: "output_tokens", window: { limit: 60, per: "hour" }, whenShort: "shorten" },
+      ],
+    });
+    expect(await guard.explain({ key: KEY, model: MODEL, maxTokens: 100, messages })).toMatchObject({ call: { maxTokens: 100, sentMaxTokens: 60 } });
+    expect((await chat(url)).status).toBe(200);
+    const { limits, outcome, candidates } = await guard.explain({ key: KEY, model: MODEL, maxTokens: 10, messages });
+    expect(outcome).toMatchObject({ served: null, status: 429, code: "budget_exhausted" });
+    expect(limits[0]).toMatchObject({ name: "user-hour", before: 0, after: null, fits: false, refuses: true, waitMs: outcome.retryAfterMs });
+    expect(candidates.map(({ place }) => place)).toEqual([1]);
+  });
+
+  test("changes nothing: no counter, turn, use of a key or strike, and nobody hears of it", async () => {
+    const clock = testClock();
+    const { guard, url } = await gateway(({ url: at }) => ({
+      credentials: ["a", "b"].map((name) => ({ name, provider: "openai", apiKey: `sk-${name}`, baseUrl: at, rpm: 2 })),
+      limits: [{ name: "user-hour", scope: "user", unit: "requests", window: { limit: 9, per: "hour" } }],
+      secrets: { key: "a-secret-key-for-tests-000001" },
+      fail2ban: { clients: { maxAttempts: 2 } },
+      clock,
+    }));
+    const { key } = await guard.admin.keys.create({ name: "carol", scopes: { user: "carol" } });
+    const heard: string[] = [];
+    guard.events.on("request", () => heard.push("request"));
+    guard.events.on("refused", () => heard.push("refused"));
+    const before = [await guard.remaining({ user: "carol" }), guard.admin.credentials()];
+    for (let i = 0; i < 6; i += 1) {
+      expect((await guard.explain({ key, model: MODEL, messages })).outcome.served?.credential).toBe("a");
+      expect((await guard.explain({ key: "wrong", model: MODEL })).outcome).toMatchObject({ status: 401, code: "unauthenticated", served: null });
+    }
+    expect([await guard.remaining({ user: "carol" }), guard.admin.credentials()]).toEqual(before);
+    expect([heard, guard.admin.clientBans(), (await guard.admin.keys.list())[0]?.lastUsedAt]).toEqual([[], [], null]);
+    expect((await chat(url, {}, { key })).status).toBe(200);
+    expect((await guard.explain({ key, model: MODEL, messages })).outcome.served?.credential).toBe("b");
+    await guard.admin.keys.revoke("carol");
+    expect((await guard.explain({ key: "carol", model: MODEL })).outcome.code).toBe("unauthenticated");
+  });
+
+  test("a key that has ended, or may not use the model, is told what its client would be", async () => {
+    const { guard } = await gateway({
+      auth: {
+        keys: [
+          { name: "ended", key: KEY, expires: "2020-01-01" },
+          { name: "small", key: OTHER_KEY, models: ["gpt-4o-mini"] },
+        ],
+      },
+    });
+    const ended = await guard.explain({ key: "ended", model: MODEL });
+    expect([ended.outcome.code, ended.identity, ended.candidates]).toEqual(["unauthenticated", null, []]);
+    const small = await guard.explain({ key: "small", model: "o3" });
+    expect([small.outcome.code, small.identity?.key]).toEqual(["model_not_allowed", "small"]);
+  });
+
+  test("by scopes, in any dialect; a provider that cannot be asked this is no candidate", async () => {
+    const { guard } = await gateway(({ url }) => ({
+      auth: false,
+      credentials: [
+        { name: "claude", provider: "anthropic", apiKey: "sk-1", baseUrl: url, priority: 1 },
+        { name: "gpt", provider: "openai", apiKey: "sk-2", baseUrl: url },
+      ],
+      limits: [{ name: "user-hour", scope: "user", unit: "requests", window: { limit: 2, per: "hour" }, required: true }],
+    }));
+    const { candidates, outcome } = await guard.explain({ scopes: { user: 7n }, body: { model: MODEL, messages, n: 3 } });
+    expect(outcome.served?.credential).toBe("gpt");
+    expect(candidates.map(({ credential, place, reason }) => [credential, place, reason?.code])).toEqual([
+      ["claude", null, "untranslatable"],
+      ["gpt", 1, undefined],
+    ]);
+    for (const dialect of ["openai", "anthropic", "responses", "gemini"] as const)
+      expect((await guard.explain({ scopes: { user: "u" }, model: MODEL, maxTokens: 9, dialect })).call).toMatchObject({
+        dialect,
+        model: MODEL,
+        maxTokens: 9,
+        stream: false,
+      });
+    expect((await guard.explain({ scopes: { user: "u" }, model: MODEL, dialect: "gemini", stream: true })).call?.stream).toBe(true);
+    expect((await guard.explain({ model: MODEL })).outcome).toMatchObject({ code: "scope_invalid", status: 400 });
+    await expect(guard.explain({ scopes: { usr: "u" } as never, model: MODEL })).rejects.toMatchObject({ code: "scope_invalid" });
+    await expect(guard.explain({ key: "k", model: MODEL })).rejects.toMatchObject({ code: "body_invalid", param: "key" });
+    await expect(guard.explain({ key: "k", scopes: { user: "u" }, model: MODEL })).rejects.toMatchObject({ code: "body_invalid" });
+    await expect(guard.explain({ modle: MODEL } as never)).rejects.toMatchObject({ code: "body_invalid" });
+    await expect(guard.explain({ scopes: {} })).rejects.toMatchObject({ code: "body_invalid", param: "model" });
+  });
+});
+
+describe("a request", () => {
+  test("of Express, once its body is read; of fetch, which stays whole; and never by taking its body away", async () => {
+    const made = await gateway({ limits: [{ name: "user-hour", scope: "user", unit: "requests", window: { limit: 5, per: "hour" } }] }, (app) => {
+      app.post("/raw/v1/chat/completions", (req, res, next) => {
+        made.guard.explain(req).then(
+          () => res.json("?"),
+          (error: GuardError) => {
+            expect(error.code).toBe("body_invalid");
+            express.json()(req, res, (fault?: unknown) => (fault === undefined ? res.json(req.body) : next(fault)));
+          },
+        );
+      });
+      app.post("/asked/v1/chat/completions", express.json(), (req, res, next) => {
+        made.guard.explain(req).then((explained) => res.json(explained), next);
+      });
+    });
+    const init = {
+      method: "POST",
+      headers: { "content-type": "application/json", authorization: `Bearer ${KEY}` },
+      body: JSON.stringify({ model: MODEL, messages }),
+    };
+    const asked = (await (await fetch(`${made.url}/asked/v1/chat/completions`, init)).json()) as {
+      identity: unknown;
+      outcome: unknown;
+      limits: unknown;
+    };
+    expect(asked).toMatchObject({
+      identity: { key: "alice" },
+      outcome: { status: 200, served: { credential: "main" } },
+      limits: [{ before: 5, after: 4 }],
+    });
+    expect(await (await fetch(`${made.url}/raw/v1/chat/completions`, init)).json()).toEqual({ model: MODEL, messages });
+    const request = new Request("http://localhost/llm/v1/chat/completions", init);
+    expect((await made.guard.explain(request)).outcome.served?.credential).toBe("main");
+    expect(await request.json()).toEqual({ model: MODEL, messages });
+    await expect(made.guard.explain(new Request("http://localhost/v1/files"))).rejects.toMatchObject({ code: "body_invalid" });
+  });
+});
+
+describe("a past request", () => {
+  const idOf = (response: Response): string => response.headers.get("x-request-id") as string;
+
+  test("that was served, with what was tried before", async () => {
+    const {
+      guard,
+      url,
+      upstream: provider,
+    } = await gateway(({ url: at }) => ({
+      credentials: ["a", "b"].map((name) => ({ name, provider: "openai", apiKey: `sk-${name}`, baseUrl: at })),
+      models: [{ name: MODEL, price: { inputPerMtok: 1, outputPerMtok: 10 } }],
+      ...onSqlite(),
+    }));
+    provider.script([{ status: 429 }]);
+    const response = await chat(url, {}, { headers: { "x-request-id": "mine-1" } });
+    await response.text();
+    await expect.poll(async () => (await guard.explain("mine-1")).state).toBe("settled");
+    const explained = await guard.explain(idOf(response));
+    expect(explained).toMatchObject({
+      kind: "request",
+      requestId: "mine-1",
+      identity: { key: "alice" },
+      attempts: [
+        { credential: "a", status: 429, code: "upstream_refused" },
+        { credential: "b", status: 200, code: null },
+      ],
+      outcome: { served: { credential: "b", provider: "openai" }, status: 200, code: null },
+    });
+    expect(explained.billedUsd).toBeGreaterThan(0);
+  });
+
+  test.each([
+    ["a limit", "budget_exhausted", {}, KEY],
+    ["its key's models", "model_not_allowed", { model: "o3" }, OTHER_KEY],
+    ["its model", "model_not_found", { model: "gone" }, KEY],
+    ["its credentials", "no_credential", {}, KEY],
+  ] as const)("that was refused by %s has a row, too", async (_what, code, body, key) => {
+    const { guard, url } = await gateway(({ url: at }) => ({
+      auth: {
+        keys: [
+          { name: "alice", key: KEY, scopes: { user: "alice" } },
+          { name: "bob", key: OTHER_KEY, models: [MODEL] },
+        ],
+      },
+      credentials: [{ name: "main", provider: "openai", apiKey: "sk-1", baseUrl: at, models: [MODEL, "o3"] }],
+      limits: [{ name: "user-hour", scope: "user", unit: "requests", window: { limit: code === "budget_exhausted" ? 0 : 5, per: "hour" } }],
+      ...onSqlite(),
+    }));
+    if (code === "no_credential") await guard.admin.pause("main", { reason: "for a test" });
+    const response = await chat(url, body, { key });
+    await response.text();
+    const expected = code === "budget_exhausted" ? "budget_too_small" : code;
+    expect(response.status).toBeGreaterThanOrEqual(400);
+    await expect.poll(async () => (await guard.explain(idOf(response)).catch(() => null))?.state).toBe("refused");
+    const explained = await guard.explain(idOf(response));
+    expect(explained.outcome).toMatchObject({ code: expected, served: null, status: response.status });
+    expect([explained.limit, explained.attempts]).toEqual([code === "budget_exhausted" ? "user-hour" : null, []]);
+  });
+
+  test("that nobody knows, or whose client had no right key, is not found", async () => {
+    const { guard, url } = await gateway({});
+    const stranger = await chat(url, {}, { key: "wrong" });
+    await stranger.text();
+    for (const id of [idOf(stranger), "nothing", "", "x".repeat(10_000)]) {
+      const error = await rejectionOf(guard.explain(id));
+      expect([error.code, error.message]).toEqual(["not_found", expect.stringContaining("x-request-id")]);
+    }
+  });
 });

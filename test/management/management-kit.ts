@@ -1,11 +1,10 @@
 import express from "express";
-import type { Admin, BlockView, BucketAddress, BucketView, ClientBanView, CredentialView, HealthView } from "../../src/core/admin.ts";
+import type { AccountQuotas, Admin, BlockView, BucketAddress, BucketView, ClientBanView, CredentialView, HealthView } from "../../src/core/admin.ts";
 import type { AuditReport } from "../../src/core/audit.ts";
 import type { ExplainedRequest } from "../../src/core/explain.ts";
 import type { KeyView } from "../../src/core/key-admin.ts";
 import type { LimitView, ShadowReport } from "../../src/core/limit-admin.ts";
 import type { OrgView } from "../../src/core/org-admin.ts";
-import type { AccountQuotas } from "../../src/core/quota-view.ts";
 import type { UsageRow } from "../../src/core/usage-report.ts";
 import { Secret } from "../../src/core/secret.ts";
 import { managementRouter } from "../../src/management/router.ts";
