@@ -68,7 +68,7 @@ function printAccounts(flags: CommonFlags, accounts: readonly AccountRow[], plac
   }
   if (unknown.length === 0) return;
   print(`nothing is known yet of ${unknown.join(", ")}`);
-  print(paint("dim", "quotas are read from the headers of providers' answers: send a request, then look again"));
+  print(paint("dim", "quotas are read from answers' headers: send a request, then look again"));
 }
 
 const barCell = (ratio: number, room: number): string => barOf(ratio, room).padEnd(room, "░");

@@ -1,7 +1,7 @@
 import express from "express";
 import type { AccountQuotas, Admin, BlockView, BucketAddress, BucketView, ClientBanView, CredentialView, HealthView } from "../../src/core/admin.ts";
 import type { AuditReport } from "../../src/core/audit.ts";
-import type { ExplainedRequest } from "../../src/core/explain.ts";
+import type { ExplainedRequest, Explanation } from "../../src/core/explain.ts";
 import type { KeyView } from "../../src/core/key-admin.ts";
 import type { LimitView, ShadowReport } from "../../src/core/limit-admin.ts";
 import type { OrgView } from "../../src/core/org-admin.ts";
@@ -162,6 +162,7 @@ export interface FakeAdmin extends Admin {
   readonly calls: AdminCall[];
   /** What a report says. */
   rows: readonly UsageRow[];
+  explained: Explanation;
   fails: Error | undefined;
   status: HealthView["status"];
   /** Of its only credential. */
@@ -185,6 +186,7 @@ function fakeAdmin(): FakeAdmin {
     status: "ok",
     paused: undefined,
     rows: [USAGE],
+    explained: EXPLAINED,
     health: () => ({ ...HEALTH, status: admin.status }),
     keys: {
       create: (key) => note("keys.create", [key], { key: MADE, view: KEY_VIEW }),
@@ -230,7 +232,7 @@ function fakeAdmin(): FakeAdmin {
     usage: (query) => note("usage", [query], admin.rows),
     audit: ({ signal: _signal, ...range } = {}) => note("audit", [range], AUDIT),
     quotas: () => [QUOTAS],
-    explain: (question) => note("explain", [question], EXPLAINED as never),
+    explain: (question) => note("explain", [question], admin.explained as never),
   };
   return admin;
 }
