@@ -1,6 +1,6 @@
 /** `guard.explain`: the gateway's own steps, over parts that only look, so that what is said is what would be decided. */
 import { randomBytes } from "node:crypto";
-import { callQuestion, contextOfCall, contextOfRequest, isRequest } from "./asked-call.ts";
+import { contextOfCall, contextOfRequest, isRequest } from "./asked-call.ts";
 import type { Call } from "./core/call.ts";
 import type { Context, Principal, Services } from "./core/context.ts";
 import { GuardError } from "./core/errors.ts";
@@ -21,6 +21,7 @@ import { budgetsStep, type BudgetsOptions, type Costs } from "./middleware/budge
 import type { CredentialsOptions } from "./middleware/credentials.ts";
 import { scopesStep } from "./middleware/scopes.ts";
 import type { AttemptSettings } from "./middleware/proxy/attempt-settings.ts";
+import { callQuestion } from "./options/call-question.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 import type { Pool } from "./pool/pool.ts";
 import type { StoredKeys as KeyStore } from "./stored-keys.ts";

@@ -175,7 +175,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
         inProcess: ambient,
         services,
         prices,
-        admission: () => admission(),
+        admission: () => admitting(),
         openRequests: () => open.size,
         status,
       },
@@ -252,7 +252,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     orgs.check(ctx.scopes);
   });
   const access = sequence(ofOpenOrg, modelAccess(offered.offers.resolve));
-  const admission = (): Admission => ({ mode: modeOf, openOrg: ofOpenOrg, scopes, access });
+  const admitting = (): Admission => ({ mode: modeOf, openOrg: ofOpenOrg, scopes, access });
   const idempotent = options.idempotency ? lazy((built) => built.idempotency) : noStep;
   const credentials = lazy((built) => built.credentials);
   const proxy = lazy((built) => built.proxy);

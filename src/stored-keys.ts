@@ -205,7 +205,7 @@ export function storedKeys({ records, secretKey, replaces, configured, declaredS
     return true;
   }
 
-  function found(key: string, isUse: boolean): MaybePromise<FoundKey | undefined> {
+  function keyFor(key: string, isUse: boolean): MaybePromise<FoundKey | undefined> {
     const digest = toFind()?.digestOf(key);
     return digest ? lookup.find(digest, isUse) : undefined;
   }
@@ -219,8 +219,8 @@ export function storedKeys({ records, secretKey, replaces, configured, declaredS
     },
     rotate: async (name, options = {}) => rotate(name, overlapMs(options)),
     revoke,
-    find: (key) => found(key, true),
-    look: (key) => found(key, false),
+    find: (key) => keyFor(key, true),
+    look: (key) => keyFor(key, false),
     async load() {
       // Without their secret key all of them would be called wrong: that is a fault to be mended before anybody is refused.
       if ((await listed()).length > 0) keys = await theirs();

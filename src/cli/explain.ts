@@ -105,7 +105,7 @@ function printFacts(paint: Paint, facts: readonly (readonly [string, string])[])
 
 function printCall(flags: CommonFlags, { identity, scopes, call, limits, candidates, price, outcome }: Told<ExplainedCall>, nowMs: number): void {
   const paint = painter(flags);
-  print(verdict(paint, outcome as Outcome, false));
+  print(verdict(paint, outcome, false));
   print("");
   const alias = call && call.resolved !== call.model ? `, that is ${printable(call.resolved)}` : "";
   printFacts(paint, [
@@ -115,7 +115,7 @@ function printCall(flags: CommonFlags, { identity, scopes, call, limits, candida
         ? "nobody who may come in"
         : `${identity.key ?? "whoever the app lets in"}${identity.org === null ? "" : ` of ${identity.org}`}`,
     ],
-    ["scopes", scopesText(scopes as Readonly<Record<string, string>>)],
+    ["scopes", scopesText(scopes)],
     [
       "model",
       call ? `${printable(call.model)}${alias}${call.sentMaxTokens === null ? "" : `; sent with a cap of ${call.sentMaxTokens} tokens`}` : "",
@@ -191,13 +191,13 @@ function printRequest(flags: CommonFlags, request: Told<ExplainedRequest>): void
     firstByteMs,
     provenance,
   } = request;
-  print(verdict(paint, outcome as Outcome, true));
+  print(verdict(paint, outcome, true));
   print("");
   const cost = billedUsd === null ? "no price" : rawUsd === billedUsd ? usd(billedUsd) : `${usd(billedUsd)} (${usd(rawUsd)} at cost)`;
   printFacts(paint, [
     ["request", `${printable(requestId)}, ${at}`],
     ["who", `${identity.key ?? "whoever the app lets in"}${identity.org === null ? "" : ` of ${identity.org}`}`],
-    ["scopes", scopesText(scopes as Readonly<Record<string, string>>)],
+    ["scopes", scopesText(scopes)],
     ["asked", `${route}${model === null ? "" : `, ${printable(model)}`}`],
     ["limit", limit ?? ""],
     ["state", `${state}, usage ${provenance}`],

@@ -298,8 +298,8 @@ describe("a request", () => {
       app.post("/raw/v1/chat/completions", (req, res, next) => {
         made.guard.explain(req).then(
           () => res.json("?"),
-          (error: GuardError) => {
-            expect(error.code).toBe("body_invalid");
+          (error: unknown) => {
+            expect((error as GuardError).code).toBe("body_invalid");
             express.json()(req, res, (fault?: unknown) => (fault === undefined ? res.json(req.body) : next(fault)));
           },
         );

@@ -43,7 +43,7 @@ test("whoever only looks has not used it", async () => {
   await asked(1);
   waiting[0]?.resolve();
   expect([(await looked)?.principal.name, uses]).toEqual(["alice", []]);
-  lookup.find("d");
+  await lookup.find("d");
   expect(uses).toEqual(["alice"]);
 });
 
