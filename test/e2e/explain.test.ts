@@ -209,6 +209,7 @@ describe("a call to come", () => {
       limits: [
         { name: "user-hour", scope: "user", unit: "requests", window: { limit: 1, per: "hour" } },
         { name: "user-output", scope: "user", unit: "output_tokens", window: { limit: 60, per: "hour" }, whenShort: "shorten" },
+        { name: "team-hour", scope: "team", unit: "requests", window: { limit: 9, per: "hour" } },
       ],
     });
     expect(await guard.explain({ key: KEY, model: MODEL, maxTokens: 100, messages })).toMatchObject({ call: { maxTokens: 100, sentMaxTokens: 60 } });
@@ -216,6 +217,8 @@ describe("a call to come", () => {
     const { limits, outcome, candidates } = await guard.explain({ key: KEY, model: MODEL, maxTokens: 10, messages });
     expect(outcome).toMatchObject({ served: null, status: 429, code: "budget_exhausted" });
     expect(limits[0]).toMatchObject({ name: "user-hour", before: 0, after: null, fits: false, refuses: true, waitMs: outcome.retryAfterMs });
+    // All or nothing: what has room is not charged either.
+    expect(limits[2]).toMatchObject({ name: "team-hour", before: 8, after: null, fits: true, refuses: false });
     expect(candidates.map(({ place }) => place)).toEqual([1]);
   });
 
