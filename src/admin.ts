@@ -12,6 +12,7 @@ import type { LimitDefinition } from "./limits/limit.ts";
 import { encodeValue, valueLabel, type CompiledLimit, type LimitRegistry } from "./limits/registry.ts";
 import type { Lending } from "./lending.ts";
 import type { Reselling } from "./reselling.ts";
+import { quotaViews } from "./quota-views.ts";
 import { providerLimits } from "./provider-limits.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
 import type { StoreWatch } from "./store-watch.ts";
@@ -36,6 +37,7 @@ export interface AdminParts {
   readonly discoverModels: () => Promise<readonly string[]>;
   readonly openCounters: () => Promise<void>;
   readonly audit: Admin["audit"];
+  readonly explain: Admin["explain"];
   readonly holds: Holds;
   readonly transport: Transport;
   readonly services: Services;
@@ -172,6 +174,8 @@ export function adminOf(parts: AdminParts): Admin {
     },
     usage: usageReport({ ledger, scopes: parts.scopes, clock }),
     audit: parts.audit,
+    explain: parts.explain,
+    quotas: quotaViews(lent.credentials, () => lent.choosing.current.thresholds),
   };
 
   function runtimeBudget(scope: string): LimitDefinition {

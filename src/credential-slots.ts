@@ -5,6 +5,7 @@ import type { Logger } from "./core/logger.ts";
 import type { Charge, LimitStore, ReserveResult, Rule } from "./core/store.ts";
 import { andThen, isPromise, type Clock, type MaybePromise } from "./core/time.ts";
 import type { Holds } from "./limits/holds.ts";
+import { lookedUp } from "./limits/look.ts";
 import { encodeValue } from "./limits/registry.ts";
 import { shareOf, sizeOf } from "./limits/share.ts";
 import type { Candidate } from "./pool/candidate.ts";
@@ -112,6 +113,35 @@ function shareFor(charge: Charge, nodes: number): Charge {
   return rule === charge.rule ? charge : { ...charge, rule, amount: Math.max(1, Math.min(charge.amount, sizeOf(rule))) };
 }
 
+/** How room is asked for. */
+interface Taking {
+  readonly reserve: (store: LimitStore, opId: string, charges: readonly Charge[]) => MaybePromise<ReserveResult>;
+  readonly judge: (pair: Pair, charges: readonly Charge[], result: ReserveResult, from: LimitStore, opId: string) => Slot | Shortage;
+  readonly degraded: () => void;
+}
+
+const NO_SLOT: Slot = { finish: () => undefined };
+
+const waitOf = ({ failing, worst }: Extract<ReserveResult, { kind: "limited" }>): number | null =>
+  failing.some(({ waitMs }) => waitMs === null) ? null : worst.waitMs;
+
+const LOOKING: Taking = {
+  reserve: (store, _opId, charges) => lookedUp(store, charges),
+  judge(pair, charges, result) {
+    if (result.kind !== "limited") return NO_SLOT;
+    const short = result.failing.map(({ index }) => charges[index] as Charge);
+    return { waitMs: waitOf(result), note: `no room in ${short.map((charge) => noteOf(pair, charge)).join(" and ")}` };
+  },
+  degraded: () => undefined,
+};
+
+const WHAT = { requests: "requests a minute", tokens: "tokens a minute", concurrent: "parallel requests" } as const;
+
+function noteOf({ model }: Pair, { key, unit }: Charge): string {
+  const what = WHAT[unit as keyof typeof WHAT];
+  return model.tokens?.key === key || model.fixed.some((charge) => charge.key === key) ? `the model's ${what}` : `the credential's ${what}`;
+}
+
 export function credentialSlots(options: CredentialSlotsOptions): CredentialSlots {
   const { store, local, holds, clock, logger, models, defaultModelRpm, nodes } = options;
   const credentials = new Map<string, Level>();
@@ -127,13 +157,17 @@ export function credentialSlots(options: CredentialSlotsOptions): CredentialSlot
     return { rpm: entry?.rpm ?? defaultModelRpm, tpm: entry?.tpm ?? -1, maxConcurrent: -1 };
   }
 
+  function freshPair(candidate: Candidate): Pair {
+    const { credential, name } = candidate;
+    const place = encodeValue(credential.name);
+    const whole = credentials.get(credential.name) ?? levelOf(place, credential, minuteCounter(clock.monotonic));
+    return pairFrom(whole, levelOf(`${place}:${encodeValue(name)}`, limitsOf(candidate), minuteCounter(clock.monotonic)));
+  }
+
   function newPair(candidate: Candidate): Pair {
     const { credential, name, key } = candidate;
-    const place = encodeValue(credential.name);
-    let whole = credentials.get(credential.name);
-    if (!whole) remember(credentials, credential.name, (whole = levelOf(place, credential, minuteCounter(clock.monotonic))), MAX_NAMED);
-    const model = levelOf(`${place}:${encodeValue(name)}`, limitsOf(candidate), minuteCounter(clock.monotonic));
-    const pair = pairFrom(whole, model);
+    const pair = freshPair(candidate);
+    if (!credentials.has(credential.name)) remember(credentials, credential.name, pair.credential, MAX_NAMED);
     if (table.has(name) || credential.models?.includes(name)) remember(named, key, pair, MAX_NAMED);
     else remember(unnamed, key, pair, MAX_UNNAMED);
     return pair;
@@ -148,6 +182,8 @@ export function credentialSlots(options: CredentialSlotsOptions): CredentialSlot
     return charges;
   }
 
+  const taking: Taking = { reserve: holds.reserve, judge, degraded: options.degraded };
+
   function judge(pair: Pair, charges: readonly Charge[], result: ReserveResult, from: LimitStore, opId: string): Slot | Shortage {
     if (result.kind === "allowed") {
       pair.credential.shortUntil = -Infinity;
@@ -161,32 +197,32 @@ export function credentialSlots(options: CredentialSlotsOptions): CredentialSlot
       const isWhole = pair.credential.tokens?.key === key || pair.credential.fixed.some((charge) => charge.key === key);
       (isWhole ? pair.credential : pair.model).shortUntil = waitMs === null ? Infinity : now + waitMs;
     }
-    return { waitMs: result.failing.some(({ waitMs }) => waitMs === null) ? null : result.worst.waitMs };
+    return { waitMs: waitOf(result) };
   }
 
-  function ask(pair: Pair, charges: readonly Charge[], opId: string, repeats: number): MaybePromise<Slot | Shortage> {
+  function ask(how: Taking, pair: Pair, charges: readonly Charge[], opId: string, repeats: number): MaybePromise<Slot | Shortage> {
     const judged = (result: ReserveResult): MaybePromise<Slot | Shortage> => {
-      if (result.kind !== "stale") return judge(pair, charges, result, store, opId);
-      if (repeats < MOST_REPEATS) return ask(pair, charges, opId, repeats + 1);
-      return countHere(pair, charges, opId, new GuardError("store_unavailable", "the limits are being changed at the moment"));
+      if (result.kind !== "stale") return how.judge(pair, charges, result, store, opId);
+      if (repeats < MOST_REPEATS) return ask(how, pair, charges, opId, repeats + 1);
+      return countHere(how, pair, charges, opId, new GuardError("store_unavailable", "the limits are being changed at the moment"));
     };
     let result: MaybePromise<ReserveResult>;
     try {
-      result = holds.reserve(store, opId, charges);
+      result = how.reserve(store, opId, charges);
     } catch (error) {
-      return countHere(pair, charges, opId, error);
+      return countHere(how, pair, charges, opId, error);
     }
-    return isPromise(result) ? result.then(judged, (error: unknown) => countHere(pair, charges, opId, error)) : judged(result);
+    return isPromise(result) ? result.then(judged, (error: unknown) => countHere(how, pair, charges, opId, error)) : judged(result);
   }
 
   /** The store does not answer: this process counts its share by itself. */
-  function countHere(pair: Pair, charges: readonly Charge[], opId: string, error: unknown): MaybePromise<Slot | Shortage> {
+  function countHere(how: Taking, pair: Pair, charges: readonly Charge[], opId: string, error: unknown): MaybePromise<Slot | Shortage> {
     if (!GuardError.is(error) || error.code !== "store_unavailable") throw error;
     logger.debug({ err: error, opId }, "the store does not answer; an attempt is counted in this process");
-    options.degraded();
+    how.degraded();
     const share = charges.map((charge) => shareFor(charge, nodes()));
     const opIdHere = `${opId}.l`;
-    return andThen(holds.reserve(local, opIdHere, share), (result) => judge(pair, share, result, local, opIdHere));
+    return andThen(how.reserve(local, opIdHere, share), (result) => how.judge(pair, share, result, local, opIdHere));
   }
 
   function rateOf(level: Level | undefined, limits: SendLimits): SendRate {
@@ -200,7 +236,12 @@ export function credentialSlots(options: CredentialSlotsOptions): CredentialSlot
       const pair = pairOf(candidate) ?? newPair(candidate);
       const charges = pair.countsTokens ? withTokens(pair, tokens()) : pair.charges;
       if (charges.length === 0) return new CountedSlot(pair);
-      return ask(pair, charges, opId, 0);
+      return ask(taking, pair, charges, opId, 0);
+    },
+    look(candidate, tokens) {
+      const pair = pairOf(candidate) ?? freshPair(candidate);
+      const charges = pair.countsTokens ? withTokens(pair, tokens()) : pair.charges;
+      return charges.length === 0 ? NO_SLOT : ask(LOOKING, pair, charges, "", 0);
     },
     isShort(candidate) {
       const pair = pairOf(candidate);

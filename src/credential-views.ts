@@ -84,7 +84,7 @@ export function credentialViews({ offers, models, pool, health, slots, gate, quo
 
   function standing(candidate: Candidate, limitedUntil: number | null): Standing {
     const block = (health.isQuiet ? null : health.blockOf(candidate)) ?? (gate.isQuiet ? null : gate.blockOf(candidate, SIZELESS));
-    if (block) return { state: STATES[block.reason], until: block.until, reason: why(block) };
+    if (block) return { state: STATES[block.reason], until: block.until, reason: whyKeptOut(block) };
     if (limitedUntil === null) return READY;
     return { state: "limited", until: limitedUntil === Infinity ? null : limitedUntil, reason: "at one of its own limits" };
   }
@@ -133,7 +133,7 @@ export function credentialViews({ offers, models, pool, health, slots, gate, quo
           credential: block.credential,
           model: block.model,
           code: block.code,
-          reason: why(block),
+          reason: whyKeptOut(block),
           since: block.since,
           until: block.until,
         })),
@@ -145,7 +145,8 @@ const READY: Standing = { state: "ready", until: null, reason: null };
 /** There is room when both levels have some. */
 const later = (one: number | null, other: number | null): number | null => (one === null || other === null ? (one ?? other) : Math.max(one, other));
 
-function why({ reason, code, note }: Block): string {
+/** For people. */
+export function whyKeptOut({ reason, code, note }: Pick<Block, "reason" | "code" | "note">): string {
   if (note !== undefined) return note;
   if (reason === "breaker") return "its provider failed again and again; single requests try it after the time";
   if (reason === "banned") return `too many failures with status ${code}`;

@@ -9,6 +9,7 @@ import type { Context, Recorder, Services } from "./core/context.ts";
 import { DIAGNOSTICS, guardLogger } from "./core/diagnostics.ts";
 import { ConfigError, GuardError } from "./core/errors.ts";
 import { eventEmitter, type Events } from "./core/events.ts";
+import type { Explain } from "./core/explain.ts";
 import { idFactory } from "./core/id.ts";
 import { OpenSet } from "./core/open-set.ts";
 import type { ScopesInput } from "./core/scope.ts";
@@ -21,7 +22,6 @@ import type { RequestQuota } from "./http/context-of.ts";
 import type { InProcessFetch } from "./http/in-process.ts";
 import type { OpenOptions } from "./http/open.ts";
 import { asProblem } from "./http/problem.ts";
-import { sameCounter, type LimitDefinition } from "./limits/limit.ts";
 import { pluginEdge } from "./management/plugin-routes.ts";
 import { managementRouter } from "./management/router.ts";
 import { authStep, modelAccess, type AuthMode, type StoredKeys } from "./middleware/auth.ts";
@@ -37,6 +37,8 @@ import type { Remaining } from "./remaining.ts";
 import { offeredBy } from "./offered.ts";
 import { buildRuntime, type Runtime } from "./runtime.ts";
 import { checkSurroundings } from "./check-surroundings.ts";
+import type { Admission } from "./explainer.ts";
+import { declare } from "./declared-limits.ts";
 import { doubleCharges } from "./double-charges.ts";
 import { drainer } from "./drain.ts";
 import { inProcess, type FetchOptions, type RunOptions, type SdkOptions } from "./in-process.ts";
@@ -110,6 +112,11 @@ export interface QuotaGuard<LimitNames extends string = string> {
    * `store_unavailable` while the store cannot tell.
    */
   remaining(scopes: ScopesInput): Promise<readonly Remaining[]>;
+  /**
+   * Why a past request (by its `x-request-id`) was decided as it was, or what would become of a call now, by the gateway's own steps: a request of Express's, or
+   * `{ key | scopes, model, maxTokens, … }`. The functions of the host are asked, too; nothing else notices. Rejects as `admin.explain` does.
+   */
+  readonly explain: Explain;
   readonly admin: Admin;
   readonly events: Events;
   /** Throws before {@link ready}. */
@@ -163,7 +170,16 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
   const status = (): "ok" | "starting" | "closing" | "unavailable" => (closing ? "closing" : runtime ? "ok" : broken ? "unavailable" : "starting");
   const starting = awake(
     buildRuntime(
-      { options, declared: () => declared.values(), inProcess: ambient, services, prices, openRequests: () => open.size, status },
+      {
+        options,
+        declared: () => declared.values(),
+        inProcess: ambient,
+        services,
+        prices,
+        admission: () => admitting(),
+        openRequests: () => open.size,
+        status,
+      },
       offered,
     ),
   ).then(
@@ -214,14 +230,14 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
 
   const stored: StoredKeys = (key) => (runtime ? runtime.reselling.keys.find(key) : waitForStart().then(({ reselling }) => reselling.keys.find(key)));
 
-  const modeOf = (): AuthMode => {
+  const modeOf = (known: StoredKeys = stored): AuthMode => {
     const { auth } = options;
     if (!auth) {
       throw new ConfigError([
         "auth: decide who may call the gateway: { masterKey, keys }, a function (key, req) => principal, or false when your app authenticates before this mount",
       ]);
     }
-    if (auth.kind === "keys") return { ...auth, pepper: options.secrets.key?.reveal() ?? null, stored };
+    if (auth.kind === "keys") return { ...auth, pepper: options.secrets.key?.reveal() ?? null, stored: known };
     return auth.kind === "custom" ? { kind: "custom", authenticate: (key, host) => auth.authenticate(key, host as HostRequest) } : auth;
   };
 
@@ -237,6 +253,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     orgs.check(ctx.scopes);
   });
   const access = sequence(ofOpenOrg, modelAccess(offered.offers.resolve));
+  const admitting = (): Admission => ({ mode: modeOf, openOrg: ofOpenOrg, scopes, access });
   const idempotent = options.idempotency ? lazy((built) => built.idempotency) : noStep;
   const credentials = lazy((built) => built.credentials);
   const proxy = lazy((built) => built.proxy);
@@ -360,6 +377,7 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
         if (error && !res.headersSent) asProblem(error, res);
         else next(thrown);
       },
+    explain: (question) => admin.explain(question),
     remaining: async (whose) => (await waitForStart()).remaining(whose),
     admin,
     events,
@@ -375,19 +393,4 @@ function guardOf(options: ResolvedOptions): QuotaGuard {
     close: () => (closing ??= awake(drain.drain())),
   };
   return guard;
-}
-
-/** The limits of all places are one set: a name is one limit, whoever writes it down. */
-function declare(declared: Map<string, LimitDefinition>, limit: LimitDefinition): void {
-  const known = declared.get(limit.name) ?? limit;
-  if (!sameCounter(known, limit)) {
-    throw new ConfigError([`limits: ${limit.name} is defined twice with different scope, unit or period; give one of them another name`]);
-  }
-  // Only one of them would count. What functions say cannot be compared.
-  if (JSON.stringify(known) !== JSON.stringify(limit)) {
-    throw new ConfigError([
-      `limits: ${limit.name} is defined twice with different numbers or policies; define it once and name it elsewhere: limits: ["${limit.name}"]`,
-    ]);
-  }
-  declared.set(limit.name, known);
 }

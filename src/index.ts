@@ -32,6 +32,8 @@ export type {
   RateView,
   ReservationView,
   ReservedQuota,
+  AccountQuotas,
+  QuotaGroupView,
 } from "./core/admin.ts";
 export type { KeyAdmin, KeyView, MadeKey, NewKey } from "./core/key-admin.ts";
 export type {
@@ -51,6 +53,21 @@ export type { UsageQuery, UsageRow, UsageTime } from "./core/usage-report.ts";
 export { jsonAnswer, type Answer, type Sink, type Source } from "./core/answer.ts";
 export type { Context } from "./core/context.ts";
 export type { Events, GuardEvents } from "./core/events.ts";
+export type {
+  CallQuestion,
+  Explain,
+  ExplainedCall,
+  ExplainedCandidate,
+  ExplainedIdentity,
+  ExplainedLimit,
+  ExplainedOutcome,
+  ExplainedPrice,
+  ExplainedReason,
+  ExplainedRequest,
+  Explanation,
+  ExplainQuestion,
+  RequestQuestion,
+} from "./core/explain.ts";
 export type { Logger } from "./core/logger.ts";
 export type { LedgerIntent, LedgerRow, LedgerState } from "./core/ledger.ts";
 export type {

@@ -4,7 +4,7 @@ import type { Logger } from "./core/logger.ts";
 import { nanoToUsd } from "./core/money.ts";
 import { hint } from "./core/nearest.ts";
 import { BUILT_IN_SCOPES, scopesFrom, type ScopeInput, type Scopes, type ScopesInput } from "./core/scope.ts";
-import type { Charge, LimitStore, Standing, Unit } from "./core/store.ts";
+import type { Charge, LimitStore, Rule, Standing, Unit } from "./core/store.ts";
 import type { Clock } from "./core/time.ts";
 import type { Holds } from "./limits/holds.ts";
 import { chargeOf, plannedFor, type PlannedLimit, type RequestScopes } from "./limits/plan.ts";
@@ -95,10 +95,17 @@ function textOf(name: string, value: ScopeInput): string | null {
   throw new GuardError("scope_invalid", `the value of scope ${name} must be text`, { scope: name });
 }
 
-function rowOf(name: string, { unit, rule }: Charge, { available, resetMs }: Standing, held: number, now: number): Remaining {
+/** When a counter is whole again, wall clock, ms: of a calendar window its end. Null = not by itself. */
+export function resetsAtOf(rule: Rule, { resetMs }: Standing, now: number): number | null {
+  if (rule.kind === "calendar") return rule.bounds[2];
+  return resetMs === null ? null : now + resetMs;
+}
+
+function rowOf(name: string, { unit, rule }: Charge, standing: Standing, held: number, now: number): Remaining {
+  const { available } = standing;
   const outside = (amount: number): number => (unit === "usd" ? nanoToUsd(amount) : amount);
   const limit = sizeOf(rule);
-  const resetsAt = rule.kind === "calendar" ? rule.bounds[2] : resetMs === null ? null : now + resetMs;
+  const resetsAt = resetsAtOf(rule, standing, now);
   const used = Math.max(0, limit - available - held);
   return { name, unit, limit: outside(limit), used: outside(used), held: outside(held), available: outside(available), resetsAt };
 }

@@ -4,10 +4,8 @@ import type { Call } from "./core/call.ts";
 import { closeAll } from "./core/close-all.ts";
 import type { Services } from "./core/context.ts";
 import { diagnose } from "./core/diagnostics.ts";
-import { GuardError } from "./core/errors.ts";
 import type { ScopesInput } from "./core/scope.ts";
 import type { Ledger } from "./core/store.ts";
-import type { MaybePromise } from "./core/time.ts";
 import type { Step } from "./core/step.ts";
 import { NO_USAGE, type Usage } from "./core/usage.ts";
 import { adminOf } from "./admin.ts";
@@ -27,7 +25,6 @@ import { credentialsStep } from "./middleware/credentials.ts";
 import { sessions } from "./middleware/credentials/session.ts";
 import type { PassthroughLane } from "./middleware/passthrough/lane.ts";
 import { holderOfFiles } from "./middleware/passthrough/named-files.ts";
-import { lanePaths } from "./middleware/passthrough/operations.ts";
 import { directNames, ownership } from "./middleware/passthrough/ownership.ts";
 import { idempotencyOf } from "./idempotency.ts";
 import type { GuardPrices } from "./guard-prices.ts";
@@ -38,9 +35,12 @@ import { quotaReader } from "./quota-reader.ts";
 import { proxyStep } from "./middleware/proxy/proxy.ts";
 import type { ResolvedRouteBudget } from "./options/budgets.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
+import { explainer, type Admission } from "./explainer.ts";
 import { clientFence } from "./client-fence.ts";
 import { credentialControl, type GuardCredentialControl } from "./credential-control.ts";
 import { credentialPauses, notPaused } from "./credential-pauses.ts";
+import { lastRows } from "./last-rows.ts";
+import { lateLane } from "./late-lane.ts";
 import { lending } from "./lending.ts";
 import { modelListing } from "./pool/listing.ts";
 import { loadMetrics, withDeadlines, type OpenStores } from "./open-stores.ts";
@@ -87,7 +87,6 @@ export interface Runtime {
   readonly models: Step;
   /** All limits, for what is passed through unread. */
   readonly laneBudgets: Step;
-  /** Made with the first request for it: most gateways never pass anything through. */
   lane(): Promise<PassthroughLane>;
   /** Null = there are none. */
   readonly plugins: PluginSet | null;
@@ -106,6 +105,8 @@ export interface RuntimeInit {
   /** Whether there are clients in this process. */
   readonly inProcess: { readonly isOn: boolean };
   readonly prices: GuardPrices;
+  /** Who may come in, for whoever asks what would become of a call. */
+  readonly admission: () => Admission;
   readonly openRequests: () => number;
   readonly status: () => "ok" | "starting" | "closing" | "unavailable";
 }
@@ -234,24 +235,7 @@ async function assemble(
     ? holderOfFiles(ownership({ records: store.records, credentials: directNames(credentials), now: clock.now }))
     : () => null;
   const unreadCosts = operationCosts(costs, options.passthrough?.cost ?? {});
-  let lane: Promise<PassthroughLane> | undefined;
-  async function openLane(): Promise<PassthroughLane> {
-    const { passthroughLane } = await import("./middleware/passthrough/lane.ts");
-    const { resilience, server } = options;
-    return passthroughLane({
-      services,
-      pool: lent.pool,
-      records: store.records,
-      credentials,
-      resolve: offered.resolve,
-      transport,
-      paths: lanePaths(options.passthrough?.paths ?? "default", false),
-      bodyLimit: server.bodyLimitBytes,
-      connectTimeoutMs: resilience.connectTimeoutMs,
-      idleTimeoutMs: resilience.idleTimeoutMs,
-      requestTimeoutMs: server.requestTimeoutMs,
-    });
-  }
+  const lane = lateLane({ options, services, pool: lent.pool, records: store.records, credentials, resolve: offered.resolve, transport });
 
   const tokensOf = (call: Call): number => {
     const { inputTokens, expectedOutputTokens } = estimate(call, null);
@@ -264,6 +248,7 @@ async function assemble(
   };
   const { sticky } = options.router;
   const sessionOf = sticky === null ? undefined : sessions(sticky.by);
+  const choosing = { tokensOf, usageOf, holderOf, sessionOf };
   const listed = { offers: offered, catalogue, models: options.models, aliases: options.modelAlias };
   const models = modelsStep({ ...listed, asked: notPaused(credentials, lent.pauses), transport, clock, logger });
   const listing = modelListing(listed);
@@ -301,6 +286,20 @@ async function assemble(
       },
       openCounters: async () => rebuild?.openCounters(),
       audit: kept.audit,
+      explain: explainer({
+        options,
+        services,
+        admission: init.admission(),
+        keys: resold.keys,
+        fence: options.fail2ban?.clients ? fence.step : null,
+        budgets: { ...shared, calls, route: routeCosts(costs, null) },
+        planner: planner({ ...everywhere, requiredByDefault: false }),
+        calls,
+        choosing,
+        pool: lent.pool,
+        attempts,
+        ledger,
+      }),
       holds: keeper,
       transport,
       services,
@@ -329,7 +328,7 @@ async function assemble(
     attempts,
     fail2ban: fence.step,
     idempotency: idempotency.step,
-    credentials: credentialsStep({ pool: lent.pool, tokensOf, usageOf, holderOf, sessionOf }),
+    credentials: credentialsStep({ pool: lent.pool, ...choosing }),
     proxy: proxyStep({
       services,
       transport,
@@ -347,7 +346,7 @@ async function assemble(
       holdsMore: true,
       planner: planner({ ...everywhere, requiredByDefault: false }),
     }),
-    lane: () => (lane ??= openLane()),
+    lane: lane.open,
     plugins: null,
     reselling: resold,
     credentialControl: control,
@@ -361,7 +360,7 @@ async function assemble(
         () => keeper.close(),
         () => registry.close(),
         () => resold.close(),
-        async () => (await lane)?.close(),
+        () => lane.close(),
         () => control.close(),
         () => lent.close(),
         () => idempotency.close(),
@@ -373,14 +372,4 @@ async function assemble(
         () => (options.transport ? undefined : transport.close()),
       ]),
   };
-}
-
-/** Who stops a process is told what that may cost, and not which call was late. */
-async function lastRows(flush: () => MaybePromise<void>): Promise<void> {
-  try {
-    await flush();
-  } catch (error) {
-    if (!GuardError.is(error) || error.code !== "store_unavailable") throw error;
-    throw new GuardError("store_unavailable", "the ledger has not taken its last rows in time: those still in memory may be lost", { cause: error });
-  }
 }

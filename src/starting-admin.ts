@@ -68,5 +68,7 @@ export function startingAdmin({ options, started, waitForStart, status, openRequ
     openCounters: async () => (await waitForStart()).admin.openCounters(),
     usage: async (query) => (await waitForStart()).admin.usage(query),
     audit: async (range) => (await waitForStart()).admin.audit(range),
+    quotas: () => running().quotas(),
+    explain: async (question) => (await waitForStart()).admin.explain(question),
   };
 }

@@ -43,6 +43,8 @@ interface Named {
 export interface StoredKeys extends KeyAdmin {
   /** Undefined = there is no such key. */
   find(key: string): MaybePromise<FoundKey | undefined>;
+  /** The same, without noting that it was used. */
+  look(key: string): MaybePromise<FoundKey | undefined>;
   /** @throws ConfigError when a configured key has the name of a stored one. */
   load(): Promise<void>;
   close(): void;
@@ -203,6 +205,11 @@ export function storedKeys({ records, secretKey, replaces, configured, declaredS
     return true;
   }
 
+  function keyFor(key: string, isUse: boolean): MaybePromise<FoundKey | undefined> {
+    const digest = toFind()?.digestOf(key);
+    return digest ? lookup.find(digest, isUse) : undefined;
+  }
+
   return {
     create: async (key) => create(keyGrant(key, declaredScopes, clock.now())),
     async list() {
@@ -212,10 +219,8 @@ export function storedKeys({ records, secretKey, replaces, configured, declaredS
     },
     rotate: async (name, options = {}) => rotate(name, overlapMs(options)),
     revoke,
-    find(key) {
-      const digest = toFind()?.digestOf(key);
-      return digest ? lookup.find(digest) : undefined;
-    },
+    find: (key) => keyFor(key, true),
+    look: (key) => keyFor(key, false),
     async load() {
       // Without their secret key all of them would be called wrong: that is a fault to be mended before anybody is refused.
       if ((await listed()).length > 0) keys = await theirs();

@@ -6,6 +6,7 @@ import { systemClock } from "../core/time.ts";
 import { VERSION } from "../core/version.ts";
 import { EXIT_USAGE, reportFailure, type CommonFlags } from "./output.ts";
 import type { AuditFlags } from "./audit.ts";
+import type { ExplainFlags } from "./explain.ts";
 import type { CreateFlags } from "./keys.ts";
 import type { SetFlags } from "./limits.ts";
 import type { PriceImportFlags, PriceListFlags } from "./prices.ts";
@@ -38,6 +39,29 @@ common(program.command("models").description("list the models that clients may a
   const { models } = await import("./models.ts");
   process.exitCode = await models(flags);
 });
+
+common(program.command("quotas").description("show what is left of each account's quotas, and when they are whole again")).action(
+  async (flags: CommonFlags) => {
+    const { quotas } = await import("./quotas.ts");
+    process.exitCode = await quotas(flags, systemClock.now());
+  },
+);
+
+common(
+  program.command("explain [id]").description("say why a past request (by its x-request-id) was decided as it was, or what would become of a call"),
+)
+  .option("--key <name>", "whose call: the name of a client's key, or the key itself")
+  .option("--scope <scope=value...>", "or the scopes that it has, such as user=alice")
+  .option("--model <name>", "the model that it asks for")
+  .option("--max-tokens <number>", "the cap that it names")
+  .option("--text <text>", "what it says")
+  .option("--body <file>", "its whole body, as JSON in a file")
+  .option("--stream", "it streams")
+  .option("--dialect <name>", "openai, anthropic, responses or gemini")
+  .action(async (id: string | undefined, flags: ExplainFlags) => {
+    const { explain } = await import("./explain.ts");
+    process.exitCode = await explain(id, flags, systemClock.now());
+  });
 
 common(program.command("audit").description("go through the ledger and name each row that was altered or does not balance"))
   .option("--from <date>", "only requests from then on, such as 2026-11-01")

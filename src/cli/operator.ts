@@ -17,6 +17,8 @@ const PROBE_MS = 2_000;
 const CALL_MS = 30_000;
 
 export interface Operator {
+  /** Who answers. */
+  readonly place: "gateway" | "database";
   /** The answer of a management route. Rejects with what it refused. */
   ask(method: string, path: string, body?: object): Promise<Record<string, unknown>>;
 }
@@ -45,7 +47,7 @@ export async function operate(flags: CommonFlags, keeps: "store" | "ledger", wor
       // Nobody else has the key, and it ends with the command.
       server.listen(0, "127.0.0.1", resolve);
     });
-    return await work(operatorAt(`http://127.0.0.1:${(server.address() as AddressInfo).port}`, key));
+    return await work(operatorAt(`http://127.0.0.1:${(server.address() as AddressInfo).port}`, key, "database"));
   } finally {
     server.close();
     server.closeAllConnections();
@@ -82,11 +84,12 @@ async function runningGateway(options: ResolvedOptions): Promise<Operator | null
   }
   if (status === 401 || status === 403)
     throw new CommandError(`the gateway at ${base} does not accept management.key; is it the configuration that it runs with?`, EXIT_FAILED);
-  return status === 200 ? operatorAt(base, key) : null;
+  return status === 200 ? operatorAt(base, key, "gateway") : null;
 }
 
-function operatorAt(base: string, key: Secret): Operator {
+function operatorAt(base: string, key: Secret, place: Operator["place"]): Operator {
   return {
+    place,
     async ask(method, path, body) {
       const answer = await fetch(base + path, {
         method,

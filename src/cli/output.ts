@@ -104,6 +104,9 @@ export function barRoom(rows: readonly (readonly string[])[], most: number, colu
   return left < LEAST_BAR ? 0 : Math.min(most, left);
 }
 
+/** Names may come from clients and providers: none of them moves the cursor. */
+export const printable = (text: string): string => text.replaceAll(/\p{Cc}/gu, "�");
+
 /** What a flag names, separated by commas; blanks around them are nobody's name. */
 export function namesIn(flag: string, text: string): readonly string[] {
   const names = text.split(",").map((name) => name.trim());

@@ -3,7 +3,7 @@ import { usdText } from "../core/money.ts";
 import type { LedgerGroup } from "../core/store.ts";
 import type { UsageRow } from "../core/usage-report.ts";
 import { usageCsv } from "../management/usage-csv.ts";
-import { CommandError, EXIT_USAGE, barOf, barRoom, namesIn, painter, print, table, type CommonFlags } from "./output.ts";
+import { CommandError, EXIT_USAGE, barOf, barRoom, namesIn, painter, print, printable, table, type CommonFlags } from "./output.ts";
 import { operate } from "./operator.ts";
 
 const FILTERS = ["from", "to", "org", "team", "user", "key", "model", "provider", "credential", "route", "tag"] as const;
@@ -126,9 +126,6 @@ function usd(nanoUsd: bigint): string {
   if (nanoUsd > 0n && nanoUsd < SMALLEST_SHOWN_NANO_USD) return usdText(nanoUsd).replace(/0+$/, "");
   return usdText(((nanoUsd + 50_000n) / 100_000n) * 100_000n).slice(0, -5);
 }
-
-/** Names come from clients: none of them moves the cursor. */
-const printable = (text: string): string => text.replaceAll(/\p{Cc}/gu, "�");
 
 function alignedRight(lines: readonly (readonly string[])[], isNumber: (column: number) => boolean): string[][] {
   const width = (column: number): number => Math.max(...lines.map((cells) => cells[column]?.length ?? 0));

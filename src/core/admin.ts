@@ -1,4 +1,5 @@
 import type { AuditOptions, AuditReport } from "./audit.ts";
+import type { Explain } from "./explain.ts";
 import type { KeyAdmin } from "./key-admin.ts";
 import type { LimitAdmin } from "./limit-admin.ts";
 import type { OrgAdmin } from "./org-admin.ts";
@@ -97,6 +98,21 @@ export interface CredentialModelView {
   readonly until: number | null;
   readonly rpm: RateView;
   readonly tpm: RateView;
+}
+
+/** One of an account's quotas, as it was seen last. */
+export interface QuotaGroupView extends Omit<QuotaView, "credential"> {
+  /** How near it is to its end. */
+  readonly level: ShownLevel;
+}
+
+/** What is known to be left of an account. */
+export interface AccountQuotas {
+  readonly credential: string;
+  readonly provider: string;
+  readonly state: CredentialState;
+  /** The scarcest first; empty = nobody has said anything yet. */
+  readonly quotas: readonly QuotaGroupView[];
 }
 
 /** Something that is kept out. Times are wall clock, ms. */
@@ -206,4 +222,12 @@ export interface Admin {
    * `next` says where to go on. Changes nothing. Rejects with `store_unavailable` when the ledger cannot be read.
    */
   audit(options?: AuditOptions): Promise<AuditReport>;
+  /**
+   * Why a past request was decided as it was, or what would become of a call now: who asks, each limit before and after, every candidate in order with its score or the
+   * reason why not, the price, and what the client would be told. Changes nothing. Rejects with `not_found` for an id that the ledger does not have, and `body_invalid` or
+   * `scope_invalid` for what cannot be asked.
+   */
+  readonly explain: Explain;
+  /** What is known to be left of each account's quotas: whoever is nearest to the end first. */
+  quotas(): readonly AccountQuotas[];
 }

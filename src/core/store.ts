@@ -58,6 +58,16 @@ export interface Standing {
   readonly available: number;
   /** Ms until the limit is whole again; 0 = it is, null = never by itself. */
   readonly resetMs: number | null;
+  /** Only of {@link Peeked} with an amount that does not fit now: ms until it does if nothing else happens; null = never. */
+  readonly waitMs?: number | null;
+}
+
+/** A counter to look at. */
+export interface Peeked {
+  readonly key: string;
+  readonly rule: Rule;
+  /** Integer from 0 to 9e15: whether it would fit, and when. Absent = nobody asks. */
+  readonly amount?: number;
 }
 
 export interface Shortfall {
@@ -148,7 +158,7 @@ export interface LimitStore {
   /** Marks up to `most` overdue holds as expired, frees their `concurrent` slots and returns them. */
   expire(most: number): MaybePromise<readonly ExpiredReservation[]>;
   /** Reads without changing anything. */
-  peek(limits: readonly { readonly key: string; readonly rule: Rule }[]): MaybePromise<readonly Standing[]>;
+  peek(limits: readonly Peeked[]): MaybePromise<readonly Standing[]>;
   /** Absent = counters are lost only together with this process, or never. */
   readonly continuity?: Continuity;
 }

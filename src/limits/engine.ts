@@ -1,4 +1,15 @@
-import type { Amounts, Charge, ExpiredReservation, FinishResult, LimitStore, ReserveResult, Rule, Shortfall, Standing } from "../core/store.ts";
+import type {
+  Amounts,
+  Charge,
+  ExpiredReservation,
+  FinishResult,
+  LimitStore,
+  Peeked,
+  ReserveResult,
+  Rule,
+  Shortfall,
+  Standing,
+} from "../core/store.ts";
 import type { Keyed, LimitBackend, Reservation } from "./backend.ts";
 import { bucket } from "./bucket.ts";
 import { calendar, isOutside } from "./calendar.ts";
@@ -6,6 +17,7 @@ import { checkAmounts, checkCharge, checkRule, checkTtl } from "./check.ts";
 import { concurrency, extendHold } from "./concurrency.ts";
 import { LINGER_MS, type Kind, type Kinds, type LimitState } from "./kind.ts";
 import { sliding } from "./window.ts";
+import { worstShortfall } from "./worst-shortfall.ts";
 
 export const exactKinds: Kinds = { bucket, sliding, calendar, concurrency };
 
@@ -17,7 +29,7 @@ export interface LimitEngine extends LimitStore {
   extend(opId: string, ttlMs: number): boolean;
   lapse(opId: string): FinishResult;
   expire(most: number): readonly ExpiredReservation[];
-  peek(limits: readonly { readonly key: string; readonly rule: Rule }[]): readonly Standing[];
+  peek(limits: readonly Peeked[]): readonly Standing[];
 }
 
 const NO_PLACES: readonly number[] = [];
@@ -80,15 +92,21 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
     return { available: kind.available(state, rule, at), resetMs: kind.reset(state, rule, at) };
   }
 
+  /** Ms; null = never. */
+  function waitFor(state: LimitState, rule: Rule, amount: number, at: number): number | null {
+    if (isTooSmall(rule, amount)) return null;
+    const kind = kindOf(rule);
+    // A shadow charge that was skipped may fit by the time its reserve is repeated.
+    const wait = kind.available(state, rule, at) >= amount ? 0 : kind.wait(state, rule, amount, at);
+    return wait === Infinity ? null : wait;
+  }
+
   function shortfall(index: number, charge: Charge, state: LimitState): Shortfall {
     const { rule, amount } = charge;
     const kind = kindOf(rule);
     const at = timeFor(rule);
-    const tooSmall = amount > (rule.kind === "bucket" ? rule.capacity : rule.limit);
     const available = kind.available(state, rule, at);
-    // A shadow charge that was skipped may fit by the time its reserve is repeated.
-    const wait = tooSmall ? Infinity : available >= amount ? 0 : kind.wait(state, rule, amount, at);
-    return { index, needed: amount, available, waitMs: wait === Infinity ? null : wait, tooSmall };
+    return { index, needed: amount, available, waitMs: waitFor(state, rule, amount, at), tooSmall: isTooSmall(rule, amount) };
   }
 
   /** Loads and judges every charge: 0 = all fit, 1 = only shadow charges do not, 2 = refused, 3 = a calendar window is out of reach. */
@@ -141,11 +159,9 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
 
   function refuse(charges: readonly Charge[]): ReserveResult {
     const failing = shortfalls(charges, true);
-    let worst = failing[0] as Shortfall;
-    for (const candidate of failing) if (isWorse(candidate, worst)) worst = candidate;
     const standings = currentStandings(charges);
     for (let i = 0; i < charges.length; i += 1) keepMove(i, (charges[i] as Charge).rule);
-    return { kind: "limited", worst, failing, standings };
+    return { kind: "limited", worst: worstShortfall(failing), failing, standings };
   }
 
   function admit(opId: string, charges: readonly Charge[], expiresAt: number, short: readonly Shortfall[]): ReserveResult {
@@ -313,23 +329,22 @@ export function limitEngine(backend: LimitBackend, kinds: Kinds = exactKinds): L
       for (const { key, rule } of limits) checkRule(key, rule);
       begin();
       return limits.map((place) => {
-        const { key, rule } = place;
+        const { key, rule, amount } = place;
         const at = timeFor(rule);
         const kind = kindOf(rule);
-        return standing(stateOf(place, rule, kind, at) ?? kind.fresh(key, rule, at), rule, kind, at);
+        const state = stateOf(place, rule, kind, at) ?? kind.fresh(key, rule, at);
+        const found = standing(state, rule, kind, at);
+        if (amount === undefined || found.available >= amount) return found;
+        return { ...found, waitMs: waitFor(state, rule, amount, at) };
       });
     },
   };
 }
 
+const isTooSmall = (rule: Rule, amount: number): boolean => amount > (rule.kind === "bucket" ? rule.capacity : rule.limit);
+
 function checkOpId(opId: string): void {
   if (typeof opId !== "string" || opId === "") throw new RangeError("an opId must be a text that is not empty");
-}
-
-/** Never is longer than any time, and an amount that can never fit outranks both: it needs another answer. Of equals the first stays. */
-function isWorse(a: Shortfall, b: Shortfall): boolean {
-  if (a.tooSmall !== b.tooSmall) return a.tooSmall;
-  return (a.waitMs ?? Infinity) > (b.waitMs ?? Infinity);
 }
 
 /** Same limits and amounts: numbers of a limit may have changed between two deliveries of one reserve. */

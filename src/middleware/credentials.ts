@@ -8,7 +8,7 @@ import type { Pool } from "../pool/pool.ts";
 import { refuseStored } from "./credentials/stored-conversations.ts";
 
 export interface CredentialsOptions {
-  readonly pool: Pool;
+  readonly pool: Pick<Pool, "choose">;
   /** Estimates what a call will use, input and output together. */
   readonly tokensOf: (call: Call) => number;
   /** What it will probably use; absent = no strategy asks. */

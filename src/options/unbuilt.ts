@@ -6,7 +6,6 @@ import type { OptionNode, OptionPath, Problem } from "./tree.ts";
 const isOff = (value: unknown): boolean =>
   value === undefined || value === null || value === false || value === -1 || (Array.isArray(value) && value.length === 0);
 
-
 /** Options that this version does not have. Lists are written `[]`. */
 const OPTIONS: readonly { readonly path: string }[] = [{ path: "monitoring.opentelemetry" }, { path: "monitoring.requestLog" }, { path: "telegram" }];
 

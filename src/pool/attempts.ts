@@ -12,17 +12,21 @@ import { amountOf, type Amount } from "./spend.ts";
 
 /** What all requests of a pool share. */
 export interface AttemptParts {
-  readonly health: Health;
-  readonly slots: Slots;
+  readonly health: Pick<Health, "isQuiet" | "blockOf" | "enter" | "leave">;
+  readonly slots: Pick<Slots, "take" | "isShort">;
   /** Null = quotas do not matter: what is asked for names no model. */
   readonly gate: QuotaGate | null;
   /** Wall clock, ms. */
   readonly now: () => number;
   /** An attempt began (1) or ended (-1). */
   readonly count: (credential: string, by: number) => void;
-  /** A candidate was passed over at a choice. */
-  readonly rejected: (reason: Block["reason"] | "limited") => void;
+  /** A candidate was passed over at a choice. `cause` is what keeps it out, where more is known than the reason. */
+  readonly rejected: (reason: Rejection, candidate: Candidate, cause: Block | Shortage | null) => void;
+  /** Nobody is really asked for: strategies only say whom they would pick. Absent = somebody is. */
+  readonly looks?: true;
 }
+
+export type Rejection = Block["reason"] | "limited";
 
 /** What one request says about itself. */
 export interface Asking {
@@ -95,12 +99,12 @@ export class Attempts implements Choice, StrategyRequest, Demand {
       const tier = tiers[i] as Tier;
       for (let open = this.#open(tier); open.length > 0; open = this.#open(tier)) {
         // A strategy remembers who could not be picked, so it is asked although one is left; not when there is only one.
-        const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#strategy.pick(tier, open, this, false);
+        const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#strategy.pick(tier, open, this, this.#parts.looks ?? false);
         (this.#seen ??= []).push(candidate);
         (this.#tried ??= []).push(candidate);
         const pass = this.#parts.health.enter(candidate);
         if (!pass) {
-          this.#parts.rejected("breaker");
+          this.#parts.rejected("breaker", candidate, null);
           continue;
         }
         const turn: Turn = { candidate, pass, entry: null };
@@ -134,7 +138,7 @@ export class Attempts implements Choice, StrategyRequest, Demand {
     const { rejected, count } = this.#parts;
     if (isShortage(taken)) {
       leave(this.#parts, turn, NEVER_SENT, nobody);
-      rejected("limited");
+      rejected("limited", turn.candidate, taken);
       (this.#shortages ??= []).push(taken);
       return null;
     }
@@ -177,7 +181,7 @@ export class Attempts implements Choice, StrategyRequest, Demand {
       if (seen?.includes(candidate)) return false;
       const block = isQuiet ? null : this.#blockOf(candidate);
       if (!block) return true;
-      rejected(block.reason);
+      rejected(block.reason, candidate, block);
       (this.#seen ??= []).push(candidate);
       return false;
     });

@@ -30,6 +30,8 @@ export interface Breakers {
   blockOf(candidate: Candidate): Block | null;
   /** Null = not now. */
   enter(candidate: Candidate): Pass | null;
+  /** Whether it would let a request through, without letting one. */
+  mayEnter(candidate: Candidate): boolean;
   /** `code` is the status that a failure goes by. */
   leave(candidate: Candidate, pass: Pass, sign: ProviderSign, code: number): void;
   blocks(): readonly Block[];
@@ -137,15 +139,18 @@ export function breakers({
     if (breaker.failures >= failureThreshold) open(credential, breaker, code);
   }
 
+  function blockOfCandidate({ credential: { name } }: Candidate): Block | null {
+    const breaker = opened > 0 ? known.get(name) : undefined;
+    return breaker ? blockOf(name, breaker) : null;
+  }
+
   return {
     get isQuiet() {
       return opened === 0;
     },
 
-    blockOf({ credential: { name } }) {
-      const breaker = opened > 0 ? known.get(name) : undefined;
-      return breaker ? blockOf(name, breaker) : null;
-    },
+    blockOf: blockOfCandidate,
+    mayEnter: (candidate) => blockOfCandidate(candidate) === null,
 
     enter({ credential: { name } }) {
       const breaker = opened > 0 ? known.get(name) : undefined;

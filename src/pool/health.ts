@@ -23,6 +23,8 @@ export interface Health {
   blockOf(candidate: Candidate): Block | null;
   /** A request is about to be sent. Null = not now: the breaker's only probe is already under way. */
   enter(candidate: Candidate): Pass | null;
+  /** Whether {@link Health.enter} would let a request through. Changes nothing. */
+  mayEnter(candidate: Candidate): boolean;
   /** Each attempt that entered ends here, once. `hasOthers` tells whether another candidate could serve the model now. */
   leave(candidate: Candidate, pass: Pass, outcome: AttemptOutcome, hasOthers: () => boolean): void;
   /** Everything that bans, cooldowns and breakers keep out now. */
@@ -102,6 +104,7 @@ export function credentialHealth(options: HealthOptions): CredentialHealth {
       if (pass) cooled.entered(candidate);
       return pass;
     },
+    mayEnter: broken.mayEnter,
 
     leave(candidate, pass, outcome, hasOthers) {
       switch (outcome.kind) {

@@ -7,6 +7,7 @@ import type { Candidate, Strategy, Tier } from "./candidate.ts";
 import type { Health } from "./health.ts";
 import { offerOf, offerWith, type Offer, type Offers, type OfferSlot } from "./offers.ts";
 import type { QuotaGate } from "./quota-gate.ts";
+import { previewOf, type Preview } from "./preview.ts";
 import type { Slots } from "./slots.ts";
 
 export interface PoolOptions {
@@ -52,6 +53,8 @@ export interface Pool {
   choose(request: ModelRequest): Choice;
   /** Leases for one operation without a model. Throws `no_credential` when none could ever serve it. */
   chooseAny(request: OperationRequest): Choice;
+  /** What {@link Pool.choose} would come to now. Changes nothing. Rejects with `model_not_found` as it throws. */
+  preview(request: ModelRequest): Promise<Preview>;
   /** Open attempts now, by credential. */
   inFlight(credential: string): number;
 }
@@ -86,13 +89,15 @@ export function credentialPool(options: PoolOptions): Pool {
     return left;
   }
 
+  function offerFor({ model, costed, credential = null, withoutFallbacks = false }: ModelRequest): Offer {
+    const whole = costed ? offers.forRequest(costed, model) : offers.of(model);
+    const offer = withoutFallbacks && whole.own.length > 0 && whole.fallbacks.length > 0 ? offerOf(whole.name, whole.own) : whole;
+    return credential === null ? offer : narrowed(offer, { credential });
+  }
+
   return {
-    choose(request) {
-      const { model, credential = null, withoutFallbacks = false } = request;
-      const whole = request.costed ? offers.forRequest(request.costed, model) : offers.of(model);
-      const offer = withoutFallbacks && whole.own.length > 0 && whole.fallbacks.length > 0 ? offerOf(whole.name, whole.own) : whole;
-      return new Attempts(parts, credential === null ? offer : narrowed(offer, { credential }), strategy, request);
-    },
+    choose: (request) => new Attempts(parts, offerFor(request), strategy, request),
+    preview: async (request) => previewOf({ health, slots, gate, now }, offerFor(request), strategy, request),
     chooseAny(request) {
       const offer = narrowed(offers.any(request.operation), request);
       const chosenBy = request.affinity === null ? strategy : byAffinity(request.affinity);

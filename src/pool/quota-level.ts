@@ -29,8 +29,11 @@ export function quotaLevel(remainingRatio: number | null, share: number | null, 
 }
 
 /** Null = nobody knows. */
-export function shownLevel(remainingRatio: number | null, thresholds: Thresholds): ShownLevel | null {
-  if (remainingRatio === null) return null;
+export const shownLevel = (remainingRatio: number | null, thresholds: Thresholds): ShownLevel | null =>
+  remainingRatio === null ? null : levelOf(remainingRatio, thresholds);
+
+/** With what people are told before it decides anything. */
+export function levelOf(remainingRatio: number, thresholds: Thresholds): ShownLevel {
   const level = quotaLevel(remainingRatio, null, thresholds);
   return level === "ok" && usedPercent(remainingRatio) + NOISE >= thresholds.warning ? "warning" : level;
 }

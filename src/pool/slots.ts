@@ -11,12 +11,16 @@ export interface Slot {
 export interface Shortage {
   /** Ms until there is; null = never by itself. */
   readonly waitMs: number | null;
+  /** For people: which limits have none. Absent = nobody asked. */
+  readonly note?: string;
 }
 
 /** The limits of credentials, and of single models on them. All or nothing: a refusal takes nothing anywhere. */
 export interface Slots {
   /** Takes room for one request. `opId` is unique to the attempt; `tokens` estimates what it will use, and is asked only where tokens are limited. */
   take(candidate: Candidate, opId: string, tokens: () => number): MaybePromise<Slot | Shortage>;
+  /** What {@link Slots.take} would say now. Takes nothing: its slot has nothing to finish. */
+  look(candidate: Candidate, tokens: () => number): MaybePromise<Slot | Shortage>;
   /** Whether it was found without room and will not have any yet, as far as this process knows. */
   isShort(candidate: Candidate): boolean;
 }

@@ -1,5 +1,6 @@
 import express from "express";
 import type {
+  AccountQuotas,
   Admin,
   BlockView,
   BucketAddress,
@@ -10,6 +11,7 @@ import type {
   ReservationView,
 } from "../../src/core/admin.ts";
 import type { AuditReport } from "../../src/core/audit.ts";
+import type { ExplainedRequest, Explanation } from "../../src/core/explain.ts";
 import type { KeyView } from "../../src/core/key-admin.ts";
 import type { LimitView, ShadowReport } from "../../src/core/limit-admin.ts";
 import type { OrgView } from "../../src/core/org-admin.ts";
@@ -114,6 +116,49 @@ export const AUDIT: AuditReport = {
   checkedAt: Date.UTC(2026, 0, 3),
 };
 
+export const EXPLAINED: ExplainedRequest = {
+  kind: "request",
+  id: "i1",
+  requestId: "r1",
+  at: Date.UTC(2026, 0, 1),
+  identity: { key: "alice", org: "acme" },
+  scopes: { org: "acme" },
+  route: "/v1/chat/completions",
+  dialect: "openai",
+  model: "gpt-4o",
+  stream: false,
+  tag: null,
+  state: "refused",
+  limit: "user-day",
+  held: {},
+  attempts: [],
+  usage: null,
+  provenance: "void",
+  rawUsd: 0,
+  billedUsd: 0,
+  priceVersion: null,
+  latencyMs: 3,
+  firstByteMs: null,
+  outcome: { served: null, status: 429, code: "budget_exhausted", message: "a limit had no room for it", retryAfterMs: null },
+};
+
+export const QUOTAS: AccountQuotas = {
+  credential: "main",
+  provider: "anthropic",
+  state: "ready",
+  quotas: [
+    {
+      group: "5h",
+      remainingRatio: 0.25,
+      resetsAt: Date.UTC(2026, 0, 1, 5),
+      observedAt: Date.UTC(2026, 0, 1),
+      source: "headers",
+      ageMs: 1_000, remaining: 0.4, confidence: 0.9,
+      level: "ok",
+    },
+  ],
+};
+
 export const USAGE: UsageRow = {
   group: { model: "gpt-4o", day: "2026-01-01" },
   requests: 2,
@@ -136,6 +181,7 @@ export interface FakeAdmin extends Admin {
   readonly calls: AdminCall[];
   /** What a report says. */
   rows: readonly UsageRow[];
+  explained: Explanation;
   fails: Error | undefined;
   status: HealthView["status"];
   /** Of its only credential. */
@@ -159,6 +205,7 @@ function fakeAdmin(): FakeAdmin {
     status: "ok",
     paused: undefined,
     rows: [USAGE],
+    explained: EXPLAINED,
     health: () => ({ ...HEALTH, status: admin.status }),
     keys: {
       create: (key) => note("keys.create", [key], { key: MADE, view: KEY_VIEW }),
@@ -204,6 +251,8 @@ function fakeAdmin(): FakeAdmin {
     liftClientBan: (...args) => noted("liftClientBan", args, args[0] === CLIENT_BAN.client),
     usage: (query) => note("usage", [query], admin.rows),
     audit: ({ signal: _signal, ...range } = {}) => note("audit", [range], AUDIT),
+    quotas: () => [QUOTAS],
+    explain: (question) => note("explain", [question], admin.explained as never),
   };
   return admin;
 }

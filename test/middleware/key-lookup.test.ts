@@ -36,6 +36,17 @@ test("many requests with one key ask once", async () => {
   expect([waiting.length, uses]).toEqual([1, ["alice"]]);
 });
 
+test("whoever only looks has not used it", async () => {
+  const { kept, waiting, lookup, uses, asked } = slow();
+  await kept.put("api-key/d", RECORD);
+  const looked = lookup.find("d", false);
+  await asked(1);
+  waiting[0]?.resolve();
+  expect([(await looked)?.principal.name, uses]).toEqual(["alice", []]);
+  await lookup.find("d");
+  expect(uses).toEqual(["alice"]);
+});
+
 test("a key that is revoked while it is read is asked for again, so that the old answer does not stand", async () => {
   const { kept, waiting, lookup, asked } = slow();
   await kept.put("api-key/d", RECORD);

@@ -67,6 +67,7 @@ function setHealth(): SetHealth {
     },
     blockOf: ({ key }) => blocked.get(key) ?? null,
     enter: ({ key }) => (probing.has(key) ? null : { aloneUntil: 0 }),
+    mayEnter: ({ key }) => !probing.has(key),
     leave: ({ key }, _pass, outcome, hasOthers) => void left.push({ key, outcome, hasOthers: hasOthers() }),
     blocks: () => [...blocked.values()],
     lift: () => 0,
@@ -98,6 +99,7 @@ export function setSlots(later = false): SetSlots {
       const taken = short.get(key) ?? { finish: (tokens: number | null) => void finished.push({ opId, tokens }) };
       return later ? Promise.resolve(taken) : taken;
     },
+    look: ({ key }) => short.get(key) ?? { finish: () => undefined },
     isShort: ({ key }) => short.has(key),
   };
 }

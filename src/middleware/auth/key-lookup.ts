@@ -44,10 +44,10 @@ export interface FoundKey {
 
 export interface KeyLookup {
   /**
-   * Undefined = there is no such key. Throws or rejects with `store_unavailable` when only the database could tell, and it cannot: a client that has the right key must not
+   * Undefined = there is no such key. With `isUse` false somebody only looks, and it is not noted as used. Throws or rejects with `store_unavailable` when only the database could tell, and it cannot: a client that has the right key must not
    * take it for wrong.
    */
-  find(digest: string): MaybePromise<FoundKey | undefined>;
+  find(digest: string, isUse?: boolean): MaybePromise<FoundKey | undefined>;
   close(): void;
 }
 
@@ -139,7 +139,9 @@ export function keyLookup({ records, clock, logger, onUse }: KeyLookupOptions): 
     }
   }
 
-  function use(entry: Entry): FoundKey | undefined {
+  const foundIn = ({ found }: Entry): FoundKey | undefined => found ?? undefined;
+
+  function noted(entry: Entry): FoundKey | undefined {
     const { found } = entry;
     if (!found) return undefined;
     const now = clock.now();
@@ -164,7 +166,8 @@ export function keyLookup({ records, clock, logger, onUse }: KeyLookupOptions): 
   }
 
   return {
-    find(digest) {
+    find(digest, isUse = true) {
+      const use = isUse ? noted : foundIn;
       const entry = known?.get(digest);
       const age = entry ? clock.monotonic() - entry.readAt : Infinity;
       if (entry && age < (entry.found ? FRESH_MS : UNKNOWN_MS)) return use(entry);

@@ -75,7 +75,7 @@ export function hostStrategy({ fn, inFlight, remainingRatio, costUsd, failed }: 
       try {
         picked = ask(open, Object.freeze({ model: request.model, scopes: request.scopes ?? NO_SCOPES }));
       } catch (error) {
-        failed(error);
+        if (!look) failed(error);
       } finally {
         usageOf = nobodyKnows;
       }

@@ -1,7 +1,8 @@
 import { GuardError } from "../../core/errors.ts";
 import type { Logger } from "../../core/logger.ts";
-import type { Amounts, Charge, ExpiredReservation, FinishResult, LimitStore, ReserveResult, Rule, Shortfall, Standing } from "../../core/store.ts";
+import type { Amounts, Charge, ExpiredReservation, FinishResult, LimitStore, Peeked, ReserveResult, Standing } from "../../core/store.ts";
 import { checkAmounts, checkCharge, checkRule, checkTtl } from "../../limits/check.ts";
+import { worstShortfall } from "../../limits/worst-shortfall.ts";
 import { limitBatch, unavailable } from "./batch.ts";
 import { redisContinuity, type RedisContinuity } from "./continuity.ts";
 import type { RedisLink } from "./link.ts";
@@ -109,9 +110,15 @@ export function redisLimits(link: RedisLink, { catchUp, logger }: RedisLimitsOpt
     }
   }
 
-  async function peekAt(limits: readonly { readonly key: string; readonly rule: Rule }[]): Promise<readonly Standing[]> {
+  async function peekAt(limits: readonly Peeked[]): Promise<readonly Standing[]> {
     const answer = await calls.ask({ verb: "peek", limits });
-    if (answer.code === ANSWER.standings) return answer.standings;
+    if (answer.code === ANSWER.standings) {
+      const waits = new Map(answer.short.map(({ index, waitMs }) => [index, waitMs]));
+      return answer.standings.map((standing, i) => {
+        const waitMs = waits.get(i);
+        return waitMs === undefined ? standing : { ...standing, waitMs };
+      });
+    }
     throw trouble(
       answer,
       (index) => limits[index]?.key ?? "",
@@ -143,7 +150,7 @@ export function redisLimits(link: RedisLink, { catchUp, logger }: RedisLimitsOpt
       letGo(opId);
       switch (answer.code) {
         case ANSWER.limited:
-          return { kind: "limited", worst: worstOf(answer.short), failing: answer.short, standings: answer.standings };
+          return { kind: "limited", worst: worstShortfall(answer.short), failing: answer.short, standings: answer.standings };
         case ANSWER.conflict:
           return { kind: "conflict" };
         case ANSWER.closed:
@@ -244,14 +251,4 @@ function checkCharges(charges: readonly Charge[]): void {
         throw new RangeError(`limit ${charge.key} occurs twice in one reservation: add the amounts up to one charge`);
     }
   }
-}
-
-/** Never is longer than any time, and an amount that can never fit outranks both. Of equals the first stays. */
-function worstOf(failing: readonly Shortfall[]): Shortfall {
-  let worst = failing[0] as Shortfall;
-  for (const each of failing) {
-    const isWorse = each.tooSmall === worst.tooSmall ? (each.waitMs ?? Infinity) > (worst.waitMs ?? Infinity) : each.tooSmall;
-    if (isWorse) worst = each;
-  }
-  return worst;
 }

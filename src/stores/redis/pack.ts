@@ -4,6 +4,7 @@ import {
   type BucketRule,
   type Charge,
   type ExpiredReservation,
+  type Peeked,
   type Rule,
   type Shortfall,
   type Standing,
@@ -36,7 +37,7 @@ export type Operation =
   | { readonly verb: "settle"; readonly opId: string; readonly keys: readonly LimitKey[]; readonly actual: Amounts | null }
   | { readonly verb: "extend"; readonly opId: string; readonly keys: readonly LimitKey[]; readonly ttlMs: number }
   | { readonly verb: "lapse" | "expire" | "reported"; readonly opId: string; readonly keys: readonly LimitKey[] }
-  | { readonly verb: "peek"; readonly limits: readonly { readonly key: string; readonly rule: Rule }[] };
+  | { readonly verb: "peek"; readonly limits: readonly Peeked[] };
 
 /** What the script said to one operation. */
 export type Answer =
@@ -48,7 +49,7 @@ export type Answer =
       readonly standings: readonly Standing[];
       readonly short: readonly Shortfall[];
     }
-  | { readonly code: Code<"standings">; readonly standings: readonly Standing[] }
+  | { readonly code: Code<"standings">; readonly standings: readonly Standing[]; readonly short: readonly Shortfall[] }
   | { readonly code: Code<"needs">; readonly keys: readonly LimitKey[] }
   | { readonly code: Code<"expired">; readonly charges: ExpiredReservation["charges"] }
   | { readonly code: Code<"kind">; readonly index: number; readonly stored: Rule["kind"] }
@@ -133,7 +134,8 @@ export class CallWriter {
         break;
       case "peek":
         this.#at = this.#bytes.writeUInt16BE(operation.limits.length, this.#at);
-        for (const { key, rule } of operation.limits) this.#charge(key, rule, 0, 0, 0);
+        // The flag says that somebody asks for the amount: a counter in debt has no room for 0 either.
+        for (const { key, rule, amount } of operation.limits) this.#charge(key, rule, amount === undefined ? 0 : 1, 0, amount ?? 0);
         break;
       case "lapse":
       case "expire":
@@ -270,9 +272,12 @@ export class ReplyReader {
         const standings = this.#standings(charges);
         return { code, replayed, standings, short: this.#shortfalls(charges, standings) };
       }
-      case ANSWER.standings:
+      case ANSWER.standings: {
         this.#at += 1;
-        return { code, standings: this.#standings(operation.verb === "peek" ? operation.limits : []) };
+        const limits = operation.verb === "peek" ? operation.limits : [];
+        const standings = this.#standings(limits);
+        return { code, standings, short: this.#shortfalls(limits, standings) };
+      }
       case ANSWER.needs:
         return { code, keys: this.#charges().map(({ key, kind }) => ({ key, isPlaces: kind === KIND_LETTERS.concurrency })) };
       case ANSWER.expired: {
@@ -307,12 +312,12 @@ export class ReplyReader {
     return standings;
   }
 
-  #shortfalls(charges: readonly Charge[], standings: readonly Standing[]): Shortfall[] {
+  #shortfalls(charges: readonly Peeked[], standings: readonly Standing[]): Shortfall[] {
     const short: Shortfall[] = [];
     for (let left = this.#short(); left > 0; left -= 1) {
       const index = this.#short();
       const waitMs = this.#double();
-      const { amount, rule } = charges[index] as Charge;
+      const { amount = 0, rule } = charges[index] as Peeked;
       const tooSmall = amount > (rule.kind === "bucket" ? rule.capacity : rule.limit);
       const { available } = standings[index] as Standing;
       short.push({ index, needed: amount, available, waitMs: waitMs < 0 ? null : waitMs, tooSmall });

@@ -104,3 +104,9 @@ export async function outOfRange(verb: () => unknown, what: string, words = /./)
     `${what} was accepted`,
   );
 }
+
+/** What a store must do beside the vectors. */
+export interface LimitScene {
+  readonly name: string;
+  run(limits: Limits): Promise<void>;
+}

@@ -1,6 +1,7 @@
 import { Redis } from "ioredis";
 import { afterAll, describe, it } from "vitest";
-import { concurrencyScenes, readingScenes, verbScenes } from "../../../src/testing/store-contract/limit-scenes.ts";
+import { concurrencyScenes, verbScenes } from "../../../src/testing/store-contract/limit-scenes.ts";
+import { readingScenes } from "../../../src/testing/store-contract/reading-scenes.ts";
 import { vectors } from "../../../src/testing/store-contract/vectors.ts";
 import { compareWithOracle } from "../../limits/model.ts";
 import { testServer } from "../../setup/test-server.ts";

@@ -185,12 +185,18 @@ end
 local function peek(_, from)
   local count, pos = unpk('>I2', blob, from)
   readCharges(blob, count, pos)
+  local short = {}
   for i = 1, count do
     local v = views[i]
     if not settleState(v, i) then return end
     v.available = v.how.look(v)
     figure(i, v)
+    if v.flags % 2 == 1 and v.available < v.amount then
+      short[#short + 1] = i - 1
+      short[#short + 1] = waitFor(v)
+    end
   end
   standing(${A.standings}, count, 0, figures)
+  shortfalls(short)
 end
 `;
