@@ -9,16 +9,7 @@ const DEFAULT_REGION = "us-east-1";
 /** Shown, and counted with the others in one sum. */
 const NO_MODEL: readonly string[] = [];
 
-/** What its logins say. */
-interface KiroAccount {
-  readonly region?: string | undefined;
-  readonly profileArn?: string | undefined;
-}
-
-const accountOf = (credential: Credential): KiroAccount => credential as Credential & KiroAccount;
-
-function regionOf(credential: Credential): string {
-  const { region, profileArn } = accountOf(credential);
+function regionOf({ region, profileArn }: Credential): string {
   const found = profileArn?.split(":")[3] ?? region ?? DEFAULT_REGION;
   return /^[a-z]{2}(?:-[a-z]+)+-\d$/.test(found) ? found : DEFAULT_REGION;
 }
@@ -65,7 +56,7 @@ export const kiro: Collector = {
   baseUrl: (credential) => `https://q.${regionOf(credential)}.amazonaws.com`,
   isAtHome: ({ origin }) => /^https:\/\/(?:q|codewhisperer)\.[a-z0-9-]+\.amazonaws\.com$/.test(origin),
   requests(credential) {
-    const { profileArn } = accountOf(credential);
+    const { profileArn } = credential;
     const query = new URLSearchParams({ origin: "AI_EDITOR", resourceType: "AGENTIC_REQUEST", ...(profileArn === undefined ? {} : { profileArn }) });
     return [{ method: "GET", path: `/getUsageLimits?${query.toString()}`, read }];
   },

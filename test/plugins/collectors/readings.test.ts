@@ -292,7 +292,7 @@ describe("Kiro", () => {
     expect(at({ region: "eu-west-1" })).toBe("https://q.eu-west-1.amazonaws.com");
     expect(at({ region: "eu-west-1", profileArn })).toBe("https://q.eu-central-1.amazonaws.com");
     expect(at({ profileArn: "arn:aws:codewhisperer:evil.example/:0:profile/X" })).toBe("https://q.us-east-1.amazonaws.com");
-    const [request] = kiro.requests({ ...credentialOf("openai-compatible"), profileArn } as never);
+    const [request] = kiro.requests({ ...credentialOf("openai-compatible"), profileArn });
     expect(request?.path).toBe(`/getUsageLimits?origin=AI_EDITOR&resourceType=AGENTIC_REQUEST&profileArn=${encodeURIComponent(profileArn)}`);
   });
 });
