@@ -125,7 +125,7 @@ credentials: [{ name: c, api_key: sk-a, headers: { x_under_score: v } }]
       "limits:\n  - name: a\n    unit: requests\n    window: { limit: 1, per: day }\n",
       ["quotaguard.yaml:2:5: limits[0].scope: expected a scope name or a list of them"],
     ],
-    ["not yet", "router:\n  sticky: { ttl: 5m }\n", ["quotaguard.yaml:2:3: router.sticky: not yet available in this version"]],
+    ["not yet", "monitoring:\n  opentelemetry: true\n", ["quotaguard.yaml:2:3: monitoring.opentelemetry: not yet available in this version"]],
     [
       "thresholds that contradict each other",
       "router:\n  thresholds: { critical: 90 }\n",
