@@ -4,6 +4,7 @@ import type { QuotaFact } from "../core/quota-fact.ts";
 import type { Clock } from "../core/time.ts";
 import { longer, type Block } from "./block-table.ts";
 import type { Candidate } from "./candidate.ts";
+import { backAt, endOf, leftNow } from "./quota-age.ts";
 import { countsIn, type QuotaFacts } from "./quota-facts.ts";
 import type { Amount, OpenSpend, Spend } from "./spend.ts";
 
@@ -58,13 +59,13 @@ export function quotaGate({ facts, spend, clock }: QuotaGateOptions): QuotaGate 
 
   function verdictOf({ credential }: Candidate, fact: QuotaFact, demand: Demand): Verdict {
     const { open, ended } = spend.since(credential, fact);
-    const left = fact.remainingRatio - ended;
+    const now = clock.now();
+    const left = leftNow(fact, now) - ended;
     const isExhausted = left - open <= DUST;
     // What takes more than there ever is may try a whole quota.
-    const share = isExhausted && open === 0 ? 0 : Math.min(1, spend.shareOf(credential, fact, demand.amount()));
+    const share = isExhausted && open === 0 && !fact.refills ? 0 : Math.min(1, spend.shareOf(credential, fact, demand.amount()));
     if (!isExhausted && share <= left - open + DUST) return null;
-    const now = clock.now();
-    const { observedAt, resetsAt } = fact;
+    const { observedAt } = fact;
     const block = (until: number): Block => ({
       reason: isExhausted ? "exhausted" : "unaffordable",
       credential: credential.name,
@@ -77,7 +78,7 @@ export function quotaGate({ facts, spend, clock }: QuotaGateOptions): QuotaGate 
     if (left > DUST && share <= left + DUST) return block(now + SOON_MS);
     const holdsUntil = Math.max(observedAt + PROBE_MS, probes.get(keyOf(fact))?.until ?? 0);
     if (now >= holdsUntil) return "try";
-    return block(resetsAt ?? holdsUntil);
+    return block(Math.min(backAt(fact, share + open + ended) ?? holdsUntil, endOf(fact)));
   }
 
   /** Of all quotas that the model counts in. A guess keeps nobody out. */

@@ -29,6 +29,13 @@ describe("what is left", () => {
     expect(left.of(candidate("a"))).toMatchObject({ remainingRatio: 0.448, fact: weekly, spentRatio: 0.002 });
   });
 
+  test("is more with each moment where the quota fills up bit by bit", () => {
+    const { left, see, clock } = kit();
+    see(0.2, { resetsAt: clock.now() + 40_000, windowMs: 60_000, refills: true });
+    clock.advance(20_000);
+    expect(left.of(candidate("a"))?.remainingRatio).toBeCloseTo(0.6);
+  });
+
   test("is never below zero, and no more than all is spent", () => {
     const { left, see, open } = kit();
     see(0.5);

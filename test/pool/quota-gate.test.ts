@@ -110,6 +110,38 @@ describe("the gate", () => {
   });
 });
 
+describe("a quota that fills up bit by bit", () => {
+  test("keeps nobody out for longer than it takes to fill up to what the request needs", () => {
+    const { see, reason, blockOf, clock } = kit();
+    const began = clock.now();
+    see(0, { resetsAt: began + MINUTE, windowMs: MINUTE, refills: true });
+    expect([reason(1), reason(100)]).toEqual(["exhausted", "exhausted"]);
+    expect([blockOf(100)?.until, blockOf(500)?.until, blockOf(9_000)?.until]).toEqual([began + 6_000, began + 30_000, began + MINUTE]);
+    clock.advance(6_000);
+    expect([reason(100), reason(101)]).toEqual([null, "unaffordable"]);
+    clock.advance(24_000);
+    expect([reason(500), reason(501)]).toEqual([null, "unaffordable"]);
+  });
+
+  test("counts what was used meanwhile", () => {
+    const { see, reason, blockOf, use, clock } = kit();
+    const began = clock.now();
+    see(0.5, { resetsAt: began + 30_000, windowMs: MINUTE, refills: true });
+    clock.advance(5_000);
+    use(500);
+    expect([reason(100), reason(101), blockOf(200)?.until]).toEqual([null, "unaffordable", began + 12_000]);
+  });
+
+  test("the others are kept out until they are whole; where nobody knows when, until the word is over", () => {
+    const { see, reason, blockOf, clock } = kit();
+    see(0, { resetsAt: clock.now() + MINUTE, windowMs: MINUTE });
+    clock.advance(MINUTE - 1);
+    expect(reason(1)).toBe("exhausted");
+    see(0, { windowMs: MINUTE });
+    expect(blockOf(1)?.until).toBe(clock.now() + MINUTE);
+  });
+});
+
 describe("an old word", () => {
   test.each([
     ["that nothing is left", 0, 1],
