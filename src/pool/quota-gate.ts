@@ -6,7 +6,7 @@ import { longer, type Block } from "./block-table.ts";
 import type { Candidate } from "./candidate.ts";
 import { backAt, endOf, leftNow } from "./quota-age.ts";
 import { countsIn, type QuotaFacts } from "./quota-facts.ts";
-import type { Amount, OpenSpend, Spend } from "./spend.ts";
+import { isCounted, type Amount, type OpenSpend, type Spend } from "./spend.ts";
 
 /** A word this old keeps nobody out by itself any more: single requests try whether it still holds. */
 const PROBE_MS = 15 * 60_000;
@@ -74,6 +74,8 @@ export function quotaGate({ facts, spend, clock }: QuotaGateOptions): QuotaGate 
       note: `${isExhausted ? "nothing is left" : "too little is left"} of its quota ${fact.group}`,
       since: observedAt,
       until,
+      // One at a time: each of them may be the one that takes the rest.
+      ...(fact.remainingRatio > DUST && open === 0 && !isCounted(fact) ? { isGuess: true } : {}),
     });
     if (left > DUST && share <= left + DUST) return block(now + SOON_MS);
     const holdsUntil = Math.max(observedAt + PROBE_MS, probes.get(keyOf(fact))?.until ?? 0);
@@ -107,8 +109,13 @@ export function quotaGate({ facts, spend, clock }: QuotaGateOptions): QuotaGate 
 
     blockOf(candidate, demand) {
       let longest: Block | null = null;
-      for (const [, verdict] of verdicts(candidate, demand)) if (verdict !== "try") longest = longer(longest, verdict);
-      return longest;
+      let guessed: Block | null = null;
+      for (const [, verdict] of verdicts(candidate, demand)) {
+        if (verdict === "try" || verdict === null) continue;
+        if (verdict.isGuess) guessed = longer(guessed, verdict);
+        else longest = longer(longest, verdict);
+      }
+      return longest ?? guessed;
     },
 
     enter(candidate, demand) {

@@ -142,6 +142,20 @@ describe("a quota that fills up bit by bit", () => {
   });
 });
 
+describe("our own arithmetic without numbers", () => {
+  test("is a guess; what the provider says, or numbers do, is none", () => {
+    const { see, seeShare, blockOf, enter } = kit();
+    seeShare(0.2);
+    expect(blockOf(400_000)).toMatchObject({ reason: "unaffordable", isGuess: true });
+    const other = enter(1);
+    expect(blockOf(400_000)?.isGuess).toBeUndefined();
+    other.leave(NEVER_SENT);
+    see(0.1);
+    expect(blockOf(400_000)).toMatchObject({ note: "too little is left of its quota tokens" });
+    expect(blockOf(400_000)?.isGuess).toBeUndefined();
+  });
+});
+
 describe("an old word", () => {
   test.each([
     ["that nothing is left", 0, 1],
@@ -231,6 +245,26 @@ describe("a pool with quotas", () => {
     // poolKit's own clock stands at 0.
     expect(refused.retryAfterMs).toBe(clock.now() + 60 * MINUTE);
     expect(refused).toBeInstanceOf(GuardError);
+  });
+
+  test("asks one at a time where only a guess of ours is against it, after all others", () => {
+    const { seeShare, asks, health } = pooled(["a", "b", "c"]);
+    seeShare(0.2);
+    seeShare(0.2, { credential: "b" });
+    const from = asks(400_000);
+    expect([lend(from), lend(from), lend(from), lend(from)].map((lease) => lease?.credential.name)).toEqual(["c", "a", "b", undefined]);
+    health.blocked.set("c/m", block("banned", null));
+    expect(refusalOf(() => lend(asks(400_000)))).toMatchObject({ code: "all_credentials_limited" });
+  });
+
+  test("an account that has something left serves a request of any size, where there is no other", () => {
+    const { seeShare, asks } = pooled(["a"]);
+    seeShare(0.2);
+    const first = lend(asks(400_000)) as Lease;
+    expect(first.credential.name).toBe("a");
+    expect(refusalOf(() => lend(asks(400_000))).code).toBe("all_credentials_limited");
+    first.release({ kind: "served", status: 200, tokens: 150_000 });
+    expect(lend(asks(400_000))?.credential.name).toBe("a");
   });
 
   test("says that it is busy when those that were passed over have nothing left", () => {
