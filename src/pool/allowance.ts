@@ -1,7 +1,7 @@
 import type { QuotaFact } from "../core/quota-fact.ts";
 import type { Clock } from "../core/time.ts";
 import type { Candidate } from "./candidate.ts";
-import { confidenceOf, countsIn, leftNow, type QuotaFacts } from "./quota-facts.ts";
+import { confidenceOf, countsIn, type QuotaFacts } from "./quota-facts.ts";
 import { amountOf, type Spend } from "./spend.ts";
 
 /** What is left for a candidate, all told: the scarcest of the quotas that its model counts in, less what is open or was spent since it was seen. */
@@ -39,14 +39,14 @@ export interface AllowanceOptions {
 export function allowance({ facts, spend, clock, ignoreEstimated = () => true }: AllowanceOptions): Allowance {
   function of(candidate: Candidate): Standing | null {
     const { credential, model } = candidate;
-    const now = clock.now();
     let scarcest: QuotaFact | null = null;
     let least = Infinity;
     let spent = 0;
     for (const fact of facts.of(credential.name)) {
       if (!countsIn(fact, model) || (fact.source === "estimate" && ignoreEstimated())) continue;
       const { open, ended } = spend.since(credential, fact);
-      const left = leftNow(fact, now) - open - ended;
+      // What fills up meanwhile opens the gate, and is no reason to go over: an account under load would be the best and the worst by turns.
+      const left = fact.remainingRatio - open - ended;
       if (left >= least) continue;
       scarcest = fact;
       least = left;
@@ -56,7 +56,7 @@ export function allowance({ facts, spend, clock, ignoreEstimated = () => true }:
     return {
       remainingRatio: Math.max(0, least),
       fact: scarcest,
-      confidence: confidenceOf(scarcest, now),
+      confidence: confidenceOf(scarcest, clock.now()),
       spentRatio: Math.min(1, spent),
     };
   }
