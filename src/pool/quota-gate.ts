@@ -75,7 +75,7 @@ export function quotaGate({ facts, spend, clock }: QuotaGateOptions): QuotaGate 
       since: observedAt,
       until,
       // One at a time: each of them may be the one that takes the rest.
-      ...(fact.remainingRatio > DUST && open === 0 && !isCounted(fact) ? { isGuess: true } : {}),
+      ...(!isExhausted && open === 0 && !isCounted(fact) ? { isGuess: true } : {}),
     });
     if (left > DUST && share <= left + DUST) return block(now + SOON_MS);
     const holdsUntil = Math.max(observedAt + PROBE_MS, probes.get(keyOf(fact))?.until ?? 0);
