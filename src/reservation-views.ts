@@ -25,7 +25,14 @@ export function reservationViews({ credentials, quotas, spent, now }: Reservatio
   function reserved(credential: Credential, fact: QuotaFact): ReservedQuota {
     const { group, remainingRatio, observedAt } = fact;
     const { open, ended } = spent.since(credential, fact);
-    return { group, remainingRatio, observedAt, openRatio: ratio(open), spentRatio: ratio(ended), remaining: ratio(leftNow(fact, now()) - open - ended) };
+    return {
+      group,
+      remainingRatio,
+      observedAt,
+      openRatio: ratio(open),
+      spentRatio: ratio(ended),
+      remaining: ratio(leftNow(fact, now()) - open - ended),
+    };
   }
 
   function view(credential: Credential): ReservationView {
