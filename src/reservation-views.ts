@@ -2,7 +2,7 @@
 import type { QuotaView, ReservationView, ReservedQuota } from "./core/admin.ts";
 import type { Credential } from "./core/credential.ts";
 import type { QuotaFact } from "./core/quota-fact.ts";
-import { confidenceOf, type QuotaFacts } from "./pool/quota-facts.ts";
+import { confidenceOf, leftNow, type QuotaFacts } from "./pool/quota-facts.ts";
 import type { Spend } from "./pool/spend.ts";
 
 export interface ReservationViewParts {
@@ -25,7 +25,14 @@ export function reservationViews({ credentials, quotas, spent, now }: Reservatio
   function reserved(credential: Credential, fact: QuotaFact): ReservedQuota {
     const { group, remainingRatio, observedAt } = fact;
     const { open, ended } = spent.since(credential, fact);
-    return { group, remainingRatio, observedAt, openRatio: ratio(open), spentRatio: ratio(ended), remaining: ratio(remainingRatio - open - ended) };
+    return {
+      group,
+      remainingRatio,
+      observedAt,
+      openRatio: ratio(open),
+      spentRatio: ratio(ended),
+      remaining: ratio(leftNow(fact, now()) - open - ended),
+    };
   }
 
   function view(credential: Credential): ReservationView {

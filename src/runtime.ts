@@ -13,7 +13,7 @@ import { books } from "./books.ts";
 import { chainCautions } from "./chain-cautions.ts";
 import { callCosts, operationCosts, routeCosts, silentCosts, type CostParts } from "./costs.ts";
 import { bounded, boundedMemo } from "./limits/bounded.ts";
-import { estimator } from "./limits/estimate.ts";
+import { estimator, LONG_OUTPUT_TOKENS } from "./limits/estimate.ts";
 import { holds } from "./limits/holds.ts";
 import type { LimitDefinition } from "./limits/limit.ts";
 import { planner } from "./limits/plan.ts";
@@ -244,7 +244,7 @@ async function assemble(
   const usageOf = (call: Call): Usage => {
     if (call.operation === "count_tokens") return NO_USAGE;
     const { inputTokens, expectedOutputTokens } = estimate(call, null);
-    return { ...NO_USAGE, inputTokens, outputTokens: expectedOutputTokens };
+    return { ...NO_USAGE, inputTokens, outputTokens: Math.min(expectedOutputTokens, LONG_OUTPUT_TOKENS * call.choices) };
   };
   const { sticky } = options.router;
   const sessionOf = sticky === null ? undefined : sessions(sticky.by);

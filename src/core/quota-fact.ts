@@ -22,6 +22,8 @@ export interface QuotaFact {
   readonly models?: readonly string[];
   /** How long a whole quota lasts, ms; absent = nobody knows. */
   readonly windowMs?: number;
+  /** It fills up bit by bit until `resetsAt`, as token buckets do; absent = all at once, then. */
+  readonly refills?: boolean;
   /** What the whole is, in `unit`; absent = nobody knows. */
   readonly limit?: number;
   /** Default `share`. */
@@ -39,7 +41,7 @@ export type QuotaMeasure = Omit<QuotaFact, "credential" | "observedAt" | "source
 /** Whether a value that came from elsewhere says what is left of a quota. */
 export function isQuotaMeasure(value: unknown): value is QuotaMeasure {
   if (typeof value !== "object" || value === null) return false;
-  const { group, remainingRatio, resetsAt, models, windowMs, limit, unit, confidence } = value as Partial<Record<keyof QuotaFact, unknown>>;
+  const { group, remainingRatio, resetsAt, models, windowMs, refills, limit, unit, confidence } = value as Partial<Record<keyof QuotaFact, unknown>>;
   return (
     typeof group === "string" &&
     QUOTA_GROUP.test(group) &&
@@ -47,6 +49,7 @@ export function isQuotaMeasure(value: unknown): value is QuotaMeasure {
     (resetsAt === null || isAmount(resetsAt)) &&
     isAbsentOr(models, isTexts) &&
     isAbsentOr(windowMs, isAmount) &&
+    isAbsentOr(refills, (given) => typeof given === "boolean") &&
     isAbsentOr(limit, isAmount) &&
     isAbsentOr(unit, (given) => isOneOf(QUOTA_UNITS, given)) &&
     isAbsentOr(confidence, isRatio)

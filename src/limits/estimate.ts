@@ -41,6 +41,8 @@ export interface EstimatorOptions {
 const CHAT_TOKENS = 4 + 3;
 const MESSAGE_TOKENS = 4;
 const UNSAID_OUTPUT_TOKENS = 150;
+/** Many clients send as their cap what the model can write at most, and get a few hundred tokens: as a guess at what is probable, a cap beyond this says nothing. */
+export const LONG_OUTPUT_TOKENS = 1_000;
 
 const FAST_MARGIN_PCT = 25;
 /** On top of the margin: short texts are off by a token or two, and providers put their own frame around a request. */

@@ -28,6 +28,7 @@ const factSchema = z.object({
     .min(1)
     .max(400 * 24 * 60 * 60_000)
     .optional(),
+  refills: z.boolean().optional(),
   limit: z.number().min(0).max(9e15).optional(),
   unit: z.enum(QUOTA_UNITS).optional(),
   confidence: z.number("expected a number from 0 to 1").min(0).max(1).optional(),

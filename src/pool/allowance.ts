@@ -45,6 +45,7 @@ export function allowance({ facts, spend, clock, ignoreEstimated = () => true }:
     for (const fact of facts.of(credential.name)) {
       if (!countsIn(fact, model) || (fact.source === "estimate" && ignoreEstimated())) continue;
       const { open, ended } = spend.since(credential, fact);
+      // What fills up meanwhile opens the gate, and is no reason to go over: an account under load would be the best and the worst by turns.
       const left = fact.remainingRatio - open - ended;
       if (left >= least) continue;
       scarcest = fact;

@@ -49,6 +49,8 @@ export class Attempts implements Choice, StrategyRequest, Demand {
   /** Tried, kept out, or found without room: none of them is looked at again for this request. */
   #seen: Candidate[] | undefined;
   #tried: Candidate[] | undefined;
+  /** Kept out by a guess only: better the provider's own refusal, where nobody else is left. */
+  #doubtful: Candidate[] | undefined;
   #shortages: Shortage[] | undefined;
   #leases = 0;
   #amount: Amount | undefined;
@@ -101,21 +103,31 @@ export class Attempts implements Choice, StrategyRequest, Demand {
         // A strategy remembers who could not be picked, so it is asked although one is left; not when there is only one.
         const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#strategy.pick(tier, open, this, this.#parts.looks ?? false);
         (this.#seen ??= []).push(candidate);
-        (this.#tried ??= []).push(candidate);
-        const pass = this.#parts.health.enter(candidate);
-        if (!pass) {
-          this.#parts.rejected("breaker", candidate, null);
-          continue;
-        }
-        const turn: Turn = { candidate, pass, entry: null };
-        const taken = this.#take(turn);
-        if (isPromise(taken)) return taken.then((known) => this.#lease(turn, known) ?? this.#from(i));
-        const lease = this.#lease(turn, taken);
+        const lease = this.#ask(candidate, () => this.#from(i));
         if (lease) return lease;
       }
     }
+    for (let candidate = this.#doubtful?.shift(); candidate; candidate = this.#doubtful?.shift()) {
+      const block = this.#blockOf(candidate);
+      if (block && !block.isGuess) continue;
+      const lease = this.#ask(candidate, () => this.#from(tiers.length));
+      if (lease) return lease;
+    }
     if (this.#leases > 0) return null;
     throw this.#refusal();
+  }
+
+  /** Its turn. Null = it has no room, or is being tried by another request. */
+  #ask(candidate: Candidate, onwards: () => MaybePromise<Lease | null>): MaybePromise<Lease | null> {
+    (this.#tried ??= []).push(candidate);
+    const pass = this.#parts.health.enter(candidate);
+    if (!pass) {
+      this.#parts.rejected("breaker", candidate, null);
+      return null;
+    }
+    const turn: Turn = { candidate, pass, entry: null };
+    const taken = this.#take(turn);
+    return isPromise(taken) ? taken.then((known) => this.#lease(turn, known) ?? onwards()) : this.#lease(turn, taken);
   }
 
   #take(turn: Turn): MaybePromise<Slot | Shortage> {
@@ -127,7 +139,7 @@ export class Attempts implements Choice, StrategyRequest, Demand {
     try {
       // Before anything is waited for: what others look at next must count it.
       if (gate && !gate.isQuiet) turn.entry = gate.enter(turn.candidate, this);
-      const taken = slots.take(turn.candidate, `${this.#asking.opId}.a${this.#seen?.length ?? 0}`, this.#asking.tokens);
+      const taken = slots.take(turn.candidate, `${this.#asking.opId}.a${this.#tried?.length ?? 0}`, this.#asking.tokens);
       return isPromise(taken) ? taken.catch(give) : taken;
     } catch (error) {
       return give(error);
@@ -162,6 +174,7 @@ export class Attempts implements Choice, StrategyRequest, Demand {
   leaveOut(credential: Credential): void {
     for (const candidate of this.#offer.fallbacks.length === 0 ? NOTHING : this.#offer.candidates)
       if (candidate.credential === credential) (this.#seen ??= []).push(candidate);
+    this.#doubtful = this.#doubtful?.filter((candidate) => candidate.credential !== credential);
   }
 
   /** What keeps a candidate out now, as far as it is known without asking a store. */
@@ -181,6 +194,7 @@ export class Attempts implements Choice, StrategyRequest, Demand {
       if (seen?.includes(candidate)) return false;
       const block = isQuiet ? null : this.#blockOf(candidate);
       if (!block) return true;
+      if (block.isGuess) (this.#doubtful ??= []).push(candidate);
       rejected(block.reason, candidate, block);
       (this.#seen ??= []).push(candidate);
       return false;

@@ -15,6 +15,8 @@ export interface Block {
   readonly code: number;
   /** For people, where the code does not say it. */
   readonly note?: string;
+  /** Only our own arithmetic is against it, with numbers that nobody told: where nobody else is left it is asked all the same. */
+  readonly isGuess?: true;
   readonly since: number;
   /** Null = until a person lifts it. */
   readonly until: number | null;

@@ -81,7 +81,12 @@ export async function previewOf({ health, slots, gate, now }: PreviewParts, offe
   const order: Candidate[] = [];
   let refusal: GuardError | null = null;
   try {
-    for (let lease = await attempts.next(); lease; lease = await attempts.next()) order.push(lentBy(tiers, lease));
+    for (let lease = await attempts.next(); lease; lease = await attempts.next()) {
+      const candidate = lentBy(tiers, lease);
+      order.push(candidate);
+      // It was passed over first, and asked in the end.
+      rejections.delete(candidate);
+    }
   } catch (error) {
     if (!GuardError.is(error) || !isRefusal(error)) throw error;
     refusal = error;

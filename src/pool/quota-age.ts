@@ -27,6 +27,19 @@ export function endOf({ resetsAt, observedAt, windowMs }: QuotaFact): number {
   return resetsAt + (windowMs ?? 0);
 }
 
+/** What is left by now, 0 to 1, as far as the fact knows: more with each moment where the quota fills up bit by bit. */
+export function leftNow({ remainingRatio, refills = false, resetsAt, observedAt }: QuotaFact, nowMs: number): number {
+  if (!refills || resetsAt === null || nowMs <= observedAt) return remainingRatio;
+  if (nowMs >= resetsAt) return 1;
+  return remainingRatio + (1 - remainingRatio) * ((nowMs - observedAt) / (resetsAt - observedAt));
+}
+
+/** When so much of the whole is left, wall clock, ms, but for what is spent meanwhile; null = nobody knows. */
+export function backAt({ remainingRatio, refills = false, resetsAt, observedAt }: QuotaFact, wantedRatio: number): number | null {
+  if (!refills || resetsAt === null || remainingRatio >= 1 || wantedRatio >= 1) return resetsAt;
+  return Math.min(resetsAt, Math.ceil(observedAt + (resetsAt - observedAt) * ((wantedRatio - remainingRatio) / (1 - remainingRatio))));
+}
+
 /** A fact whose quota was whole again at its time: all of it is left, as far as anybody can say. Null = not yet, or nobody knows for how long. */
 export function rolledOver(fact: QuotaFact, nowMs: number): QuotaFact | null {
   const { resetsAt, windowMs } = fact;

@@ -8,7 +8,7 @@ import { matchesAny } from "./patterns.ts";
 import { endOf, rolledOver } from "./quota-age.ts";
 import { recordMirror } from "./record-mirror.ts";
 
-export { confidenceOf } from "./quota-age.ts";
+export { confidenceOf, leftNow } from "./quota-age.ts";
 
 /** Providers that count each model by itself tell two of each; the one that was seen longest ago makes room. */
 const MAX_GROUPS = 64;

@@ -4,8 +4,9 @@ import type { QuotaFact } from "../core/quota-fact.ts";
 import type { Clock } from "../core/time.ts";
 import { longer, type Block } from "./block-table.ts";
 import type { Candidate } from "./candidate.ts";
+import { backAt, endOf, leftNow } from "./quota-age.ts";
 import { countsIn, type QuotaFacts } from "./quota-facts.ts";
-import type { Amount, OpenSpend, Spend } from "./spend.ts";
+import { isCounted, type Amount, type OpenSpend, type Spend } from "./spend.ts";
 
 /** A word this old keeps nobody out by itself any more: single requests try whether it still holds. */
 const PROBE_MS = 15 * 60_000;
@@ -58,13 +59,13 @@ export function quotaGate({ facts, spend, clock }: QuotaGateOptions): QuotaGate 
 
   function verdictOf({ credential }: Candidate, fact: QuotaFact, demand: Demand): Verdict {
     const { open, ended } = spend.since(credential, fact);
-    const left = fact.remainingRatio - ended;
+    const now = clock.now();
+    const left = leftNow(fact, now) - ended;
     const isExhausted = left - open <= DUST;
     // What takes more than there ever is may try a whole quota.
-    const share = isExhausted && open === 0 ? 0 : Math.min(1, spend.shareOf(credential, fact, demand.amount()));
+    const share = isExhausted && open === 0 && !fact.refills ? 0 : Math.min(1, spend.shareOf(credential, fact, demand.amount()));
     if (!isExhausted && share <= left - open + DUST) return null;
-    const now = clock.now();
-    const { observedAt, resetsAt } = fact;
+    const { observedAt } = fact;
     const block = (until: number): Block => ({
       reason: isExhausted ? "exhausted" : "unaffordable",
       credential: credential.name,
@@ -73,11 +74,13 @@ export function quotaGate({ facts, spend, clock }: QuotaGateOptions): QuotaGate 
       note: `${isExhausted ? "nothing is left" : "too little is left"} of its quota ${fact.group}`,
       since: observedAt,
       until,
+      // One at a time: each of them may be the one that takes the rest.
+      ...(!isExhausted && open === 0 && !isCounted(fact) ? { isGuess: true } : {}),
     });
     if (left > DUST && share <= left + DUST) return block(now + SOON_MS);
     const holdsUntil = Math.max(observedAt + PROBE_MS, probes.get(keyOf(fact))?.until ?? 0);
     if (now >= holdsUntil) return "try";
-    return block(resetsAt ?? holdsUntil);
+    return block(Math.min(backAt(fact, share + open + ended) ?? holdsUntil, endOf(fact)));
   }
 
   /** Of all quotas that the model counts in. A guess keeps nobody out. */
@@ -106,8 +109,13 @@ export function quotaGate({ facts, spend, clock }: QuotaGateOptions): QuotaGate 
 
     blockOf(candidate, demand) {
       let longest: Block | null = null;
-      for (const [, verdict] of verdicts(candidate, demand)) if (verdict !== "try") longest = longer(longest, verdict);
-      return longest;
+      let guessed: Block | null = null;
+      for (const [, verdict] of verdicts(candidate, demand)) {
+        if (verdict === "try" || verdict === null) continue;
+        if (verdict.isGuess) guessed = longer(guessed, verdict);
+        else longest = longer(longest, verdict);
+      }
+      return longest ?? guessed;
     },
 
     enter(candidate, demand) {

@@ -3,12 +3,15 @@
  * it; a new word takes back neither, only what ended before it was said.
  */
 import type { Credential } from "../core/credential.ts";
-import type { QuotaFact, QuotaUnit } from "../core/quota-fact.ts";
+import type { QuotaFact } from "../core/quota-fact.ts";
 import type { Clock } from "../core/time.ts";
+import { amountOf, COUNTED, type Amount } from "./amount.ts";
 import type { Candidate } from "./candidate.ts";
 import type { CredentialSet } from "./credential-set.ts";
 import { countsIn, type QuotaFacts } from "./quota-facts.ts";
 import { quotaRates, type QuotaPlace } from "./quota-rates.ts";
+
+export { amountOf, isCounted, type Amount } from "./amount.ts";
 
 /** Of one credential. The oldest beyond it counts as spent at once, as if nobody had ever given it back. */
 const MAX_OPEN = 10_000;
@@ -19,22 +22,6 @@ const SUM_MS = 2_000;
 const LATE_MS = 60_000;
 /** Of one credential, also those whose quotas are gone by now: as many as facts are kept. */
 const MAX_GROUPS = 64;
-
-/** What an attempt takes. Tokens are those of input and output together where nobody can tell them apart. */
-export interface Amount {
-  readonly requests: number;
-  readonly tokens: number;
-  readonly inputTokens: number;
-  readonly outputTokens: number;
-}
-
-/** `outputTokens` = those of them that the model will write; absent = nobody knows, so all may be either. */
-export const amountOf = (tokens: number, outputTokens?: number): Amount => ({
-  requests: 1,
-  tokens,
-  inputTokens: outputTokens === undefined ? tokens : Math.max(0, tokens - outputTokens),
-  outputTokens: outputTokens ?? tokens,
-});
 
 /** One attempt that counts. */
 export interface OpenSpend {
@@ -123,14 +110,6 @@ interface Account {
 
 const NOTHING: Amount = { requests: 0, tokens: 0, inputTokens: 0, outputTokens: 0 };
 const NO_PARTS: SpentParts = { open: 0, ended: 0 };
-
-/** What a unit counts; others are known by their share only. */
-const COUNTED: Readonly<Partial<Record<QuotaUnit, keyof Amount>>> = {
-  requests: "requests",
-  tokens: "tokens",
-  input_tokens: "inputTokens",
-  output_tokens: "outputTokens",
-};
 
 export function spend({ facts, credentials, clock, ttlMs }: SpendOptions): Spend {
   const accounts = new Map<string, Account>();

@@ -43,13 +43,31 @@ function gatedAnswer(outputTokens: number) {
   };
 }
 
+test("a client's cap of all that the model can write is no reason to refuse: few answers are as long", async () => {
+  const { kit, tell } = await kitWithFacts(["a"]);
+  await tell("a", 0.99, {
+    group: "output-tokens",
+    unit: "output_tokens",
+    limit: 8_000,
+    resetsAt: kit.clock.now() + 600,
+    windowMs: MINUTE,
+    refills: true,
+  });
+  const provider = gatedAnswer(200);
+  kit.answer("a", provider.answer);
+  const all = atOnce(5, () => kit.ask(asking(32_000)));
+  await expect.poll(() => kit.counts()["a"] ?? 0, PATIENTLY).toBe(5);
+  provider.open();
+  expect((await all).map(({ status }) => status)).toEqual([200, 200, 200, 200, 200]);
+});
+
 describe("an account at its last percent", () => {
-  test.each<[string, Partial<QuotaFact>, number]>([
-    ["of tokens that the provider counts", {}, 20],
-    ["of a share of which nobody tells what it is", { unit: "share" }, 2_000],
-  ])("%s is not overrun by 50 requests at once", async (_what, more, tokensEach) => {
+  test.each<[string, number, Partial<QuotaFact>, number]>([
+    ["of tokens that the provider counts", 0.01, {}, 20],
+    ["of a share of which nobody tells what it is", 0.005, { unit: "share" }, 1_000],
+  ])("%s is not overrun by 50 requests at once", async (_what, ratio, more, tokensEach) => {
     const { kit, tell } = await kitWithFacts(["a"]);
-    await tell("a", 0.01, more);
+    await tell("a", ratio, more);
     const provider = gatedAnswer(tokensEach - INPUT_TOKENS);
     kit.answer("a", provider.answer);
     const all = atOnce(50, () => kit.ask(asking(tokensEach - INPUT_TOKENS)));

@@ -1,5 +1,7 @@
 import { describe, expect, test } from "vitest";
+import { resolveOptions } from "../../src/options.ts";
 import { allowance } from "../../src/pool/allowance.ts";
+import { choosingSettings } from "../../src/pool/choosing-settings.ts";
 import { candidate } from "./pool-kit.ts";
 import { MINUTE } from "./health-kit.ts";
 import { spendKit } from "./spend-kit.ts";
@@ -29,6 +31,13 @@ describe("what is left", () => {
     expect(left.of(candidate("a"))).toMatchObject({ remainingRatio: 0.448, fact: weekly, spentRatio: 0.002 });
   });
 
+  test("is what was seen, also where the quota fills up bit by bit: who has a little again draws nobody back at once", () => {
+    const { left, see, clock } = kit();
+    see(0.2, { resetsAt: clock.now() + 40_000, windowMs: 60_000, refills: true });
+    clock.advance(39_999);
+    expect(left.of(candidate("a"))?.remainingRatio).toBe(0.2);
+  });
+
   test("is never below zero, and no more than all is spent", () => {
     const { left, see, open } = kit();
     see(0.5);
@@ -45,6 +54,15 @@ describe("what is left", () => {
     expect(left.of(candidate("a", "gpt-5"))).toBeNull();
     const aliased = { ...candidate("a", "claude-opus"), model: "gemini-3-flash" };
     expect(left.of(aliased)?.fact.group).toBe("gemini");
+  });
+
+  test("a change of what estimates are worth counts from the next look on: the prior product's switch did nothing", () => {
+    const settings = choosingSettings(resolveOptions({}).router.choosing);
+    const { see, left } = kit({ ignoreEstimated: () => settings.current.ignoreEstimated });
+    see(0.1, { source: "estimate" });
+    expect(left.of(candidate("a"))).toBeNull();
+    settings.set({ ignoreEstimated: false });
+    expect(left.of(candidate("a"))?.remainingRatio).toBe(0.1);
   });
 
   test("is unknown where there are only estimates, unless they are wanted", () => {

@@ -12,8 +12,10 @@ import { credentialHealth, type CredentialHealth } from "../../src/pool/health.t
 import type { ModelEntry } from "../../src/pool/offers.ts";
 import { credentialPool, type ModelRequest, type Pool } from "../../src/pool/pool.ts";
 import type { Preview } from "../../src/pool/preview.ts";
+import { quotaGate } from "../../src/pool/quota-gate.ts";
 import { fillFirst } from "../../src/pool/strategies/fill-first.ts";
 import { hostStrategy } from "../../src/pool/strategies/host-strategy.ts";
+import { quota } from "../../src/pool/strategies/quota.ts";
 import { roundRobin } from "../../src/pool/strategies/round-robin.ts";
 import { weighted } from "../../src/pool/strategies/weighted.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
@@ -21,6 +23,8 @@ import { testClock, type TestClock } from "../../src/testing/clock.ts";
 import { seededRandom } from "../../src/testing/seeded-random.ts";
 import { broke, countedStrikes, recordsOn, refused } from "./health-kit.ts";
 import { block, credential, numbered, offersOf, poolKit, SERVED } from "./pool-kit.ts";
+import { spendKit } from "./spend-kit.ts";
+import { choosing } from "./strategies/choosing-kit.ts";
 
 const MODELS = ["m", "n"] as const;
 const WORLDS = 500;
@@ -221,6 +225,28 @@ test("shows what the strategy makes of each, and asks it only to look", async ()
     ["1", "place 0"],
   ]);
   expect(looks).toEqual([true, true, true]);
+});
+
+// The prior product named the chosen account among its alternatives, and not the best of them, when it stayed where it was.
+test("with `quota` on an account that it stays with, the others follow, each once and the best first", async () => {
+  const { parts, accounts, clock } = choosing({ "1": { left: 60 }, "2": { left: 50 }, "3": { left: 40 } });
+  const { health, slots } = poolKit(offersOf(numbered(3)));
+  const pool = credentialPool({ offers: offersOf(numbered(3)), health, slots, strategy: quota(parts), now: () => 0 });
+  const request: ModelRequest = { model: "m", opId: "op", tokens: () => 0 };
+  (pool.choose(request).next() as Lease).release(SERVED);
+  accounts["3"] = { left: 99 };
+  clock.advance(1);
+  const { candidates } = await pool.preview(request);
+  expect(candidates.map(({ candidate }) => candidate.credential.name)).toEqual(["1", "3", "2"]);
+  expect((pool.choose(request).next() as Lease).credential.name).toBe("1");
+});
+
+test("who is asked in the end, although a guess is against it, is shown as one who may be used", async () => {
+  const { seeShare, facts, spent, clock, credentials } = spendKit(["a"]);
+  const { pool } = poolKit(offersOf(credentials.all), false, quotaGate({ facts, spend: spent, clock }));
+  seeShare(0.2);
+  const { candidates, refusal } = await pool.preview({ model: "m", opId: "op", tokens: () => 400_000 });
+  expect([candidates.map(({ rejection }) => rejection), refusal]).toEqual([[null], null]);
 });
 
 test("a model that nobody offers is refused as the choice refuses it", async () => {

@@ -110,6 +110,52 @@ describe("the gate", () => {
   });
 });
 
+describe("a quota that fills up bit by bit", () => {
+  test("keeps nobody out for longer than it takes to fill up to what the request needs", () => {
+    const { see, reason, blockOf, clock } = kit();
+    const began = clock.now();
+    see(0, { resetsAt: began + MINUTE, windowMs: MINUTE, refills: true });
+    expect([reason(1), reason(100)]).toEqual(["exhausted", "exhausted"]);
+    expect([blockOf(100)?.until, blockOf(500)?.until, blockOf(9_000)?.until]).toEqual([began + 6_000, began + 30_000, began + MINUTE]);
+    clock.advance(6_000);
+    expect([reason(100), reason(101)]).toEqual([null, "unaffordable"]);
+    clock.advance(24_000);
+    expect([reason(500), reason(501)]).toEqual([null, "unaffordable"]);
+  });
+
+  test("counts what was used meanwhile", () => {
+    const { see, reason, blockOf, use, clock } = kit();
+    const began = clock.now();
+    see(0.5, { resetsAt: began + 30_000, windowMs: MINUTE, refills: true });
+    clock.advance(5_000);
+    use(500);
+    expect([reason(100), reason(101), blockOf(200)?.until]).toEqual([null, "unaffordable", began + 12_000]);
+  });
+
+  test("the others are kept out until they are whole; where nobody knows when, until the word is over", () => {
+    const { see, reason, blockOf, clock } = kit();
+    see(0, { resetsAt: clock.now() + MINUTE, windowMs: MINUTE });
+    clock.advance(MINUTE - 1);
+    expect(reason(1)).toBe("exhausted");
+    see(0, { windowMs: MINUTE });
+    expect(blockOf(1)?.until).toBe(clock.now() + MINUTE);
+  });
+});
+
+describe("our own arithmetic without numbers", () => {
+  test("is a guess; what the provider says, or numbers do, is none", () => {
+    const { see, seeShare, blockOf, enter } = kit();
+    seeShare(0.2);
+    expect(blockOf(400_000)).toMatchObject({ reason: "unaffordable", isGuess: true });
+    const other = enter(1);
+    expect(blockOf(400_000)?.isGuess).toBeUndefined();
+    other.leave(NEVER_SENT);
+    see(0.1);
+    expect(blockOf(400_000)).toMatchObject({ note: "too little is left of its quota tokens" });
+    expect(blockOf(400_000)?.isGuess).toBeUndefined();
+  });
+});
+
 describe("an old word", () => {
   test.each([
     ["that nothing is left", 0, 1],
@@ -199,6 +245,26 @@ describe("a pool with quotas", () => {
     // poolKit's own clock stands at 0.
     expect(refused.retryAfterMs).toBe(clock.now() + 60 * MINUTE);
     expect(refused).toBeInstanceOf(GuardError);
+  });
+
+  test("asks one at a time where only a guess of ours is against it, after all others", () => {
+    const { seeShare, asks, health } = pooled(["a", "b", "c"]);
+    seeShare(0.2);
+    seeShare(0.2, { credential: "b" });
+    const from = asks(400_000);
+    expect([lend(from), lend(from), lend(from), lend(from)].map((lease) => lease?.credential.name)).toEqual(["c", "a", "b", undefined]);
+    health.blocked.set("c/m", block("banned", null));
+    expect(refusalOf(() => lend(asks(400_000)))).toMatchObject({ code: "all_credentials_limited" });
+  });
+
+  test("an account that has something left serves a request of any size, where there is no other", () => {
+    const { seeShare, asks } = pooled(["a"]);
+    seeShare(0.2);
+    const first = lend(asks(400_000)) as Lease;
+    expect(first.credential.name).toBe("a");
+    expect(refusalOf(() => lend(asks(400_000))).code).toBe("all_credentials_limited");
+    first.release({ kind: "served", status: 200, tokens: 150_000 });
+    expect(lend(asks(400_000))?.credential.name).toBe("a");
   });
 
   test("says that it is busy when those that were passed over have nothing left", () => {

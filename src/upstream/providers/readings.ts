@@ -23,12 +23,14 @@ export interface NumbersTold {
   readonly windowMs: number | ((untilResetMs: number) => number);
 }
 
-/** A quota of each model by itself that is told in numbers. None where one of them is missing. */
+/**
+ * A quota of each model by itself that is told in numbers. Those who tell it so count by buckets that fill up all the time, and the reset is when it is full:
+ * https://docs.anthropic.com/en/api/rate-limits, https://platform.openai.com/docs/guides/rate-limits. None where one of them is missing. */
 export function numbersOf(group: string, model: string, nowMs: number, told: NumbersTold): readonly QuotaReading[] {
   const [remaining, limit] = [decimal(told.remaining), decimal(told.limit)];
   const remainingRatio = fromRemaining(remaining, limit);
   if (remainingRatio === null || limit === null) return [];
   const resetsAt = resetTime(told.reset, nowMs);
   const windowMs = typeof told.windowMs === "number" ? told.windowMs : told.windowMs(resetsAt === null ? 0 : resetsAt - nowMs);
-  return [{ ...ofModel(group, model), remainingRatio, resetsAt, windowMs, limit, unit: told.unit }];
+  return [{ ...ofModel(group, model), remainingRatio, resetsAt, windowMs, refills: true, limit, unit: told.unit }];
 }

@@ -74,6 +74,12 @@ describe("how near the end", () => {
     expect(pick()).toBe("b");
   });
 
+  // Theirs: nobody of the first two served, and the fuller one of the last two went first.
+  test("92 and 93 % used serve; 98 % used never goes before 92 %", () => {
+    expect(choosing({ a: { left: 8 }, b: { left: 7 } }).pick()).toBe("a");
+    expect(choosing({ a: { left: 2, priority: 10 }, b: { left: 8 } }).pick()).toBe("b");
+  });
+
   test.each([
     [85, "ok"],
     [89.9, "ok"],

@@ -141,7 +141,7 @@ test("quotas: limits of a minute are each model's own, with their size", () => {
     "anthropic-ratelimit-output-tokens-limit": "0",
     "anthropic-ratelimit-output-tokens-remaining": "0",
   };
-  const own = { models: ["claude-opus-4-5"], windowMs: 60_000 };
+  const own = { models: ["claude-opus-4-5"], windowMs: 60_000, refills: true };
   expect(read(headers, "claude-opus-4-5")).toEqual([
     { ...own, group: "tokens/claude-opus-4-5", remainingRatio: 0.4, resetsAt: NOW + 30_000, limit: 1_000, unit: "tokens" },
     { ...own, group: "input-tokens/claude-opus-4-5", remainingRatio: 1, resetsAt: null, limit: 50, unit: "input_tokens" },

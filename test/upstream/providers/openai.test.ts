@@ -28,7 +28,7 @@ test("quotas of OpenAI's headers: of the model that was asked, with their size a
     "x-ratelimit-limit-tokens": "0",
     "x-ratelimit-remaining-tokens": "0",
   };
-  const requests = { remainingRatio: 0.25, resetsAt: 361_000, windowMs: 3_600_000, limit: 100, unit: "requests" };
+  const requests = { remainingRatio: 0.25, resetsAt: 361_000, windowMs: 3_600_000, refills: true, limit: 100, unit: "requests" };
   expect(read(headers)).toEqual([{ group: "requests/gpt-4o", models: ["gpt-4o"], ...requests }]);
   expect(read(headers, "")).toEqual([{ group: "requests", ...requests }]);
 });
