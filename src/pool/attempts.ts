@@ -51,6 +51,7 @@ export class Attempts implements Choice, StrategyRequest, Demand {
   #tried: Candidate[] | undefined;
   #shortages: Shortage[] | undefined;
   #leases = 0;
+  #ownLeases = 0;
   #amount: Amount | undefined;
 
   constructor(parts: AttemptParts, offer: Offer, strategy: Strategy, asking: Asking) {
@@ -91,6 +92,10 @@ export class Attempts implements Choice, StrategyRequest, Demand {
   busy(): GuardError | null {
     const error = this.#refusal();
     return error.code === "all_credentials_limited" ? error : null;
+  }
+
+  hadAllOwn(): boolean {
+    return this.#ownLeases > 0 && this.#ownLeases === this.#offer.own.length;
   }
 
   #from(first: number): MaybePromise<Lease | null> {
@@ -143,6 +148,7 @@ export class Attempts implements Choice, StrategyRequest, Demand {
       return null;
     }
     this.#leases += 1;
+    if (!isStandIn(this.#offer, turn.candidate)) this.#ownLeases += 1;
     count(turn.candidate.credential.name, 1);
     return new PoolLease(this.#parts, this, turn, taken);
   }
@@ -213,6 +219,9 @@ export class Attempts implements Choice, StrategyRequest, Demand {
 const nobody = (): boolean => false;
 const NOTHING: readonly Candidate[] = Object.freeze([]);
 
+/** Whether it is there by a chain only. */
+export const isStandIn = ({ own, fallbacks }: Offer, candidate: Candidate): boolean => fallbacks.length > 0 && !own.includes(candidate);
+
 const isAboutAccount = (outcome: AttemptOutcome): boolean => outcome.kind === "refused" && outcome.isAccountWide && outcome.fault !== "request";
 
 function amountAsked({ usage, tokens }: Asking): Amount {
@@ -258,8 +267,7 @@ class PoolLease implements Lease {
   }
 
   get isFallback(): boolean {
-    const { own, fallbacks } = this.#attempts.offer;
-    return fallbacks.length > 0 && !own.includes(this.#turn.candidate);
+    return isStandIn(this.#attempts.offer, this.#turn.candidate);
   }
 
   release(outcome: AttemptOutcome): void {
