@@ -94,6 +94,8 @@ export interface ExplainedCandidate {
   readonly model: string;
   readonly priority: number;
   readonly isFallback: boolean;
+  /** The model that it takes the place of, by a fallback chain; null = it serves the model by itself. */
+  readonly fallbackFor: string | null;
   /** 1 = it is asked first; null = it is not asked. */
   readonly place: number | null;
   /** Null = it may be used. */

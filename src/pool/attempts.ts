@@ -3,7 +3,7 @@ import { GuardError } from "../core/errors.ts";
 import type { Scopes } from "../core/scope.ts";
 import { isPromise, type MaybePromise } from "../core/time.ts";
 import { totalInputTokens, totalOutputTokens, type Usage } from "../core/usage.ts";
-import type { Candidate, Strategy, StrategyRequest, Tier } from "./candidate.ts";
+import type { Candidate, Look, Strategy, StrategyRequest, Tier } from "./candidate.ts";
 import type { Block, Health, Pass } from "./health.ts";
 import type { Offer } from "./offers.ts";
 import type { Demand, GateEntry, QuotaGate } from "./quota-gate.ts";
@@ -23,7 +23,7 @@ export interface AttemptParts {
   /** A candidate was passed over at a choice. `cause` is what keeps it out, where more is known than the reason. */
   readonly rejected: (reason: Rejection, candidate: Candidate, cause: Block | Shortage | null) => void;
   /** Nobody is really asked for: strategies only say whom they would pick. Absent = somebody is. */
-  readonly looks?: true;
+  readonly look?: Look;
 }
 
 export type Rejection = Block["reason"] | "limited";
@@ -104,7 +104,7 @@ export class Attempts implements Choice, StrategyRequest, Demand {
       const tier = tiers[i] as Tier;
       for (let open = this.#open(tier); open.length > 0; open = this.#open(tier)) {
         // A strategy remembers who could not be picked, so it is asked although one is left; not when there is only one.
-        const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#strategy.pick(tier, open, this, this.#parts.looks ?? false);
+        const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#strategy.pick(tier, open, this, this.#parts.look ?? null);
         (this.#seen ??= []).push(candidate);
         (this.#tried ??= []).push(candidate);
         const pass = this.#parts.health.enter(candidate);
