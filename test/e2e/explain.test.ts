@@ -317,6 +317,29 @@ describe("a call to come", () => {
   });
 });
 
+test("what none of the model's own accounts can be asked goes to no fallback; where one could and is closed, it does", async () => {
+  const { guard } = await gateway(({ url }) => ({
+    auth: false,
+    credentials: [
+      { name: "claude", provider: "anthropic", apiKey: "sk-1", baseUrl: url, models: ["alone", "shared"] },
+      { name: "gpt", provider: "openai", apiKey: "sk-2", baseUrl: url, models: ["shared"] },
+      { name: "spare", provider: "openai", apiKey: "sk-3", baseUrl: url, models: [MODEL] },
+    ],
+    router: { fallbackChains: { alone: [MODEL], shared: [MODEL] } },
+  }));
+  const asked = (model: string) => guard.explain({ body: { model, messages, n: 2 } });
+  const alone = await asked("alone");
+  expect(alone.outcome).toMatchObject({ served: null, status: 422, code: "untranslatable" });
+  expect(alone.candidates.map(({ credential, fallbackFor, place, reason }) => [credential, fallbackFor, place, reason?.code])).toEqual([
+    ["claude", null, null, "untranslatable"],
+    ["spare", "alone", null, "untranslatable"],
+  ]);
+  await guard.admin.pause("gpt", { reason: "for a test" });
+  const shared = await asked("shared");
+  expect(shared.outcome.served).toMatchObject({ credential: "spare", model: MODEL });
+  expect(shared.candidates.find(({ place }) => place === 1)).toMatchObject({ credential: "spare", fallbackFor: "shared" });
+});
+
 describe("a request", () => {
   test("of Express, once its body is read; of fetch, which stays whole; and never by taking its body away", async () => {
     const made = await gateway({ limits: [{ name: "user-hour", scope: "user", unit: "requests", window: { limit: 5, per: "hour" } }] }, (app) => {
