@@ -41,19 +41,27 @@ export async function explainedChoice(parts: ExplainedChoiceParts, ctx: Context,
     return { candidates: [], served: null, refusal: parts.refusalOf(thrown), note: null };
   }
   const usable = preview.candidates.filter(({ rejection }) => rejection === null);
-  const unsaid = new Map<Candidate, GuardError>();
+  const own = preview.candidates.filter(({ standsInFor }) => standsInFor === null);
+  const hadAllOwn = own.length > 0 && own.every(({ rejection }) => rejection === null);
+  const faults = new Map<Candidate, string>();
   let first: Candidate | undefined;
-  for (const { candidate } of usable) {
-    const fault = faultOf(parts.attempts, ctx, call, candidate);
+  let unsaid: GuardError | undefined;
+  for (const { candidate, standsInFor } of usable) {
+    if (standsInFor !== null && hadAllOwn && !first) {
+      faults.set(candidate, "the model that was asked for cannot be asked this, so no other model takes its place");
+      continue;
+    }
+    const fault = faultOf(parts.attempts, ctx, call, candidate, standsInFor !== null);
     if (!fault) {
-      first = candidate;
-      break;
+      first ??= candidate;
+      continue;
     }
     // Nobody is asked then, and so it is with the next one.
-    unsaid.set(candidate, fault);
+    faults.set(candidate, fault.message);
+    if (!first) unsaid = fault;
   }
-  const refusal = preview.refusal ?? (first ? null : (preview.busy ?? [...unsaid.values()].at(-1) ?? null));
-  const candidates = explained(preview.candidates, unsaid);
+  const refusal = preview.refusal ?? (first ? null : ((hadAllOwn ? null : preview.busy) ?? unsaid ?? null));
+  const candidates = explained(preview.candidates, faults);
   if (refusal && call.operation === "count_tokens" && isEstimated(refusal)) {
     return { candidates, served: null, refusal: null, note: "no provider can count this now, so the gateway answers its own estimate" };
   }
@@ -83,8 +91,14 @@ async function requestOf(choosing: Omit<CredentialsOptions, "pool">, ctx: Contex
 }
 
 /** Why its provider cannot be asked this; null = it can. */
-function faultOf(attempts: AttemptSettings, ctx: Context, call: Call, { credential, model, name }: Candidate): GuardError | null {
-  const lease: Lease = { credential, model, name, release: () => undefined };
+function faultOf(
+  attempts: AttemptSettings,
+  ctx: Context,
+  call: Call,
+  { credential, model, name }: Candidate,
+  isFallback: boolean,
+): GuardError | null {
+  const lease: Lease = { credential, model, name, isFallback, release: () => undefined };
   try {
     wireFor(attempts, ctx, call, lease, rowOf(credential));
     return null;
@@ -94,17 +108,18 @@ function faultOf(attempts: AttemptSettings, ctx: Context, call: Call, { credenti
   }
 }
 
-function explained(candidates: readonly PreviewedCandidate[], unsaid: ReadonlyMap<Candidate, GuardError>): ExplainedCandidate[] {
+function explained(candidates: readonly PreviewedCandidate[], faults: ReadonlyMap<Candidate, string>): ExplainedCandidate[] {
   let place = 0;
-  return candidates.map(({ candidate, rejection, judgement }) => {
-    const fault = unsaid.get(candidate);
-    const reason = fault ? { code: "untranslatable", message: fault.message, until: null } : rejection && reasonOf(rejection);
+  return candidates.map(({ candidate, standsInFor, rejection, judgement }) => {
+    const fault = faults.get(candidate);
+    const reason = fault === undefined ? rejection && reasonOf(rejection) : { code: "untranslatable", message: fault, until: null };
     return {
       credential: candidate.credential.name,
       provider: candidate.credential.provider,
       model: candidate.model,
       priority: candidate.credential.priority,
       isFallback: candidate.credential.isFallback,
+      fallbackFor: standsInFor,
       place: reason ? null : (place += 1),
       reason,
       judgement,

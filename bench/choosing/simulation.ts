@@ -189,7 +189,7 @@ export function simulate(contender: Contender, day: Day): Outcome {
         tier,
         open,
         request((candidate) => tried.includes(candidate)),
-        false,
+        null,
       );
       tried.push(picked);
       if (before && before !== picked) switches += 1;

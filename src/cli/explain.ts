@@ -1,6 +1,6 @@
 /** `quotaguard explain`: why a request was decided as it was, and what would become of a call. */
 import { readFileSync } from "node:fs";
-import { CommandError, EXIT_USAGE, painter, print, printable, table, type CommonFlags } from "./output.ts";
+import { CommandError, EXIT_USAGE, painter, paragraph, print, printable, table, type CommonFlags } from "./output.ts";
 import { operate } from "./operator.ts";
 import { aheadText, lengthText } from "./when.ts";
 import type { ExplainedCall, ExplainedRequest } from "../core/explain.ts";
@@ -85,7 +85,7 @@ function verdict(paint: Paint, { served, status, code, message, retryAfterMs }: 
   if (code === null) return `${status === 0 ? "open" : status}: ${message ?? ""}`;
   const wait =
     retryAfterMs === null ? (isOver ? "" : "; waiting does not help by itself") : `; Retry-After ${Math.max(1, Math.ceil(retryAfterMs / 1_000))} s`;
-  return `${paint("red", isOver ? "refused or failed" : "would be refused")}: ${status} ${code}${wait}${message === null ? "" : `\n  ${printable(message)}`}`;
+  return `${paint("red", isOver ? "refused or failed" : "would be refused")}: ${status} ${code}${wait}${message === null ? "" : `\n${paragraph(printable(message), "  ")}`}`;
 }
 
 const scopesText = (scopes: Readonly<Record<string, string>>): string =>
@@ -140,17 +140,11 @@ function printCall(flags: CommonFlags, { identity, scopes, call, limits, candida
     print(table([head, ...rows], { paint: (text, row) => (row === 0 ? paint("dim", text) : limits[row - 1]?.refuses ? paint("red", text) : text) }));
   }
   if (candidates.length === 0) return;
-  const rows = candidates.map(({ credential, model, place, reason, judgement, isFallback }) => [
-    place === null ? "" : String(place),
-    credential,
-    printable(model),
-    reason
-      ? `${reason.code}: ${printable(reason.message)}${reason.until === null ? "" : `, ends ${aheadText(Date.parse(reason.until), nowMs)}`}`
-      : judgement
-        ? `${judgement.level}, score ${judgement.score.toFixed(2)}: ${judgement.reason} (${partsText(judgement.parts as Readonly<Record<string, number>>)})`
-        : isFallback
-          ? "may be used, as a fallback"
-          : "may be used",
+  const rows = candidates.map((each) => [
+    each.place === null ? "" : String(each.place),
+    printable(each.credential),
+    printable(each.model),
+    `${standingOf(each, nowMs)}${each.fallbackFor === null ? (each.isFallback ? ", as a fallback" : "") : `, as a fallback for ${printable(each.fallbackFor)}`}`,
   ]);
   print("");
   print(table([["turn", "credential", "model", "why"], ...rows], { paint: (text, row) => (row === 0 ? paint("dim", text) : text) }));
@@ -159,10 +153,11 @@ function printCall(flags: CommonFlags, { identity, scopes, call, limits, candida
 const outputText = ({ expectedOutputTokens, ceilingOutputTokens }: NonNullable<ExplainedCall["price"]>): string =>
   expectedOutputTokens === ceilingOutputTokens ? String(ceilingOutputTokens) : `${expectedOutputTokens} to ${ceilingOutputTokens}`;
 
-const partsText = (parts: Readonly<Record<string, number>>): string =>
-  Object.entries(parts)
-    .map(([name, value]) => `${name} ${value.toFixed(2)}`)
-    .join(", ");
+function standingOf({ reason, judgement }: Told<ExplainedCall["candidates"][number]>, nowMs: number): string {
+  if (reason)
+    return `${reason.code}: ${printable(reason.message)}${reason.until === null ? "" : `, ends ${aheadText(Date.parse(reason.until), nowMs)}`}`;
+  return judgement ? `${judgement.level}, score ${judgement.score.toFixed(2)}: ${printable(judgement.reason)}` : "may be used";
+}
 
 function verdictOf({ fits, needed, refuses, waitMs, mode }: Told<ExplainedCall["limits"][number]>): string {
   if (fits) return "fits";

@@ -48,11 +48,14 @@ const MIN_COLUMN = 12;
 const LEAST_BAR = 4;
 
 /** Columns as wide as their widest cell, the widest ones narrowed until the table fits the terminal. */
-export function table(rows: readonly (readonly string[])[], options: TableOptions = {}): string {
+export const table = (rows: readonly (readonly string[])[], options: TableOptions = {}): string => tableRows(rows, options).join("\n");
+
+/** The same row by row: one takes several lines where a cell is wrapped. */
+export function tableRows(rows: readonly (readonly string[])[], options: TableOptions = {}): readonly string[] {
   const { columns = process.stdout.columns, paint = (text) => text } = options;
   const widths = widthsFor(rows, columns);
-  const lines: string[] = [];
-  for (const [at, row] of rows.entries()) {
+  return rows.map((row, at) => {
+    const lines: string[] = [];
     const cells = row.map((cell, column) => wrapped(cell, widths[column] as number));
     const height = Math.max(...cells.map(({ length }) => length));
     for (let line = 0; line < height; line += 1) {
@@ -62,8 +65,8 @@ export function table(rows: readonly (readonly string[])[], options: TableOption
       });
       lines.push(pieces.join(GAP).trimEnd());
     }
-  }
-  return lines.join("\n");
+    return lines.join("\n");
+  });
 }
 
 function widthsFor(rows: readonly (readonly string[])[], columns: number | undefined): number[] {
@@ -91,6 +94,14 @@ function wrapped(text: string, width: number): string[] {
     rest = rest.slice(end).trimStart();
   }
   return [...lines, rest];
+}
+
+/** A sentence as wide as the terminal, broken between words. In a pipe it is one line. */
+export function paragraph(text: string, indent = ""): string {
+  const columns = process.stdout.columns || Infinity;
+  return wrapped(text, Math.max(MIN_COLUMN, columns - indent.length))
+    .map((line) => indent + line)
+    .join("\n");
 }
 
 /** A bar of so much of the largest, at most `width` long; what is more than nothing can be seen. */

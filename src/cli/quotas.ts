@@ -1,6 +1,6 @@
 /** `quotaguard quotas`: what is left of the accounts. */
 import type { ShownLevel } from "../core/strategy.ts";
-import { barOf, barRoom, painter, print, printable, table, type CommonFlags } from "./output.ts";
+import { barOf, barRoom, painter, paragraph, print, printable, tableRows, type CommonFlags } from "./output.ts";
 import { operate, type Operator } from "./operator.ts";
 import { aheadText, lengthText } from "./when.ts";
 
@@ -52,26 +52,22 @@ function printAccounts(flags: CommonFlags, accounts: readonly AccountRow[], plac
     const cells = rows.map((row) => cellsOf(row, nowMs));
     const room = barRoom(cells, BAR);
     // One table for all accounts, so that the bars stand below each other.
-    const lines = table(
+    const shown = tableRows(
       cells.map((line, i) => (room === 0 ? line : [...line.slice(0, 2), barCell((rows[i] as GroupRow).remaining, room), ...line.slice(2)])),
       { paint: (text, row, column) => (column === 0 || (room > 0 && column === 2) ? paint(COLOURS[(rows[row] as GroupRow).level], text) : text) },
-    ).split("\n");
+    );
     let at = 0;
     for (const { credential, provider, state, quotas: groups } of known) {
       print(`\n${paint("bold", printable(credential))}  ${provider}${state === "ready" ? "" : `  ${state}`}`);
-      // A cell that is too long goes on in a line of its own, which begins with a blank.
-      for (let left = groups.length; left > 0; left -= 1) {
-        print(lines[at] as string);
-        for (at += 1; lines[at]?.startsWith("   "); at += 1) print(lines[at] as string);
-      }
+      print(shown.slice(at, at + groups.length).join("\n"));
+      at += groups.length;
     }
     print("");
   }
   if (unknown.length === 0) return;
-  print(`nothing is known yet of ${unknown.join(", ")}`);
-  print(
-    paint("dim", "quotas are read from answers' headers, and the collectors plugin asks for those of subscriptions: send a request, then look again"),
-  );
+  print(paragraph(`nothing is known yet of ${unknown.join(", ")}`));
+  const how = "quotas are read from answers' headers, and the collectors plugin asks for those of subscriptions: send a request, then look again";
+  print(paint("dim", paragraph(how)));
 }
 
 const barCell = (ratio: number, room: number): string => barOf(ratio, room).padEnd(room, "░");

@@ -247,4 +247,6 @@ export interface Choice {
   next(): MaybePromise<Lease | null>;
   /** `all_credentials_limited` when candidates that were passed over have no room now or are cooling down; else null. */
   busy?(): GuardError | null;
+  /** Whether all that serve the model by itself had their turn, and there are such: nobody stands in for what none of them can be asked. */
+  hadAllOwn?(): boolean;
 }

@@ -76,8 +76,8 @@ export interface ExplainedLimit {
 }
 
 /**
- * Why a candidate is not used: `banned`, `cooling`, `breaker`, `paused` · `limited`: no room in its own limits · `untranslatable`: its provider cannot be asked this · or
- * what else a build of this gateway passes candidates over for.
+ * Why a candidate is not used: `banned`, `cooling`, `breaker`, `paused` · `limited`: no room in its own limits · `exhausted`, `unaffordable`: nothing or too little is left of its
+ * quota · `untranslatable`: its provider cannot be asked this, or no fallback may take its place · or what else a build of this gateway passes candidates over for.
  */
 export interface ExplainedReason {
   readonly code: string;
@@ -94,6 +94,8 @@ export interface ExplainedCandidate {
   readonly model: string;
   readonly priority: number;
   readonly isFallback: boolean;
+  /** The model that it takes the place of, by a fallback chain; null = it serves the model by itself. */
+  readonly fallbackFor: string | null;
   /** 1 = it is asked first; null = it is not asked. */
   readonly place: number | null;
   /** Null = it may be used. */

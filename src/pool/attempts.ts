@@ -3,7 +3,7 @@ import { GuardError } from "../core/errors.ts";
 import type { Scopes } from "../core/scope.ts";
 import { isPromise, type MaybePromise } from "../core/time.ts";
 import { totalInputTokens, totalOutputTokens, type Usage } from "../core/usage.ts";
-import type { Candidate, Strategy, StrategyRequest, Tier } from "./candidate.ts";
+import type { Candidate, Look, Strategy, StrategyRequest, Tier } from "./candidate.ts";
 import type { Block, Health, Pass } from "./health.ts";
 import type { Offer } from "./offers.ts";
 import type { Demand, GateEntry, QuotaGate } from "./quota-gate.ts";
@@ -23,7 +23,7 @@ export interface AttemptParts {
   /** A candidate was passed over at a choice. `cause` is what keeps it out, where more is known than the reason. */
   readonly rejected: (reason: Rejection, candidate: Candidate, cause: Block | Shortage | null) => void;
   /** Nobody is really asked for: strategies only say whom they would pick. Absent = somebody is. */
-  readonly looks?: true;
+  readonly look?: Look;
 }
 
 export type Rejection = Block["reason"] | "limited";
@@ -53,6 +53,7 @@ export class Attempts implements Choice, StrategyRequest, Demand {
   #doubtful: Candidate[] | undefined;
   #shortages: Shortage[] | undefined;
   #leases = 0;
+  #ownLeases = 0;
   #amount: Amount | undefined;
 
   constructor(parts: AttemptParts, offer: Offer, strategy: Strategy, asking: Asking) {
@@ -95,13 +96,17 @@ export class Attempts implements Choice, StrategyRequest, Demand {
     return error.code === "all_credentials_limited" ? error : null;
   }
 
+  hadAllOwn(): boolean {
+    return this.#ownLeases > 0 && this.#ownLeases === this.#offer.own.length;
+  }
+
   #from(first: number): MaybePromise<Lease | null> {
     const tiers = this.#strategy.spansPriorities ? this.#offer.wholes : this.#offer.tiers;
     for (let i = first; i < tiers.length; i += 1) {
       const tier = tiers[i] as Tier;
       for (let open = this.#open(tier); open.length > 0; open = this.#open(tier)) {
         // A strategy remembers who could not be picked, so it is asked although one is left; not when there is only one.
-        const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#strategy.pick(tier, open, this, this.#parts.looks ?? false);
+        const candidate = tier.length === 1 ? (tier[0] as Candidate) : this.#strategy.pick(tier, open, this, this.#parts.look ?? null);
         (this.#seen ??= []).push(candidate);
         const lease = this.#ask(candidate, () => this.#from(i));
         if (lease) return lease;
@@ -155,6 +160,7 @@ export class Attempts implements Choice, StrategyRequest, Demand {
       return null;
     }
     this.#leases += 1;
+    if (!isStandIn(this.#offer, turn.candidate)) this.#ownLeases += 1;
     count(turn.candidate.credential.name, 1);
     return new PoolLease(this.#parts, this, turn, taken);
   }
@@ -227,6 +233,9 @@ export class Attempts implements Choice, StrategyRequest, Demand {
 const nobody = (): boolean => false;
 const NOTHING: readonly Candidate[] = Object.freeze([]);
 
+/** Whether it is there by a chain only. */
+export const isStandIn = ({ own, fallbacks }: Offer, candidate: Candidate): boolean => fallbacks.length > 0 && !own.includes(candidate);
+
 const isAboutAccount = (outcome: AttemptOutcome): boolean => outcome.kind === "refused" && outcome.isAccountWide && outcome.fault !== "request";
 
 function amountAsked({ usage, tokens }: Asking): Amount {
@@ -272,8 +281,7 @@ class PoolLease implements Lease {
   }
 
   get isFallback(): boolean {
-    const { own, fallbacks } = this.#attempts.offer;
-    return fallbacks.length > 0 && !own.includes(this.#turn.candidate);
+    return isStandIn(this.#attempts.offer, this.#turn.candidate);
   }
 
   release(outcome: AttemptOutcome): void {

@@ -30,15 +30,18 @@ export interface StrategyRequest {
   wasTried(candidate: Candidate): boolean;
 }
 
+/** What strategies would remember after the turns of one look, by what they do remember: later turns of the same request follow from earlier ones. */
+export type Look = Map<object, object>;
+
 /** How one of several candidates is picked. */
 export interface Strategy {
   /** Priorities are one of its own measures: all candidates are one tier, only fallbacks come after the others. */
   readonly spansPriorities?: boolean;
   /**
    * Picks one of those that may be used now: `open` is a part of `tier` in the same order and never empty. The tier is the set that a cursor belongs to.
-   * Synchronous. With `look` it only says whom it would pick: nothing that it remembers changes.
+   * Synchronous. With a `look` it only says whom it would pick: what changes is kept there. Null = somebody is asked.
    */
-  pick(tier: Tier, open: readonly Candidate[], request: StrategyRequest, look: boolean): Candidate;
+  pick(tier: Tier, open: readonly Candidate[], request: StrategyRequest, look: Look | null): Candidate;
   /** What it makes of each of them, in their order. Changes nothing. Absent = it goes by their order. */
   judge?(tier: Tier, request: StrategyRequest): readonly Judgement[];
 }

@@ -2,7 +2,7 @@
 import type { Lease } from "../core/credential.ts";
 import { GuardError } from "../core/errors.ts";
 import type { Judgement } from "../core/strategy.ts";
-import { Attempts, type Asking, type AttemptParts, type Rejection } from "./attempts.ts";
+import { Attempts, isStandIn, type Asking, type AttemptParts, type Rejection } from "./attempts.ts";
 import type { Candidate, Strategy, Tier } from "./candidate.ts";
 import type { Health, Pass } from "./health.ts";
 import type { Offer } from "./offers.ts";
@@ -13,6 +13,8 @@ export interface PreviewedCandidate {
   readonly candidate: Candidate;
   /** Its place among the tiers that are tried one after the other; 0 = the first. */
   readonly tier: number;
+  /** The model that it takes the place of, by a fallback chain; null = it serves the model by itself. */
+  readonly standsInFor: string | null;
   /** Null = it may be used now. */
   readonly rejection: PreviewedRejection | null;
   /** What the strategy makes of it; null = the strategy goes by the order. */
@@ -75,7 +77,12 @@ export async function previewOf({ health, slots, gate, now }: PreviewParts, offe
     blockOf: gate.blockOf,
     enter: () => null,
   };
-  const attempts = new Attempts({ health: looking, slots: room, gate: known, now, count: nothing, rejected, looks: true }, offer, strategy, asking);
+  const attempts = new Attempts(
+    { health: looking, slots: room, gate: known, now, count: nothing, rejected, look: new Map() },
+    offer,
+    strategy,
+    asking,
+  );
   const tiers = strategy.spansPriorities ? offer.wholes : offer.tiers;
   const judgements = new Map<Candidate, Judgement>(tiers.flatMap((tier) => judged(strategy, tier, attempts)));
   const order: Candidate[] = [];
@@ -101,6 +108,7 @@ export async function previewOf({ health, slots, gate, now }: PreviewParts, offe
     .map(({ candidate, tier }) => ({
       candidate,
       tier,
+      standsInFor: isStandIn(offer, candidate) ? offer.name : null,
       rejection: rejections.get(candidate) ?? null,
       judgement: judgements.get(candidate) ?? null,
     }));

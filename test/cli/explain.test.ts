@@ -67,6 +67,13 @@ test("a call to come: who, price, limits, candidates and what its client would g
   expect(json).toMatchObject({ from: "database", kind: "call", scopes: { user: "bob" }, outcome: { served: { credential: "main" } } });
 });
 
+test("who stands in for the model by a fallback chain is told as such, and so is who is closed", async () => {
+  place.write("quotaguard.yaml", yaml("router: { fallback_chains: { gpt-4o: [gpt-4o-mini] }, strategy: least-cost }\n"));
+  const lines = (await run(undefined, { key: "alice", model: "gpt-4o" })).split("\n");
+  expect(lines).toContainEqual(expect.stringMatching(/^1 +main +gpt-4o +ok, score [\d.]+: costs about \$[\d.]+$/));
+  expect(lines).toContainEqual(expect.stringMatching(/^3 +main +gpt-4o-mini +ok, score .*, as a fallback for gpt-4o$/));
+});
+
 test("a past request by its id, through the gateway that served it and from its database", async () => {
   place.write("quotaguard.yaml", yaml(`server: { port: ${await freePort()} }\nmanagement: { key: ${ADMIN} }\n`));
   const { url, child } = await serving([], { cwd: place.path });

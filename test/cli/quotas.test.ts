@@ -95,6 +95,21 @@ describe("from the database", () => {
     expect(printed).toMatch(/^b {2}openai\n {2}short /m);
   });
 
+  test("in a narrow terminal, where names are broken anywhere, each quota stands below its own account", async () => {
+    const now = Date.now();
+    const groups = ["requests/gpt-4o", "tokens/gpt-4o", "requests/gpt-4o-mini"];
+    await known(
+      ...["a", "b"].flatMap((credential) =>
+        groups.map((group, i) => ({ credential, group, remainingRatio: 0.1 * (i + 1), resetsAt: now + HOUR, observedAt: now })),
+      ),
+    );
+    const parts = (await run({}, 45)).split(/^[ab] {2}openai\n/m).slice(1);
+    expect(parts.map((part) => part.match(/ \d+ %/g)?.filter((each) => each !== " 100 %"))).toEqual([
+      [" 10 %", " 20 %", " 30 %"],
+      [" 10 %", " 20 %", " 30 %"],
+    ]);
+  });
+
   test("without anything known it says what to do; without credentials, too", async () => {
     expect(await run()).toMatch(/^nothing is known yet of a, b, c\n.*send a request, then look again\n$/m);
     place.write("quotaguard.yaml", yaml("", []));

@@ -9,7 +9,7 @@ import { chat, KEY, listen, OTHER_KEY, testGateway, type TestGateway } from "../
 import { onSqlite } from "../helpers/place.ts";
 
 const MODEL = "gpt-4o-mini";
-const WORLDS = 50;
+const WORLDS = 200;
 const REQUESTS = 8;
 
 let upstream: FakeUpstream;
@@ -58,13 +58,13 @@ function randomOptions(random: () => number, clock: TestClock): GuardOptions {
   ]);
   const credentials: CredentialInput[] = Array.from({ length: 1 + Math.floor(random() * 3) }, (_, i) => ({
     name: `c${i}`,
-    provider: "openai",
+    provider: pick(["openai", "openai", "anthropic"]),
     apiKey: `sk-upstream-${i}`,
     baseUrl: upstream.url,
     rpm: pick([-1, -1, 2]),
     priority: pick([0, 0, 1]),
     isFallback: random() < 0.2,
-    ...(random() < 0.2 ? { models: ["other"] } : {}),
+    ...(random() < 0.3 ? { models: pick([["other"], [MODEL], [MODEL, "third"]]) } : {}),
   }));
   return {
     auth: {
@@ -77,12 +77,29 @@ function randomOptions(random: () => number, clock: TestClock): GuardOptions {
     limits,
     models: [{ name: MODEL, price: { inputPerMtok: 1, outputPerMtok: 10 } }],
     prices: { book: false },
-    router: { strategy: pick(["round-robin", "fill-first", "weighted"]) },
+    router: {
+      strategy: pick(["round-robin", "fill-first", "weighted", "least-cost", "quota", "quota"]),
+      fallbackChains: pick<Record<string, string[]>>([{}, { [MODEL]: ["other", "third"] }, { [MODEL]: ["c1", "other"], best: ["third", MODEL] }]),
+      sticky: pick<false | { by: string[] }>([false, { by: ["session", "user"] }]),
+    },
     // A client's address is known to the gateway, and not to who describes a call.
     fail2ban: { clients: false },
     resilience: { maxRetries: 0 },
     monitoring: { prometheusEnabled: false },
     clock,
+  };
+}
+
+/** What an account says of its quotas, in the words of its provider. */
+function quotaHeaders(random: () => number): Record<string, string> {
+  const left = String(Math.floor(random() * random() * 1_000));
+  return {
+    "x-ratelimit-limit-tokens": "1000",
+    "x-ratelimit-remaining-tokens": left,
+    "x-ratelimit-reset-tokens": "40s",
+    "anthropic-ratelimit-requests-limit": "100",
+    "anthropic-ratelimit-requests-remaining": String(Math.floor(Number(left) / 50)),
+    "anthropic-ratelimit-requests-reset": new Date(Date.UTC(2026, 0, 1, 0, 5)).toISOString(),
   };
 }
 
@@ -108,11 +125,11 @@ describe("in random gateways", () => {
       const listening = await listen(app);
       try {
         const attempts: string[] = [];
-        guard.events.on("attempt", ({ credential }) => attempts.push(credential));
+        guard.events.on("attempt", ({ credential, model }) => attempts.push(`${credential}/${model}`));
         upstream.script(() => {
           const chance = random();
           if (chance < 0.15) return { status: 429, headers: { "retry-after": "7" } };
-          return chance < 0.3 ? { status: 500 } : {};
+          return chance < 0.3 ? { status: 500 } : { headers: chance < 0.7 ? quotaHeaders(random) : {} };
         });
         for (let i = 0; i < REQUESTS; i += 1) {
           const at = `seed ${seed}, request ${i}`;
@@ -120,7 +137,9 @@ describe("in random gateways", () => {
           if (random() < 0.05) await guard.admin.pause("c0", { reason: "for a test", until: clock.now() + 10_000 });
           const key = pick([KEY, KEY, KEY, OTHER_KEY, "nobodys-key"]);
           const body = {
-            model: pick([MODEL, MODEL, MODEL, MODEL, "other"]),
+            model: pick([MODEL, MODEL, MODEL, MODEL, "other", "best"]),
+            ...(random() < 0.3 ? { prompt_cache_key: pick(["s", "t"]) } : {}),
+            ...(random() < 0.25 ? { n: 2 } : {}),
             messages: [{ role: "user", content: "x".repeat(40 * i) }],
             max_tokens: pick([50, 400, 4_000]),
           };
@@ -130,11 +149,12 @@ describe("in random gateways", () => {
           const response = await chat(listening.url, body, { key });
           const { served, status, code, message, retryAfterMs } = explained.outcome;
           const expected = served
-            ? { credential: served.credential }
+            ? { credential: `${served.credential}/${served.model}` }
             : { status, code, message, retryAfter: retryAfterMs === null ? null : String(Math.max(1, Math.ceil(retryAfterMs / 1_000))) };
           expect(await seenBy(response, attempts[0] ?? null), at).toEqual(expected);
           const refusing = explained.limits.filter(({ refuses }) => refuses).length;
           expect(refusing > 0, at).toBe(code === "budget_exhausted" || code === "budget_too_small");
+          if (served && explained.candidates.find(({ place }) => place === 1)?.fallbackFor) seen.set("a fallback", (seen.get("a fallback") ?? 0) + 1);
           seen.set(code ?? "served", (seen.get(code ?? "served") ?? 0) + 1);
         }
       } finally {
@@ -150,6 +170,8 @@ describe("in random gateways", () => {
       "model_not_allowed",
       "all_credentials_limited",
       "model_not_found",
+      "untranslatable",
+      "a fallback",
     ])
       expect(seen.get(what) ?? 0, what).toBeGreaterThan(2);
   }, 120_000);
@@ -293,6 +315,29 @@ describe("a call to come", () => {
     await expect(guard.explain({ modle: MODEL } as never)).rejects.toMatchObject({ code: "body_invalid" });
     await expect(guard.explain({ scopes: {} })).rejects.toMatchObject({ code: "body_invalid", param: "model" });
   });
+});
+
+test("what none of the model's own accounts can be asked goes to no fallback; where one could and is closed, it does", async () => {
+  const { guard } = await gateway(({ url }) => ({
+    auth: false,
+    credentials: [
+      { name: "claude", provider: "anthropic", apiKey: "sk-1", baseUrl: url, models: ["alone", "shared"] },
+      { name: "gpt", provider: "openai", apiKey: "sk-2", baseUrl: url, models: ["shared"] },
+      { name: "spare", provider: "openai", apiKey: "sk-3", baseUrl: url, models: [MODEL] },
+    ],
+    router: { fallbackChains: { alone: [MODEL], shared: [MODEL] } },
+  }));
+  const asked = (model: string) => guard.explain({ body: { model, messages, n: 2 } });
+  const alone = await asked("alone");
+  expect(alone.outcome).toMatchObject({ served: null, status: 422, code: "untranslatable" });
+  expect(alone.candidates.map(({ credential, fallbackFor, place, reason }) => [credential, fallbackFor, place, reason?.code])).toEqual([
+    ["claude", null, null, "untranslatable"],
+    ["spare", "alone", null, "untranslatable"],
+  ]);
+  await guard.admin.pause("gpt", { reason: "for a test" });
+  const shared = await asked("shared");
+  expect(shared.outcome.served).toMatchObject({ credential: "spare", model: MODEL });
+  expect(shared.candidates.find(({ place }) => place === 1)).toMatchObject({ credential: "spare", fallbackFor: "shared" });
 });
 
 describe("a request", () => {

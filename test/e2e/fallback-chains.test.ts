@@ -151,6 +151,33 @@ describe("never", () => {
     expect(kit.asked()).toBe("c");
   });
 
+  test("a member that cannot be asked this stands in nobody's way, whatever keeps the model's own account out", async () => {
+    const kit = await accounts(
+      [openai("o", ASKED), anthropic("d", "claude-d"), openai("p", "gpt-p")],
+      chains({ [ASKED]: ["claude-d", "gpt-p"], best: ["claude-d", "gpt-p"] }),
+    );
+    const two = { n: 2 };
+    expect([(await kit.ask({ model: "best", ...two })).status, kit.asked()]).toEqual([200, "p"]);
+    await kit.guard.admin.pause("o", { reason: "for a test" });
+    expect([(await ask(kit, two)).status, kit.asked()]).toEqual([200, "pp"]);
+  });
+
+  test("only where all of the model's own accounts cannot be asked this: one that could may be paused", async () => {
+    const kit = await accounts([anthropic("c", ASKED), openai("o", ASKED), openai("p", "gpt-p")], chains({ [ASKED]: ["gpt-p"] }));
+    await kit.guard.admin.pause("o", { reason: "for a test" });
+    expect([(await ask(kit, { n: 2 })).status, kit.asked()]).toEqual([200, "p"]);
+  });
+
+  test("for such a request is it of any matter how the members are", async () => {
+    const kit = await accounts([anthropic("c", CLAUDE), openai("o", ASKED), openai("p", "gpt-p")], chains({ [CLAUDE]: [ASKED, "gpt-p"] }));
+    for (const cooling of ["o", "p"]) {
+      kit.answer(cooling, busy);
+      await kit.ask({ model: cooling === "o" ? ASKED : "gpt-p" });
+      kit.forget();
+      expect([await kit.ask({ model: CLAUDE, n: 2 }), kit.asked()]).toMatchObject([{ status: 422, code: "untranslatable" }, ""]);
+    }
+  });
+
   test("after the first byte; but before it", async () => {
     const kit = await pair();
     const text = Array.from({ length: 8 }, (_, i) => `w${i} `);

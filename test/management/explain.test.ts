@@ -32,6 +32,7 @@ const CALL: ExplainedCall = {
       model: "gpt-4o",
       priority: 0,
       isFallback: false,
+      fallbackFor: null,
       place: null,
       reason: { code: "cooling", message: "at the provider's rate limit or quota", until: Date.UTC(2026, 0, 1, 1) },
       judgement: null,

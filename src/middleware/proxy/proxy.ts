@@ -86,14 +86,11 @@ export function proxyStep(options: ProxyOptions): Step {
     let last: Failure | undefined;
     let unsaid: GuardError | undefined;
     for (let tries = 0; tries <= maxRetries; tries += 1) {
+      // The model that was asked for is there and cannot be asked this: that is the request's own fault, and no other model takes it.
+      if (unsaid && !last && choice.hadAllOwn?.()) throw unsaid;
       const next = choice.next();
       const lease = isPromise(next) ? await next : next;
       if (!lease) break;
-      if (lease.isFallback && unsaid && !last && !choice.busy?.()) {
-        // The model that was asked for is there and cannot be asked this: that is the request's own fault, and no other model takes it.
-        lease.release(NEVER_SENT);
-        throw unsaid;
-      }
       const wire = wireOr(ctx, call, lease);
       if (GuardError.is(wire)) {
         // Somebody else may be able to say it; nobody was asked, so this was no try.

@@ -1,4 +1,5 @@
-import type { Tier } from "../candidate.ts";
+import type { Look, Tier } from "../candidate.ts";
+import { changedBy } from "./changed-by.ts";
 import { setStates } from "./set-states.ts";
 
 /** Clients make up names of models: the scope that was used longest ago starts anew. */
@@ -14,9 +15,9 @@ export interface Current {
 }
 
 export interface Currents {
-  of(tier: Tier): Current | undefined;
+  of(tier: Tier, look: Look | null): Current | undefined;
   /** Goes over to somebody. What was left more than `keepLeftMs` ago is forgotten. */
-  change(tier: Tier, key: string, now: number, keepLeftMs: number): void;
+  change(tier: Tier, look: Look | null, key: string, now: number, keepLeftMs: number): void;
   /** It was used: others are forgotten before it. */
   used(tier: Tier): void;
 }
@@ -28,28 +29,35 @@ export function currents(): Currents {
   const scopes = new Map<string, Current>();
   const scopeOf = (tier: Tier): string => `${idOf(tier)} ${tier[0]?.name}`;
 
-  function keep(scope: string, current: Current): void {
-    scopes.delete(scope);
-    for (const oldest of scopes.keys()) {
-      if (scopes.size < MAX_SCOPES) break;
-      scopes.delete(oldest);
+  /** A look has but those that it changed. */
+  const changed = (look: Look | null): Map<string, Current> => changedBy(look, scopes, () => new Map<string, Current>());
+
+  function known(scope: string, look: Look | null): Current | undefined {
+    return (look && changed(look).get(scope)) ?? scopes.get(scope);
+  }
+
+  function keep(scope: string, current: Current, into: Map<string, Current>): void {
+    into.delete(scope);
+    for (const oldest of into.keys()) {
+      if (into.size < MAX_SCOPES) break;
+      into.delete(oldest);
     }
-    scopes.set(scope, current);
+    into.set(scope, current);
   }
 
   return {
-    of: (tier) => scopes.get(scopeOf(tier)),
-    change(tier, key, now, keepLeftMs) {
+    of: (tier, look) => known(scopeOf(tier), look),
+    change(tier, look, key, now, keepLeftMs) {
       const scope = scopeOf(tier);
-      const before = scopes.get(scope);
+      const before = known(scope, look);
       const left = new Map([...(before?.left ?? [])].filter(([other, at]) => other !== key && now - at < keepLeftMs));
       if (before) left.set(before.key, now);
-      keep(scope, { key, since: now, left });
+      keep(scope, { key, since: now, left }, changed(look));
     },
     used(tier) {
       const scope = scopeOf(tier);
       const current = scopes.get(scope);
-      if (current) keep(scope, current);
+      if (current) keep(scope, current, scopes);
     },
   };
 }

@@ -1,5 +1,5 @@
 /** Stays with an account while that is reasonable, and goes over to a better one before its quota ends. */
-import type { Candidate, Strategy, StrategyRequest, Tier } from "../candidate.ts";
+import type { Candidate, Look, Strategy, StrategyRequest, Tier } from "../candidate.ts";
 import { currents, type Current } from "./currents.ts";
 import { bestOf, isSafer, raterOf, reasonOf, type Rating } from "./quota-rating.ts";
 import type { StrategyParts } from "./strategy-parts.ts";
@@ -65,10 +65,10 @@ export function quota(parts: StrategyParts): Strategy {
     return target !== mine && target.score - mine.score >= hysteresisMargin / 100 - NOISE ? goTo(target) : stay(mine);
   }
 
-  function decide(tier: Tier, open: readonly Candidate[], request: StrategyRequest): Decision {
+  function decide(tier: Tier, open: readonly Candidate[], request: StrategyRequest, look: Look | null): Decision {
     const rate = raterOf(parts, request);
     const ratings = open.map(rate);
-    const current = kept.of(tier);
+    const current = kept.of(tier, look);
     if (!current) return goTo(bestOf(ratings));
     const mine = ratings.find(({ candidate }) => candidate.key === current.key);
     if (mine) return withCurrent(mine, current, ratings, request);
@@ -79,16 +79,14 @@ export function quota(parts: StrategyParts): Strategy {
   return {
     spansPriorities: true,
     pick(tier, open, request, look) {
-      const { picked, switches } = decide(tier, open, request);
-      if (!look) {
-        if (switches) kept.change(tier, picked.candidate.key, clock.monotonic(), settings.current.antiFlapping.cooldownAfterSwitchMs);
-        else kept.used(tier);
-      }
+      const { picked, switches } = decide(tier, open, request, look);
+      if (switches) kept.change(tier, look, picked.candidate.key, clock.monotonic(), settings.current.antiFlapping.cooldownAfterSwitchMs);
+      else if (!look) kept.used(tier);
       return picked.candidate;
     },
     judge(tier, request) {
       const rate = raterOf(parts, request);
-      const current = kept.of(tier);
+      const current = kept.of(tier, null);
       return tier.map((candidate) => {
         const rating = rate(candidate);
         const { level, score, parts: scored } = rating;

@@ -1,4 +1,5 @@
 import type { Candidate, Strategy } from "../candidate.ts";
+import { changedBy } from "./changed-by.ts";
 import { setStates } from "./set-states.ts";
 
 /**
@@ -10,7 +11,7 @@ export function roundRobin(): Strategy {
 
   return {
     pick(tier, open, _request, look) {
-      const cursor = cursorOf(tier);
+      const cursor = changedBy(look, cursorOf(tier), (state) => ({ ...state }));
       let picked = -1;
       for (let place = 0, next = 0; next < open.length && picked < cursor.place; place += 1) {
         if (tier[place] !== open[next]) continue;
@@ -18,7 +19,7 @@ export function roundRobin(): Strategy {
         // The first one stands in until one at or after the cursor is found.
         if (picked < 0 || place >= cursor.place) picked = place;
       }
-      if (!look) cursor.place = (picked + 1) % tier.length;
+      cursor.place = (picked + 1) % tier.length;
       return tier[picked] as Candidate;
     },
   };

@@ -1,4 +1,5 @@
-import type { Candidate, Strategy } from "../candidate.ts";
+import type { Candidate, Look, Strategy } from "../candidate.ts";
+import { changedBy } from "./changed-by.ts";
 
 /** Beyond it, the session that rests longest begins anew. */
 const MAX_SESSIONS = 10_000;
@@ -23,8 +24,8 @@ export interface StickyOptions {
 interface Home {
   readonly candidate: Candidate;
   readonly since: number;
-  usedAt: number;
-  uses: number;
+  readonly usedAt: number;
+  readonly uses: number;
 }
 
 /**
@@ -35,13 +36,17 @@ export function sticky({ strategy, ttlMs, now, mayStay = () => true }: StickyOpt
   /** By session and model, the one that was used last at the end; of each the last account first. */
   const homes = new Map<string, readonly Home[]>();
 
-  function keep(key: string, all: readonly Home[]): void {
-    homes.delete(key);
-    for (const oldest of homes.keys()) {
-      if (homes.size < MAX_SESSIONS) break;
-      homes.delete(oldest);
+  /** A look has but those that it changed. */
+  const changed = (look: Look | null): Map<string, readonly Home[]> => changedBy(look, homes, () => new Map<string, readonly Home[]>());
+
+  function keep(key: string, all: readonly Home[], look: Look | null): void {
+    const into = changed(look);
+    into.delete(key);
+    for (const oldest of into.keys()) {
+      if (into.size < MAX_SESSIONS) break;
+      into.delete(oldest);
     }
-    homes.set(key, all);
+    into.set(key, all);
   }
 
   return {
@@ -57,20 +62,16 @@ export function sticky({ strategy, ttlMs, now, mayStay = () => true }: StickyOpt
       const isHome = ({ candidate, since, usedAt, uses }: Home): boolean =>
         // Where this very request was sent for the first time, and in vain, it never was at home.
         at - usedAt < ttlMs && at - since < ttlMs * LONGEST_TTLS && !(uses === 1 && request.wasTried(candidate));
-      const known = (homes.get(key) ?? []).filter(isHome);
+      const known = ((look && changed(look).get(key)) ?? homes.get(key) ?? []).filter(isHome);
       for (const home of known) {
         const candidate = open.find((each) => isSame(each, home.candidate));
         if (!candidate || !mayStay(candidate)) continue;
-        if (look) return candidate;
-        home.usedAt = at;
-        home.uses += 1;
-        keep(key, [home, ...known.filter((other) => other !== home)]);
+        keep(key, [{ ...home, usedAt: at, uses: home.uses + 1 }, ...known.filter((other) => other !== home)], look);
         return candidate;
       }
       const candidate = strategy.pick(tier, open, request, look);
-      if (look) return candidate;
       const others = known.filter((home) => !isSame(home.candidate, candidate)).slice(0, MAX_HOMES - 1);
-      keep(key, [{ candidate, since: at, usedAt: at, uses: 1 }, ...others]);
+      keep(key, [{ candidate, since: at, usedAt: at, uses: 1 }, ...others], look);
       return candidate;
     },
   };

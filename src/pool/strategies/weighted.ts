@@ -1,4 +1,5 @@
-import type { Candidate, Strategy, Tier } from "../candidate.ts";
+import type { Candidate, Look, Strategy, Tier } from "../candidate.ts";
+import { changedBy } from "./changed-by.ts";
 import { setStates } from "./set-states.ts";
 
 /** Weights are counted in millionths: credits stay whole numbers, so a share is exact however long the gateway runs. */
@@ -15,6 +16,8 @@ const begin = (tier: Tier): Credits => ({
   credits: new Float64Array(tier.length),
 });
 
+const copyOf = ({ weights, credits }: Credits): Credits => ({ weights, credits: credits.slice() });
+
 /**
  * Smooth weighted round-robin, as nginx does it: each turn everybody who may be used earns their weight, the richest is taken and pays what all
  * earned. Weights 5, 1, 1 give a a b a c a a, not five in a row.
@@ -22,9 +25,8 @@ const begin = (tier: Tier): Credits => ({
 export function weighted(): Strategy {
   const creditsOf = setStates(begin);
 
-  function pick(tier: Tier, open: readonly Candidate[], _request: unknown, look: boolean): Candidate {
-    const { weights, credits: kept } = creditsOf(tier);
-    const credits = look ? kept.slice() : kept;
+  function pick(tier: Tier, open: readonly Candidate[], _request: unknown, look: Look | null): Candidate {
+    const { weights, credits } = changedBy(look, creditsOf(tier), copyOf);
     let earned = 0;
     let forfeited = 0;
     let picked = -1;

@@ -105,7 +105,7 @@ export function choosing(
   const ask = (request: Partial<StrategyRequest>, look: boolean): string => {
     const asked = { ...PLAIN, ...request };
     const open = tier.filter((each) => !accounts[nameOf(each)]?.closed && !asked.wasTried(each));
-    return nameOf(strategy.pick(tier, open, asked, look));
+    return nameOf(strategy.pick(tier, open, asked, look ? new Map<object, object>() : null));
   };
 
   return {

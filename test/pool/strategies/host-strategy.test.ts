@@ -21,7 +21,7 @@ function kit(fn: StrategyFunction) {
     failed: (error) => void failures.push((error as Error).message),
   });
   const tier = numberedTier(3);
-  const turn = (open = tier): string => nameOf(pick(tier, open, { ...PLAIN, scopes: { team: "data" }, usage: () => USAGE }, false));
+  const turn = (open = tier): string => nameOf(pick(tier, open, { ...PLAIN, scopes: { team: "data" }, usage: () => USAGE }, null));
   return { turn, tier, failures, load, priced: () => priced };
 }
 

@@ -138,7 +138,7 @@ describe("scopes of choice", () => {
 
   test("a model on a set of accounts; a renewed token is the same account, another model has its own", () => {
     const { strategy, accounts } = started();
-    const pick = (tier: readonly Candidate[]): string => nameOf(strategy.pick(tier, tier, PLAIN, false));
+    const pick = (tier: readonly Candidate[]): string => nameOf(strategy.pick(tier, tier, PLAIN, null));
     expect(pick(open)).toBe("a");
     accounts.b = { left: 75 };
     expect(pick(renewed)).toBe("a");
@@ -150,7 +150,7 @@ describe("scopes of choice", () => {
     const { strategy, accounts } = choosing({ a: { left: 60 }, b: { left: 50 }, c: { left: 40 } });
     const all = [candidate("a"), candidate("b"), candidate("c")];
     const part = all.slice(1);
-    const pick = (tier: readonly Candidate[]): string => nameOf(strategy.pick(tier, tier, PLAIN, false));
+    const pick = (tier: readonly Candidate[]): string => nameOf(strategy.pick(tier, tier, PLAIN, null));
     expect([pick(all), pick(part)]).toEqual(["a", "b"]);
     accounts.b = { left: 65 };
     expect([pick(all), pick(part), pick(all)]).toEqual(["a", "b", "a"]);
@@ -158,7 +158,7 @@ describe("scopes of choice", () => {
 
   test("there may be as many as clients make up: the one that was used longest ago starts anew", () => {
     const { strategy, accounts } = choosing({ a: { left: 60 }, b: { left: 50 } });
-    const pick = (tier: readonly Candidate[]): string => nameOf(strategy.pick(tier, tier, PLAIN, false));
+    const pick = (tier: readonly Candidate[]): string => nameOf(strategy.pick(tier, tier, PLAIN, null));
     const tierOf = (model: string): readonly Candidate[] => [candidate("a", model), candidate("b", model)];
     pick(tierOf("used"));
     pick(tierOf("forgotten"));
@@ -206,7 +206,7 @@ describe("its parts", () => {
   test("while nothing is known of anybody nobody is asked, and priorities and prices decide", () => {
     const { strategy, parts, tier } = choosing({ a: { left: 1, priority: 5 }, b: { left: 99 } });
     Object.assign(parts.allowance, { isQuiet: true });
-    expect(nameOf(strategy.pick(tier, tier, PLAIN, false))).toBe("a");
+    expect(nameOf(strategy.pick(tier, tier, PLAIN, null))).toBe("a");
   });
 });
 

@@ -23,7 +23,7 @@ test("is not skewed by the traffic of models that have other candidates", () => 
   const seen: string[] = [];
   for (let i = 0; i < 8; i += 1) {
     turns(strategy, openai, 10);
-    seen.push(nameOf(strategy.pick(vertex, vertex, PLAIN, false)));
+    seen.push(nameOf(strategy.pick(vertex, vertex, PLAIN, null)));
   }
   expect(seen).toEqual(["1", "2", "3", "4", "1", "2", "3", "4"]);
 });
@@ -31,7 +31,7 @@ test("is not skewed by the traffic of models that have other candidates", () => 
 test("is one rotation for all models that the same candidates offer", () => {
   const strategy = roundRobin();
   const [one, two] = [numberedTier(3), numberedTier(3)];
-  expect([one, two, one, two].map((tier) => nameOf(strategy.pick(tier, tier, PLAIN, false)))).toEqual(["1", "2", "3", "1"]);
+  expect([one, two, one, two].map((tier) => nameOf(strategy.pick(tier, tier, PLAIN, null)))).toEqual(["1", "2", "3", "1"]);
 });
 
 test("begins anew for the oldest set only, when there are more sets than it remembers", () => {
@@ -58,7 +58,7 @@ test("takes the first that can be used at or after the last one's successor, wha
         for (const places of steps) {
           const expected = places.find((place) => place >= successor) ?? Math.min(...places);
           const open = places.map((place) => tier[place] as Tier[number]);
-          expect(strategy.pick(tier, open, PLAIN, false)).toBe(tier[expected]);
+          expect(strategy.pick(tier, open, PLAIN, null)).toBe(tier[expected]);
           successor = (expected + 1) % size;
         }
       },

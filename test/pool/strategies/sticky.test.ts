@@ -19,7 +19,7 @@ function begin(more: Partial<StickyOptions> = {}) {
         tier,
         tier.filter((each) => !closed.includes(nameOf(each))),
         of(session, model),
-        false,
+        null,
       ),
     );
   return { time, strategy, pick };
@@ -71,7 +71,7 @@ describe("a session", () => {
     pick("s", TIER);
     for (const name of ["1", "2", "3"]) {
       const open = TIER.filter((each) => !tried.includes(each));
-      const picked = strategy.pick(TIER, open, request, false);
+      const picked = strategy.pick(TIER, open, request, null);
       expect(nameOf(picked)).toBe(name);
       tried.push(picked);
     }
@@ -111,7 +111,7 @@ describe("a session", () => {
 
   test("a look changes nothing: neither the turn nor the session", () => {
     const { strategy, pick, time } = begin();
-    const look = (session: string): string => nameOf(strategy.pick(TIER, TIER, of(session), true));
+    const look = (session: string): string => nameOf(strategy.pick(TIER, TIER, of(session), new Map()));
     expect([look("s"), look("t"), pick("t", TIER)]).toEqual(["1", "1", "1"]);
     expect(look("s")).toBe("2");
     expect(pick("s", TIER)).toBe("2");
@@ -166,7 +166,7 @@ test("whatever is open: somebody open is picked, and the same one again while it
       const last = new Map<string, Candidate>();
       for (const { session, open: places } of all) {
         const open = places.map((place) => TIER[place] as Candidate);
-        const picked = strategy.pick(TIER, open, of(session), false);
+        const picked = strategy.pick(TIER, open, of(session), null);
         expect(open).toContain(picked);
         const before = last.get(session);
         if (before && open.includes(before)) expect(picked).toBe(before);

@@ -18,7 +18,7 @@ export const turns = (strategy: Strategy, tier: Tier, count: number, closed: (tu
   Array.from({ length: count }, (_, turn) => {
     const names = closed(turn);
     const open = names === "" ? tier : tier.filter((each) => !names.includes(nameOf(each)));
-    return nameOf(strategy.pick(tier, open, PLAIN, false));
+    return nameOf(strategy.pick(tier, open, PLAIN, null));
   });
 
 export function countsOf(names: readonly string[]): Readonly<Record<string, number>> {

@@ -49,13 +49,13 @@ describe("shares", () => {
     const strategy = weighted();
     const firsts: string[] = [];
     for (let i = 0; i < 6_000; i += 1) {
-      const first = strategy.pick(tier, tier, PLAIN, false);
+      const first = strategy.pick(tier, tier, PLAIN, null);
       firsts.push(nameOf(first));
       strategy.pick(
         tier,
         tier.filter((each) => each !== first),
         PLAIN,
-        false,
+        null,
       );
     }
     const counts = countsOf(firsts);
@@ -95,7 +95,7 @@ describe("who comes back", () => {
           const strategy = weighted();
           for (const places of steps) {
             const open = places.map((place) => tier[place] as Candidate);
-            expect(open).toContain(strategy.pick(tier, open, PLAIN, false));
+            expect(open).toContain(strategy.pick(tier, open, PLAIN, null));
           }
           // However it was left, a full round pays it back: nobody is more than the number of candidates away from their share.
           const total = given.reduce((sum, weight) => sum + weight, 0);
