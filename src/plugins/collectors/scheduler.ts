@@ -245,15 +245,16 @@ export function scheduler({ host, collectors, options, local, random }: Schedule
       start();
       // Those that wait for a place come as others end.
       for (const account of left) {
-        while (account.isForced && account.running === null && busy() > 0) await Promise.race(works);
+        const waits = (): boolean => account.isForced && account.running === null && accounts.all.get(account.name) === account;
+        while (waits() && busy() > 0) await Promise.race(works);
         await account.running;
       }
     },
 
     async stop() {
       ending.abort();
-      await Promise.all(works);
-      await local?.close();
+      // At the same time: a question may wait for an app that is being started.
+      await Promise.all([...works, local?.close()]);
     },
   };
 }

@@ -158,9 +158,11 @@ describe("an app that does not run", () => {
   const command = (file: string): string =>
     `${process.execPath} -e 'require("fs").appendFileSync(${JSON.stringify(file)}, String(process.pid) + "\\n"); setInterval(() => {}, 1000)'`;
 
+  /** One that nobody has collected yet has ended all the same. */
   const isAlive = (pid: number): boolean => {
     try {
-      return process.kill(pid, 0);
+      const isLeftOver = process.platform === "linux" && / Z /.test(readFileSync(`/proc/${pid}/stat`, "utf8"));
+      return !isLeftOver && process.kill(pid, 0);
     } catch {
       return false;
     }
@@ -187,6 +189,24 @@ describe("an app that does not run", () => {
     expect(started()).toEqual([]);
     await local.close();
     await expect.poll(() => isAlive(Number(pid)), { timeout: 5_000 }).toBe(false);
+  });
+
+  test.each([
+    ["in the background of a shell that has ended", (run: string) => `${run} & sleep 0.2`],
+    ["deaf to being asked to end", (run: string) => `trap '' TERM; ${run.replace("setInterval", 'process.on("SIGTERM", () => {}); setInterval')}`],
+  ])("is ended with the guard, also %s", async (_how, written) => {
+    const place = folder();
+    onTestFinished(() => place.remove());
+    const pids = join(place.path, "pids");
+    writeFileSync(pids, "");
+    const local = quotas([], { startCmd: written(command(pids)), startTimeoutMs: 20_000 });
+    const asked = local.read(credential, NOW);
+    const pid = (): number => Number(readFileSync(pids, "utf8").split("\n")[0]);
+    await expect.poll(pid, { timeout: 10_000 }).toBeGreaterThan(0);
+    // Nobody waits any longer for what is being started.
+    await local.close();
+    expect(await asked).toBeNull();
+    await expect.poll(() => isAlive(pid()), { timeout: 1_000 }).toBe(false);
   });
 
   test("that never listens is waited for no longer than start_timeout", async () => {

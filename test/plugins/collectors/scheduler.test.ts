@@ -369,6 +369,26 @@ describe("refresh()", () => {
 });
 
 describe("the end", () => {
+  test("does not wait for an app that is being started", async () => {
+    const kit = setUp("a");
+    kit.provider = () => reply({}, 404);
+    let isClosed = false;
+    let end: () => void = () => undefined;
+    const local: LocalQuotas = {
+      mostMs: 0,
+      read: () => new Promise((resolve) => void (end = () => resolve(null))),
+      close: () => {
+        isClosed = true;
+        end();
+        return Promise.resolve();
+      },
+    };
+    const asked = kit.start({}, local);
+    await settled();
+    await asked.stop();
+    expect(isClosed).toBe(true);
+  });
+
   test("gives up what is under way, without a word of it", async () => {
     const kit = setUp("a");
     kit.provider = never;
