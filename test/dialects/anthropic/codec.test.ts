@@ -258,8 +258,8 @@ describe("thoughts", () => {
 });
 
 test("stable-user_id-per-conversation: the caller's own, whatever the turn, and none is made up", () => {
-  const turns = [[USER], [USER, { role: "assistant", content: "hello" }, { role: "user", content: "go on" }]];
-  for (const messages of turns)
+  const conversation = [[USER], [USER, { role: "assistant", content: "hello" }, { role: "user", content: "go on" }]];
+  for (const messages of conversation)
     expect(fromOpenai({ model: "m", user: "conversation-1", messages })).toMatchObject({ metadata: { user_id: "conversation-1" } });
   expect(fromOpenai({ model: "m", messages: [USER] })).not.toHaveProperty("metadata");
 });

@@ -191,6 +191,21 @@ describe("an app that does not run", () => {
     await expect.poll(() => isAlive(Number(pid)), { timeout: 5_000 }).toBe(false);
   });
 
+  test("is started where its port and token are known, too", async () => {
+    const place = folder();
+    onTestFinished(() => place.remove());
+    const gone = await quotaServer();
+    const port = Number(new URL(gone.url).port);
+    await gone.close();
+    const pids = join(place.path, "pids");
+    writeFileSync(pids, "");
+    const local = quotas([], { port, csrf: new Secret("token-1"), startCmd: command(pids), startTimeoutMs: 20_000 });
+    const asked = local.read(credential, NOW);
+    await expect.poll(() => readFileSync(pids, "utf8"), { timeout: 10_000 }).not.toBe("");
+    await local.close();
+    expect(await asked).toBeNull();
+  });
+
   test.each([
     ["in the background of a shell that has ended", (run: string) => `${run} & sleep 0.2`],
     ["deaf to being asked to end", (run: string) => `trap '' TERM; ${run.replace("setInterval", 'process.on("SIGTERM", () => {}); setInterval')}`],
@@ -264,6 +279,15 @@ describe("processes of Linux", () => {
     expect(await procMachine(root).servers()).toEqual([{ csrf: "token-1", ports: [8_080] }]);
     expect(await procMachine(root, 12_345).servers()).toEqual([]);
     expect(await procMachine(join(root, "nothing")).servers()).toEqual([]);
+  });
+
+  test("a process of another network is none: its 127.0.0.1 is not ours", async () => {
+    const root = procWith({ "10": { exe: PROGRAM, args: ARGS }, "11": { exe: PROGRAM, args: ARGS }, self: { exe: "/usr/bin/node", args: ["node"] } });
+    for (const [pid, network] of Object.entries({ "10": "net:[1]", "11": "net:[2]", self: "net:[2]" })) {
+      mkdirSync(join(root, pid, "ns"));
+      symlinkSync(network, join(root, pid, "ns", "net"));
+    }
+    expect(await procMachine(root).servers()).toHaveLength(1);
   });
 
   test("a program that only calls itself so is none", async () => {

@@ -9,7 +9,7 @@ import type { Secret } from "../../../core/secret.ts";
 import type { Clock } from "../../../core/time.ts";
 import { readModels, readSummary } from "../antigravity.ts";
 import { fieldsOf, firstOf, isFields, rowsOf, textOf, type Fields } from "../fields.ts";
-import { callLoopback, type LoopbackServer } from "./loopback.ts";
+import { callLoopback, isListening, type LoopbackServer } from "./loopback.ts";
 import type { LocalServer, Machine } from "./servers.ts";
 
 const SERVICE = "/exa.language_server_pb.LanguageServerService";
@@ -52,7 +52,7 @@ export function localQuotas({ options, machine, clock, logger }: LocalQuotasPart
   let starting: Promise<void> | undefined;
 
   async function servers(): Promise<readonly LocalServer[]> {
-    if (port !== null && csrf) return [{ ports: [port], csrf: csrf.reveal() }];
+    if (port !== null && csrf) return (await isListening(port, clock)) ? [{ ports: [port], csrf: csrf.reveal() }] : [];
     const found = await machine.servers();
     const there = port === null ? found : found.filter(({ ports }) => ports.includes(port)).map((server) => ({ ...server, ports: [port] }));
     return csrf ? there.map((server) => ({ ...server, csrf: csrf.reveal() })) : there;
