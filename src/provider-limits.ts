@@ -39,7 +39,11 @@ export async function providerLimits({ credentials, transport, clock, read }: Pr
   const model = credential.models?.find((pattern) => !pattern.includes("*")) ?? DEFAULT_MODEL;
   const probe = { model, messages: [{ role: "user", content: "hi" }], [rowOf(credential).capField]: 1 };
   const body = Buffer.from(JSON.stringify(probe));
-  const { status, headers, body: said } = await askProvider(transport, clock, {
+  const {
+    status,
+    headers,
+    body: said,
+  } = await askProvider(transport, clock, {
     credential,
     to: "chat",
     body,
