@@ -147,7 +147,7 @@ export function adminOf(parts: AdminParts): Admin {
       return bucket(address);
     },
     async syncLimits(): Promise<LimitSync> {
-      const found = await providerLimits(parts.credentials, parts.transport, clock);
+      const found = await providerLimits({ ...parts, clock, read: lent.readQuotas });
       if (found.kind === "skipped") return { status: "skipped", message: found.reason, headers: {}, bucket: null };
       const address: BucketAddress = { scope: "global" };
       const limit = await setNumbers(address, { limit: found.capacity, refillPerSec: found.refillPerSec });

@@ -21,6 +21,7 @@ import { choosingSettings, type ChoosingSettings } from "./pool/choosing-setting
 import { quotaFacts, showsRoom, type QuotaFacts } from "./pool/quota-facts.ts";
 import type { Candidate } from "./pool/candidate.ts";
 import { quotaLevel } from "./pool/quota-level.ts";
+import { quotaReader, type QuotaReader } from "./quota-reader.ts";
 import { quotaGate } from "./pool/quota-gate.ts";
 import { spend } from "./pool/spend.ts";
 import { hostStrategy } from "./pool/strategies/host-strategy.ts";
@@ -36,6 +37,8 @@ export interface Lending {
   readonly pool: Pool;
   readonly pauses: Pick<Pauses, "get" | "set" | "end">;
   readonly quotas: QuotaFacts;
+  /** Takes over what answers tell of quotas, whoever asked. */
+  readonly readQuotas: QuotaReader;
   /** Thresholds and policy, which may be changed while it runs. */
   readonly choosing: ChoosingSettings;
   readonly expiry: Expiry;
@@ -200,6 +203,7 @@ export async function lending({ options, services, store, local, nodes, holds, o
     pool,
     pauses: health.pauses,
     quotas,
+    readQuotas: quotaReader(quotas, clock),
     choosing,
     expiry: expired,
     allowance: left,

@@ -31,7 +31,6 @@ import type { GuardPrices } from "./guard-prices.ts";
 import { inProcessBudgets, type InProcessBudgets } from "./in-process-budgets.ts";
 import { modelsStep } from "./middleware/models.ts";
 import type { AttemptSettings } from "./middleware/proxy/attempt-settings.ts";
-import { quotaReader } from "./quota-reader.ts";
 import { proxyStep } from "./middleware/proxy/proxy.ts";
 import type { ResolvedRouteBudget } from "./options/budgets.ts";
 import type { ResolvedOptions } from "./options/resolved.ts";
@@ -334,7 +333,7 @@ async function assemble(
       transport,
       retryBudget: retryBudget(clock, options.resilience.retryBudget),
       maxRetries: options.resilience.maxRetries,
-      onAnswer: quotaReader(lent.quotas, clock),
+      onAnswer: lent.readQuotas,
       ...attempts,
     }),
     models,

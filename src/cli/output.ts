@@ -116,7 +116,7 @@ export function barRoom(rows: readonly (readonly string[])[], most: number, colu
 }
 
 /** Names may come from clients and providers: none of them moves the cursor. */
-export const printable = (text: string): string => text.replaceAll(/\p{Cc}/gu, "�");
+export const printable = (text: string): string => text.replaceAll(/[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu, "�");
 
 /** What a flag names, separated by commas; blanks around them are nobody's name. */
 export function namesIn(flag: string, text: string): readonly string[] {

@@ -143,6 +143,8 @@ describe("in one guard", () => {
 
   test("a wrong option is told with its path", () => {
     expect(() => collectors({ interval: "soon", antigravity: { port: 0 } })).toThrow(/collectors: interval: expected a duration[^]*antigravity.port/);
+    for (const codex of ["https://a.example/?", "https://a.example#", "https://a.example\\b", "file:///a"])
+      expect(() => collectors({ endpoints: { codex } })).toThrow("collectors: endpoints.codex: expected a URL such as");
     expect(() => collectors({ intervall: 5 } as never)).toThrow("intervall");
   });
 });

@@ -224,6 +224,15 @@ describe("by name", () => {
     expect(kit.credential("a").models).toMatchObject([{ name: MODEL, state: "limited", rpm: { used: 3, limit: 3 } }]);
   });
 
+  test("response-model-rewritten-to-alias-only-with-force-mapping: nothing forces it, so an answer names the model that was asked", async () => {
+    const kit = await accounts(["a"], { modelAlias: { fast: MODEL } });
+    const answered = (await kit.ask({ model: "fast" })).text;
+    expect(JSON.parse(answered)).toMatchObject({ model: MODEL });
+    const streamed = (await kit.ask({ model: "fast", stream: true })).text;
+    expect(streamed).toContain(`"model":"${MODEL}"`);
+    expect(streamed).not.toContain("fast");
+  });
+
   test("each account may know the model by a name of its own", async () => {
     const kit = await accounts(["a", "b", "c"], {
       models: [

@@ -2,8 +2,10 @@
 import { randomUUID } from "node:crypto";
 import { afterEach, describe, expect, test } from "vitest";
 import type { GuardOptions, Store } from "quotaguard";
+import { collectors } from "quotaguard/plugins/collectors";
 import { redisStore } from "quotaguard/stores/redis";
 import type { TestGateway } from "../helpers/app.ts";
+import { json, quotaServer } from "../plugins/collectors/collectors-kit.ts";
 import { testServer } from "../setup/test-server.ts";
 import { accounts, ADMIN, atOnce, billing, closeLater, endAccounts, MODEL, quiet, silent, type Accounts } from "./accounts-kit.ts";
 
@@ -120,6 +122,34 @@ describe.skipIf(url === undefined)("two gateways on one Redis", () => {
     kit.forget();
     await kit.ask({}, { of: c });
     expect(kit.asked()).toBe("x");
+  });
+
+  test("choose consistently: a quota that one has asked about and found used up is passed over by the other", async () => {
+    const window = (used: number) => ({ rate_limit: { primary_window: { used_percent: used, limit_window_seconds: 18_000 } } });
+    let used = 100;
+    const usage = closeLater(
+      await quotaServer((asked, res) => json(window(asked.headers.authorization?.endsWith("-x") === true ? used : 0))(asked, res)),
+    );
+    const node = nodes();
+    const names = ["x", "y"].map((name) => ({ name, provider: "codex" }));
+    const kit = await accounts(names, { router: { strategy: "fill-first" }, store: node() });
+    const b = kit.gateway;
+    const asked = collectors({ endpoints: { codex: usage.url }, jitter: 0 });
+    // Only this one asks.
+    await kit.another({ store: node(), plugins: [asked] });
+    const served = async (): Promise<string> => {
+      kit.forget();
+      expect(await kit.ask({}, { of: b })).toMatchObject({ status: 200 });
+      return kit.asked();
+    };
+    await asked.refresh();
+    await expect.poll(served, SOON).toBe("y");
+    expect(usage.asked).toHaveLength(2);
+    // And what is given back is used again.
+    used = 50;
+    kit.clock.advance(1_000);
+    await asked.refresh("x");
+    await expect.poll(served, SOON).toBe("x");
   });
 
   test("a client that is shut out by one is shut out by the other", async () => {

@@ -276,10 +276,26 @@ describe("OpenAI limit sync", () => {
     expect(await tokens("global")).toBe(95_000);
   });
 
+  test("what the answer tells is known of the account, as after any request; a refusal's, too", async () => {
+    const quotas = async () => {
+      const { body } = await admin("GET", "/v0/management/credentials/main");
+      return body.quotas;
+    };
+    upstream.script({ headers: { ...headers(100_000, 95_000, "1m0s"), "x-ratelimit-limit-requests": "" } });
+    await admin("POST", "/sync/openai-limits");
+    expect(await quotas()).toEqual([
+      expect.objectContaining({ group: "tokens/gpt-4o-mini", models: ["gpt-4o-mini"], remainingRatio: 0.95, limit: 100_000, source: "headers" }),
+    ]);
+    clock.advance(1_000);
+    upstream.script({ status: 429, headers: { ...headers(100_000, 0, "30s"), "x-ratelimit-limit-requests": "" } });
+    expect((await admin("POST", "/sync/openai-limits")).status).toBe(502);
+    expect(await quotas()).toContainEqual(expect.objectContaining({ group: "tokens/gpt-4o-mini", remainingRatio: 0, source: "error" }));
+  });
+
   test("only a sync that was asked for sets the global bucket, not whichever model answered last", async () => {
     await budget("global", undefined, 1_000, 0);
     for (const limit of [60_000, 200_000]) {
-      upstream.script({ headers: headers(limit, 7, "5m0s"), usage: "zero" });
+      upstream.script({ headers: headers(limit, 700, "5m0s"), usage: "zero" });
       const init = { method: "POST", headers: { authorization: `Bearer ${MASTER}` } };
       const body = JSON.stringify({ model: "gpt-4o-mini", messages: [], max_tokens: 10 });
       expect((await fetch(`${server.url}/v1/chat/completions`, { ...init, body })).status).toBe(200);

@@ -121,7 +121,7 @@ describe("a body that nobody has read", () => {
 });
 
 describe("a compressed body", () => {
-  test.each([["gzip"], ["br"], ["deflate, gzip"]])("(%s) is refused and named", async (encoding) => {
+  test.each([["gzip"], ["br"], ["zstd"], ["deflate, gzip"]])("zstd-compressed-request-body: %s is refused and named", async (encoding) => {
     const reader = await reading();
     const response = await post(reader.url, gzipSync("{}"), { "content-encoding": encoding });
     expect(response.status).toBe(415);

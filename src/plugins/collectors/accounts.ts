@@ -1,9 +1,13 @@
 /** The accounts that are asked about: those of the guard that a collector knows how to ask for, as they come, change and go. */
+import { hash } from "node:crypto";
 import type { Credential } from "../../core/credential.ts";
 import type { PluginCredentials } from "../../core/plugin.ts";
 import type { Clock } from "../../core/time.ts";
 import type { Collector, CollectorId } from "./collector.ts";
 import type { Outcome } from "./outcome.ts";
+
+/** Enough to see that something changed, far too little to try tokens against. */
+const MARK_CHARS = 6;
 
 /** `waiting`: nobody has asked yet. */
 export type OutcomeKind = Outcome["kind"] | "waiting";
@@ -11,6 +15,8 @@ export type OutcomeKind = Outcome["kind"] | "waiting";
 /** What came of asking about an account, as all processes know it. */
 export interface Run {
   readonly outcome: Exclude<OutcomeKind, "waiting">;
+  /** Tells one login from another, and nothing of it. */
+  readonly login: string;
   readonly reason: string | null;
   /** Of the scarcest quota; null = nobody knows. */
   readonly left: number | null;
@@ -104,5 +110,8 @@ export function accountsOf(
     },
   };
 }
+
+/** What was learnt with one login says nothing of another, not even after a restart. */
+export const markOf = (credential: Credential): string => hash("sha256", loginOf(credential), "base64url").slice(0, MARK_CHARS);
 
 const loginOf = ({ apiKey, origin, basePath }: Credential): string => `${origin}${basePath}\n${apiKey?.reveal() ?? ""}`;

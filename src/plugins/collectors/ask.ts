@@ -81,7 +81,9 @@ function headersOf({ headers = {}, body }: QuotaRequest, credential: Credential)
   const proof: Record<string, string> = {};
   if (credential.row) credential.row.authorize(proof, credential);
   else if (credential.apiKey) proof.authorization = `Bearer ${credential.apiKey.reveal()}`;
-  return { ...credential.headers, ...proof, accept: "application/json", ...headers, ...(body ? { "content-type": "application/json" } : {}) };
+  // As in requests: what the operator writes counts before what the provider's row would send, however it is written.
+  const own = Object.entries(credential.headers).map(([name, value]) => [name.toLowerCase(), value] as const);
+  return { ...proof, ...Object.fromEntries(own), accept: "application/json", ...headers, ...(body ? { "content-type": "application/json" } : {}) };
 }
 
 function objectOf(text: string): Fields | null {

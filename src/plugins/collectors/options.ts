@@ -19,7 +19,15 @@ const endpoint = () => {
   const expected = "expected a URL such as https://relay.example.com or http://127.0.0.1:8080, without user, query and fragment";
   return z.string({ error: expected }).transform((text, ctx) => {
     const url = URL.canParse(text) ? new URL(text) : null;
-    const isPlain = url && /^https?:$/.test(url.protocol) && url.username === "" && url.password === "" && url.search === "" && url.hash === "";
+    // What is written out is what paths are put behind: `https://a.example/?` would swallow them.
+    const isPlain =
+      url &&
+      !/[?#\\\s]/.test(text) &&
+      /^https?:$/.test(url.protocol) &&
+      url.username === "" &&
+      url.password === "" &&
+      url.search === "" &&
+      url.hash === "";
     if (!isPlain) ctx.addIssue({ code: "custom", message: expected });
     return text.replace(/\/+$/, "");
   });

@@ -29,9 +29,10 @@ const isMoment = (value: unknown): value is number => typeof value === "number" 
 /** Another version may have written it. */
 function runOf(value: unknown): Run | null {
   if (typeof value !== "object" || value === null) return null;
-  const { outcome, reason, left, failures, at, seenAt, nextAt } = value as Partial<Record<keyof Run, unknown>>;
+  const { outcome, login, reason, left, failures, at, seenAt, nextAt } = value as Partial<Record<keyof Run, unknown>>;
   const isWhole =
     OUTCOMES.has(outcome) &&
+    typeof login === "string" &&
     (reason === null || typeof reason === "string") &&
     (left === null || (typeof left === "number" && left >= 0 && left <= 1)) &&
     typeof failures === "number" &&

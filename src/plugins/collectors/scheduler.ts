@@ -2,7 +2,7 @@
 import { ConfigError } from "../../core/errors.ts";
 import { hint } from "../../core/nearest.ts";
 import type { PluginHost } from "../../core/plugin.ts";
-import { accountsOf, type Account, type Run } from "./accounts.ts";
+import { accountsOf, markOf, type Account, type Run } from "./accounts.ts";
 import { askQuotas, type Asking } from "./ask.ts";
 import type { Collector, CollectorId } from "./collector.ts";
 import type { LocalQuotas } from "./local-server/local-quotas.ts";
@@ -23,6 +23,8 @@ const NO_STORE_MS = 15_000;
 const LOCK_EXTRA_MS = 30_000;
 /** Several questions may be needed, and no more time than this many of them. */
 const MOST_TIMEOUTS = 2;
+/** Clocks differ by as much. What was seen later than that was seen before a clock was put right. */
+const MOST_SKEW_MS = 60_000;
 /** In a row, before a person is told. */
 const TOLD_FAILURES = 3;
 
@@ -116,9 +118,11 @@ export function scheduler({ host, collectors, options, local, random }: Schedule
     const lockMs = Math.ceil(MOST_TIMEOUTS * timeoutMs + (local?.mostMs ?? 0) + LOCK_EXTRA_MS);
     const lock = await host.lock(`ask/${account.name}`, lockMs);
     try {
-      const known = await runs.get(account.name);
-      if (known && (!lock || isEnough(known, account))) return adopt(account, known, lock === null);
+      const found = await runs.get(account.name);
+      const known = found && (found.login === markOf(account.credential) || found.outcome === "limited") ? found : null;
+      if (known && isEnough(known, account)) return adopt(account, known, lock === null);
       if (!lock) {
+        account.run = known ?? account.run;
         account.dueAt = clock.monotonic() + BUSY_MS;
         return "nothing";
       }
@@ -132,7 +136,8 @@ export function scheduler({ host, collectors, options, local, random }: Schedule
 
   /** Whoever is told when to come back is not asked sooner, whoever wants to know. */
   function isEnough({ at, nextAt, outcome }: Run, { wantedAt }: Account): boolean {
-    return nextAt > clock.now() && (at > wantedAt || outcome === "limited");
+    const now = clock.now();
+    return nextAt > now && at - now < MOST_SKEW_MS && (at > wantedAt || outcome === "limited");
   }
 
   function adopt(account: Account, run: Run, isBusy: boolean): "nothing" {
@@ -142,7 +147,7 @@ export function scheduler({ host, collectors, options, local, random }: Schedule
   }
 
   async function ask(account: Account, known: Run | null): Promise<"answered" | "failed" | "nothing"> {
-    const { name, collector } = account;
+    const { name, collector, credential } = account;
     // What is spent while the question is under way is counted in addition: too little is left then, never too much.
     const at = clock.now();
     const outcome = await answer(account);
@@ -151,7 +156,7 @@ export function scheduler({ host, collectors, options, local, random }: Schedule
     if (outcome.kind === "ok") await report(name, outcome, at);
     const before = account.run ?? known;
     const failures = outcome.kind === "failed" || outcome.kind === "limited" ? (before?.failures ?? 0) + 1 : 0;
-    account.run = runAfter(outcome, { at, failures, before });
+    account.run = runAfter(outcome, { at, login: markOf(credential), failures, before });
     const wait = waitMs(outcome, Math.max(intervalOf(collector), collector.leastIntervalMs ?? 0), failures);
     account.dueAt = clock.monotonic() + wait;
     account.run = { ...account.run, nextAt: Math.ceil(clock.now() + wait) };
@@ -245,26 +250,28 @@ export function scheduler({ host, collectors, options, local, random }: Schedule
       start();
       // Those that wait for a place come as others end.
       for (const account of left) {
-        while (account.isForced && account.running === null && busy() > 0) await Promise.race(works);
+        const waits = (): boolean => account.isForced && account.running === null && accounts.all.get(account.name) === account;
+        while (waits() && busy() > 0) await Promise.race(works);
         await account.running;
       }
     },
 
     async stop() {
       ending.abort();
-      await Promise.all(works);
-      await local?.close();
+      // At the same time: a question may wait for an app that is being started.
+      await Promise.all([...works, local?.close()]);
     },
   };
 }
 
-function runAfter(outcome: Outcome, { at, failures, before }: { readonly at: number; readonly failures: number; readonly before: Run | null }): Run {
+function runAfter(outcome: Outcome, { at, login, failures, before }: Pick<Run, "at" | "login" | "failures"> & { readonly before: Run | null }): Run {
   const isOk = outcome.kind === "ok";
   // Quotas that count for no model say nothing about how soon it is worth asking.
   const ratios = isOk ? outcome.readings.filter(({ models }) => models?.length !== 0).map(({ remainingRatio }) => remainingRatio) : [];
   const left = isOk ? (ratios.length === 0 ? null : Math.min(...ratios)) : (before?.left ?? null);
   return {
     outcome: outcome.kind,
+    login,
     reason: outcome.kind === "ok" ? null : outcome.reason,
     left,
     failures,

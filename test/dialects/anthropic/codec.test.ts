@@ -257,6 +257,13 @@ describe("thoughts", () => {
   });
 });
 
+test("stable-user_id-per-conversation: the caller's own, whatever the turn, and none is made up", () => {
+  const conversation = [[USER], [USER, { role: "assistant", content: "hello" }, { role: "user", content: "go on" }]];
+  for (const messages of conversation)
+    expect(fromOpenai({ model: "m", user: "conversation-1", messages })).toMatchObject({ metadata: { user_id: "conversation-1" } });
+  expect(fromOpenai({ model: "m", messages: [USER] })).not.toHaveProperty("metadata");
+});
+
 describe("a request of a Claude client", () => {
   test("message-role-system-inside-claude-messages-becomes-reminder-user-text", () => {
     expect(read(codec, ask([USER, { role: "system", content: "now" }])).request.turns).toEqual([user(text("hi"), text("now"))]);

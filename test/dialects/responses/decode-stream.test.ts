@@ -158,7 +158,7 @@ describe("a stream of a Responses provider, read", () => {
     expect(answerOf(CREATED, ...pieces, ...whole, completed())?.blocks).toEqual(blocks);
   });
 
-  test("output-filled-from-done items: also from the last event, each once", () => {
+  test("output-filled-from-done-items: also from the last event, each once", () => {
     const output = [thought("hm"), message("a"), call("2", "{}")];
     const blocks = [{ type: "thinking" }, { type: "text", text: "a" }, { type: "tool_call", id: "2" }];
     expect(answerOf(completed({ output }))?.blocks).toMatchObject(blocks);

@@ -1,5 +1,5 @@
 // Callers of one dialect, providers of another: what goes out, what comes back, and what failures look like.
-import { gzipSync } from "node:zlib";
+import { brotliCompressSync, gzipSync } from "node:zlib";
 import { describe, expect, test } from "vitest";
 import type { Choice } from "../../../src/core/credential.ts";
 import { GuardError } from "../../../src/core/errors.ts";
@@ -95,6 +95,40 @@ describe("a whole answer", () => {
       { name: "broken", outcome: { kind: "failed", error: { code: "upstream_protocol" }, tokens: null } },
       { name: "well", outcome: { kind: "served" } },
     ]);
+  });
+
+  // The bytes of the last are no matter: its name is enough.
+  test.each<[string, (text: string) => Buffer]>([
+    ["gzip", gzipSync],
+    ["br", brotliCompressSync],
+    ["zstd", (text) => Buffer.from(text)],
+  ])(
+    "gzip/br/zstd upstream body: %s, which nobody asked for, is a failure of that provider; nothing of it is delivered",
+    async (encoding, packed) => {
+      const bytes = packed(JSON.stringify(openaiAnswer("packed")));
+      const headers = { "content-type": "application/json", "content-encoding": encoding };
+      const broken = await provider("broken", OPENAI, (res) => res.writeHead(200, headers).end(bytes));
+      const well = await provider("well", OPENAI, { json: openaiAnswer("well") });
+      const { post, ended } = await gateway([broken, well]);
+      const response = await post(CHAT, asked());
+      expect([response.headers.get("content-encoding"), await json(response)]).toEqual([null, openaiAnswer("well")]);
+      expect(broken.arrived[0]?.headers["accept-encoding"]).toBe("identity");
+      expect(ended).toMatchObject([{ name: "broken", outcome: { kind: "failed", error: { code: "upstream_protocol" } } }, { name: "well" }]);
+    },
+  );
+
+  test("unsupported-level-clamped-across-families-rejected-within", async () => {
+    const claude = await provider("claude", ANTHROPIC, { json: anthropicAnswer("hello") });
+    const across = await gateway([claude]);
+    expect((await across.post(CHAT, asked({ model: "claude-opus-4-6", reasoning_effort: "xhigh" }))).status).toBe(200);
+    expect(claude.arrived[0]?.body).toMatchObject({ output_config: { effort: "max" } });
+
+    const refusal = '{"error":{"message":"reasoning_effort is not supported","type":"invalid_request_error","param":"reasoning_effort","code":null}}';
+    const gpt = await provider("gpt", OPENAI, { status: 400, json: refusal });
+    const within = await gateway([gpt]);
+    const response = await within.post(CHAT, asked({ model: "gpt-5.1", reasoning_effort: "xhigh" }));
+    expect([response.status, await response.text()]).toEqual([400, refusal]);
+    expect(gpt.arrived[0]?.body).toMatchObject({ reasoning_effort: "xhigh" });
   });
 });
 

@@ -86,6 +86,13 @@ describe("a question", () => {
     expect(server.asked[2]?.headers).toMatchObject({ accept: "application/vnd.github+json", "x-github-api-version": "2022-11-28" });
   });
 
+  test("has the operator's own headers as requests have them, however they are written", async () => {
+    server.answer(json(TENTH.codex));
+    const headers = { "ChatGPT-Account-Id": "acct-2", "User-Agent": "a-client", Accept: "text/html" };
+    await ask(codex, { credential: { ...credentials.codex, headers } });
+    expect(server.asked[0]?.headers).toMatchObject({ "chatgpt-account-id": "acct-2", "user-agent": "a-client", accept: "application/json" });
+  });
+
   test("goes where the credential lives, if that is not its provider's home: its key is somebody else's", async () => {
     server.answer(json(TENTH.codex));
     const outcome = await ask(codex, { endpoints: {}, credential: credentialOf("codex", { origin: server.url, basePath: "/relay" }) });

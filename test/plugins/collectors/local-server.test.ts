@@ -158,9 +158,11 @@ describe("an app that does not run", () => {
   const command = (file: string): string =>
     `${process.execPath} -e 'require("fs").appendFileSync(${JSON.stringify(file)}, String(process.pid) + "\\n"); setInterval(() => {}, 1000)'`;
 
+  /** One that nobody has collected yet has ended all the same. */
   const isAlive = (pid: number): boolean => {
     try {
-      return process.kill(pid, 0);
+      const isLeftOver = process.platform === "linux" && / Z /.test(readFileSync(`/proc/${pid}/stat`, "utf8"));
+      return !isLeftOver && process.kill(pid, 0);
     } catch {
       return false;
     }
@@ -187,6 +189,39 @@ describe("an app that does not run", () => {
     expect(started()).toEqual([]);
     await local.close();
     await expect.poll(() => isAlive(Number(pid)), { timeout: 5_000 }).toBe(false);
+  });
+
+  test("is started where its port and token are known, too", async () => {
+    const place = folder();
+    onTestFinished(() => place.remove());
+    const gone = await quotaServer();
+    const port = Number(new URL(gone.url).port);
+    await gone.close();
+    const pids = join(place.path, "pids");
+    writeFileSync(pids, "");
+    const local = quotas([], { port, csrf: new Secret("token-1"), startCmd: command(pids), startTimeoutMs: 20_000 });
+    const asked = local.read(credential, NOW);
+    await expect.poll(() => readFileSync(pids, "utf8"), { timeout: 10_000 }).not.toBe("");
+    await local.close();
+    expect(await asked).toBeNull();
+  });
+
+  test.each([
+    ["in the background of a shell that has ended", (run: string) => `${run} & sleep 0.2`],
+    ["deaf to being asked to end", (run: string) => `trap '' TERM; ${run.replace("setInterval", 'process.on("SIGTERM", () => {}); setInterval')}`],
+  ])("is ended with the guard, also %s", async (_how, written) => {
+    const place = folder();
+    onTestFinished(() => place.remove());
+    const pids = join(place.path, "pids");
+    writeFileSync(pids, "");
+    const local = quotas([], { startCmd: written(command(pids)), startTimeoutMs: 20_000 });
+    const asked = local.read(credential, NOW);
+    const pid = (): number => Number(readFileSync(pids, "utf8").split("\n")[0]);
+    await expect.poll(pid, { timeout: 10_000 }).toBeGreaterThan(0);
+    // Nobody waits any longer for what is being started.
+    await local.close();
+    expect(await asked).toBeNull();
+    await expect.poll(() => isAlive(pid()), { timeout: 1_000 }).toBe(false);
   });
 
   test("that never listens is waited for no longer than start_timeout", async () => {
@@ -244,6 +279,15 @@ describe("processes of Linux", () => {
     expect(await procMachine(root).servers()).toEqual([{ csrf: "token-1", ports: [8_080] }]);
     expect(await procMachine(root, 12_345).servers()).toEqual([]);
     expect(await procMachine(join(root, "nothing")).servers()).toEqual([]);
+  });
+
+  test("a process of another network is none: its 127.0.0.1 is not ours", async () => {
+    const root = procWith({ "10": { exe: PROGRAM, args: ARGS }, "11": { exe: PROGRAM, args: ARGS }, self: { exe: "/usr/bin/node", args: ["node"] } });
+    for (const [pid, network] of Object.entries({ "10": "net:[1]", "11": "net:[2]", self: "net:[2]" })) {
+      mkdirSync(join(root, pid, "ns"));
+      symlinkSync(network, join(root, pid, "ns", "net"));
+    }
+    expect(await procMachine(root).servers()).toHaveLength(1);
   });
 
   test("a program that only calls itself so is none", async () => {

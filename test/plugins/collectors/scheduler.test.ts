@@ -313,6 +313,36 @@ describe("processes that share a store", () => {
     await again.stop();
   });
 
+  test("one that is started again with a new login asks at once, whatever came of the old one", async () => {
+    const kit = setUp("a");
+    kit.provider = (url, key) => (key === "key-a" ? reply({}, 401) : reply(leftAt(url, 0.6)));
+    const first = kit.start();
+    await settled();
+    await first.stop();
+    kit.credentials.set("a", account("a", "codex", "key-2"));
+    const again = kit.start();
+    await settled();
+    expect(kit.asked).toEqual(["key-a", "key-2"]);
+    expect(again.status()[0]?.outcome).toBe("ok");
+    const stored = await kit.records.get("runs/a");
+    expect(JSON.stringify(stored)).not.toContain("key-2");
+    await again.stop();
+  });
+
+  test("what a clock that was wrong has put far ahead holds nobody up", async () => {
+    const kit = setUp("a");
+    const first = kit.start();
+    await settled();
+    await first.stop();
+    const record = (await kit.records.get("runs/a"))?.value as Readonly<Record<string, unknown>>;
+    const at = kit.clock.now() + 24 * 60 * MINUTE;
+    await kit.records.put("runs/a", { ...record, at, nextAt: at + MINUTE });
+    const again = kit.start();
+    await settled();
+    expect(kit.asked).toEqual(["key-a", "key-a"]);
+    await again.stop();
+  });
+
   test("a record that no version has written is nothing", async () => {
     const kit = setUp("a");
     await kit.records.put("runs/a", { outcome: "ok", at: 5, nextAt: 9e14 });
@@ -369,6 +399,26 @@ describe("refresh()", () => {
 });
 
 describe("the end", () => {
+  test("does not wait for an app that is being started", async () => {
+    const kit = setUp("a");
+    kit.provider = () => reply({}, 404);
+    let isClosed = false;
+    let end: () => void = () => undefined;
+    const local: LocalQuotas = {
+      mostMs: 0,
+      read: () => new Promise((resolve) => void (end = () => resolve(null))),
+      close: () => {
+        isClosed = true;
+        end();
+        return Promise.resolve();
+      },
+    };
+    const asked = kit.start({}, local);
+    await settled();
+    await asked.stop();
+    expect(isClosed).toBe(true);
+  });
+
   test("gives up what is under way, without a word of it", async () => {
     const kit = setUp("a");
     kit.provider = never;

@@ -41,7 +41,7 @@ test.each([
   expect(headers["chatgpt-account-id"]).toBe(account);
 });
 
-test("body rules: what the backend refuses goes, what it demands comes", async () => {
+test("codex-unsupported-fields-stripped: what the backend refuses goes, what it demands comes", async () => {
   const refused = {
     max_output_tokens: 5,
     temperature: 1,

@@ -9,7 +9,7 @@ import type { Secret } from "../../../core/secret.ts";
 import type { Clock } from "../../../core/time.ts";
 import { readModels, readSummary } from "../antigravity.ts";
 import { fieldsOf, firstOf, isFields, rowsOf, textOf, type Fields } from "../fields.ts";
-import { callLoopback, type LoopbackServer } from "./loopback.ts";
+import { callLoopback, isListening, type LoopbackServer } from "./loopback.ts";
 import type { LocalServer, Machine } from "./servers.ts";
 
 const SERVICE = "/exa.language_server_pb.LanguageServerService";
@@ -17,6 +17,9 @@ const METADATA = { metadata: { ideName: "antigravity", extensionName: "antigravi
 /** For all servers and ports together. */
 const MOST_MS = 10_000;
 const LOOK_AGAIN_MS = 500;
+/** For what was started to end by itself; a plugin's end may take no more than 5 s. */
+const END_MS = 2_000;
+const ENDED_AGAIN_MS = 50;
 
 export interface LocalQuotasOptions {
   readonly port: number | null;
@@ -49,7 +52,7 @@ export function localQuotas({ options, machine, clock, logger }: LocalQuotasPart
   let starting: Promise<void> | undefined;
 
   async function servers(): Promise<readonly LocalServer[]> {
-    if (port !== null && csrf) return [{ ports: [port], csrf: csrf.reveal() }];
+    if (port !== null && csrf) return (await isListening(port, clock)) ? [{ ports: [port], csrf: csrf.reveal() }] : [];
     const found = await machine.servers();
     const there = port === null ? found : found.filter(({ ports }) => ports.includes(port)).map((server) => ({ ...server, ports: [port] }));
     return csrf ? there.map((server) => ({ ...server, csrf: csrf.reveal() })) : there;
@@ -71,7 +74,12 @@ export function localQuotas({ options, machine, clock, logger }: LocalQuotasPart
     logger.info({}, "no server of Antigravity runs: start_cmd is run");
     // A group of its own, so that all of it can be ended.
     started = spawn(command, { shell: true, stdio: "ignore", detached: true });
+    const { pid } = started;
     started.on("error", (error) => logger.warn({ err: error }, "start_cmd could not be run"));
+    // Once nobody is of its group any more, its number may be a stranger's.
+    started.on("exit", () => {
+      if (pid !== undefined && !endGroup(pid, 0)) started = undefined;
+    });
     started.unref();
     const until = clock.monotonic() + startTimeoutMs;
     while (!ending.signal.aborted && clock.monotonic() < until && (await servers()).length === 0) await wait(LOOK_AGAIN_MS);
@@ -126,7 +134,13 @@ export function localQuotas({ options, machine, clock, logger }: LocalQuotasPart
     async close() {
       ending.abort();
       await starting?.catch(() => undefined);
-      endGroup(started);
+      const pid = started?.pid;
+      if (pid === undefined || !endGroup(pid, "SIGTERM")) return;
+      // The timers alone would let the process end before it.
+      started?.ref();
+      const until = clock.monotonic() + END_MS;
+      while (clock.monotonic() < until && endGroup(pid, 0)) await pause(clock, ENDED_AGAIN_MS);
+      endGroup(pid, "SIGKILL");
     },
   };
 }
@@ -146,12 +160,13 @@ function modelsOf(user: Fields): Fields {
   );
 }
 
-function endGroup(child: ChildProcess | undefined): void {
-  if (child?.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+/** Its shell may have ended long ago: what it started in the background is of the same group. False = nobody of it is left. */
+function endGroup(leader: number, signal: NodeJS.Signals | 0): boolean {
   try {
-    process.kill(-child.pid);
+    return process.kill(-leader, signal);
   } catch {
-    // It has ended by itself, or there are no groups here.
-    child.kill();
+    return false;
   }
 }
+
+const pause = (clock: Clock, ms: number): Promise<void> => new Promise((resolve) => void clock.timer(ms, resolve));

@@ -1,4 +1,5 @@
 /** Calls to a server of this machine. Nothing goes anywhere but to 127.0.0.1: no name is looked up, no proxy asked, no redirect followed. */
+import { connect } from "node:net";
 import { request as requestHttp, type IncomingMessage } from "node:http";
 import { request as requestHttps } from "node:https";
 import type { Clock } from "../../../core/time.ts";
@@ -12,6 +13,21 @@ export interface LoopbackServer {
   readonly scheme: "http" | "https";
   readonly port: number;
   readonly csrf: string;
+}
+
+/** Whether anybody listens on a port of this machine. Never rejects. */
+export function isListening(port: number, clock: Pick<Clock, "timer">): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host: ADDRESS, port });
+    const end = (answer: boolean): void => {
+      timer.cancel();
+      resolve(answer);
+      socket.destroy();
+    };
+    const timer = clock.timer(CALL_MS, () => end(false));
+    socket.on("connect", () => end(true));
+    socket.on("error", () => end(false));
+  });
 }
 
 /** The JSON object that a POST is answered with; null = no answer within 2 s, no status 200, or no object. Never rejects. */

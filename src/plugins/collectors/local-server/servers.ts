@@ -37,6 +37,9 @@ export function csrfOf(args: readonly string[]): string | null {
 
 /** Linux: everything stands in files. Others' processes cannot be read, and are not asked for. */
 export function procMachine(root = "/proc", uid = process.getuid?.()): Machine {
+  /** Another network's 127.0.0.1 is not ours: on the same port of ours somebody else may listen. */
+  const networkOf = (pid: string): Promise<string> => readlink(join(root, pid, "ns", "net")).catch(() => "");
+
   async function serverOf(pid: string): Promise<LocalServer | null> {
     const folder = join(root, pid);
     const owner = await stat(folder);
@@ -45,7 +48,8 @@ export function procMachine(root = "/proc", uid = process.getuid?.()): Machine {
     const [program = ""] = args;
     if (!/language_server/.test(program) || !isServer(await readlink(join(folder, "exe")).catch(() => program), args)) return null;
     const csrf = csrfOf(args);
-    return csrf === null ? null : { csrf, ports: await portsOf(folder) };
+    if (csrf === null || (await networkOf(pid)) !== (await networkOf("self"))) return null;
+    return { csrf, ports: await portsOf(folder) };
   }
 
   async function portsOf(folder: string): Promise<readonly number[]> {
