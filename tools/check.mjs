@@ -38,18 +38,23 @@ function run(file, args) {
   });
 }
 
+/** Over once `dist` is whole, if it is built at all: who follows imports into it must not find half of it. */
+let built = Promise.resolve();
+
+async function buildDist() {
+  const cleaned = await run("node", ["tools/clean.mjs", "dist"]);
+  return cleaned.ok ? run("tsc", ["-p", "tsconfig.build.json"]) : cleaned;
+}
+
 /**
  * Build, then look at the very archive that would be published. Not by `npm run build`: its pre-script may install, and replacing node_modules
  * under the other checks is no part of a check.
  */
 async function checkPackage() {
-  for (const step of [
-    ["node", ["tools/clean.mjs", "dist"]],
-    ["tsc", ["-p", "tsconfig.build.json"]],
-  ]) {
-    const result = await run(...step);
-    if (!result.ok) return result;
-  }
+  const building = buildDist();
+  built = building;
+  const result = await building;
+  if (!result.ok) return result;
   const folder = mkdtempSync(join(tmpdir(), "quotaguard-pack-"));
   try {
     const packed = await run("npm", ["pack", "--ignore-scripts", "--pack-destination", folder]);
@@ -113,7 +118,7 @@ async function checkText() {
 // The slow ones first, so that the short ones fill the gaps.
 const CHECKS = {
   package: checkPackage,
-  lint: () => run("oxlint", ["--type-aware"]),
+  lint: () => built.then(() => run("oxlint", ["--type-aware"])),
   unused: () => run("knip", ["--no-progress", "--no-config-hints"]),
   lockfile: checkLockfile,
   types: () => run("tsc", ["--noEmit"]),
