@@ -53,8 +53,8 @@ async function buildDist() {
 async function checkPackage() {
   const building = buildDist();
   built = building;
-  const result = await building;
-  if (!result.ok) return result;
+  const build = await building;
+  if (!build.ok) return build;
   const folder = mkdtempSync(join(tmpdir(), "quotaguard-pack-"));
   try {
     const packed = await run("npm", ["pack", "--ignore-scripts", "--pack-destination", folder]);
