@@ -9,18 +9,20 @@ import { decimal } from "./waits.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
 
-/** Where Google's days end: https://ai.google.dev/gemini-api/docs/rate-limits. */
-const PACIFIC = new Intl.DateTimeFormat("en-GB", {
-  timeZone: "America/Los_Angeles",
-  hour: "2-digit",
-  minute: "2-digit",
-  second: "2-digit",
-  hourCycle: "h23",
-});
+/** Where Google's days end: https://ai.google.dev/gemini-api/docs/rate-limits. Made when a day's quota has run out: a time zone takes a quarter of a second to load. */
+let pacific: Intl.DateTimeFormat | undefined;
+const pacificTime = (): Intl.DateTimeFormat =>
+  (pacific ??= new Intl.DateTimeFormat("en-GB", {
+    timeZone: "America/Los_Angeles",
+    hour: "2-digit",
+    minute: "2-digit",
+    second: "2-digit",
+    hourCycle: "h23",
+  }));
 
 /** The time of day there, ms; of a moment in whole seconds. */
 function sinceMidnight(atMs: number): number {
-  const [hours, minutes, seconds] = PACIFIC.format(atMs).split(":").map(Number) as [number, number, number];
+  const [hours, minutes, seconds] = pacificTime().format(atMs).split(":").map(Number) as [number, number, number];
   return hours * HOUR_MS + minutes * MINUTE_MS + seconds * 1_000;
 }
 
